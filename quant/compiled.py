@@ -1,0 +1,86 @@
+"""Compiled kernels and where their machine code is kept.
+
+numba's own cache key is the source file's time stamp and size. It misses the modules a kernel imports and the
+globals it reads, so an edited SIMD module would go on serving stale machine code. Here the cache directory's *name*
+holds a digest of every kernel source in both packages, of numba's and llvmlite's versions, of the CPU and of the SIMD
+form: change any of them and the kernels are compiled anew, in a new directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import platformdirs
+from llvmlite import binding as llvm
+
+_PACKAGES = Path(__file__).resolve().parent.parent
+_KERNEL_SOURCES = ("quant/compiled.py", "quant/encode*.py", "quant/encoders/*.py", "localmoe/kernels/*.py")
+
+
+def simd_request() -> str:
+    """The SIMD form that `LOCALMOE_SIMD` asks for, lower case; empty means the best this CPU has."""
+    return os.environ.get("LOCALMOE_SIMD", "").strip().lower()
+
+
+@cache
+def cpu_name() -> str:
+    """LLVM's name for the CPU that kernels are compiled for (`NUMBA_CPU_NAME` overrides the host's)."""
+    return str(numba.config.CPU_NAME or llvm.get_host_cpu_name())
+
+
+@cache
+def cache_directory() -> Path:
+    """The directory that holds this build's machine code, under the platform's cache directory."""
+    digest = hashlib.sha256()
+    for pattern in _KERNEL_SOURCES:
+        for source in sorted(_PACKAGES.glob(pattern)):
+            digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    features = str(numba.config.CPU_FEATURES or "")
+    for part in (numba.__version__, llvmlite.__version__, cpu_name(), features, simd_request()):
+        digest.update(part.encode() + b"\0")
+    root = os.environ.get("LOCALMOE_CACHE_DIR") or platformdirs.user_cache_dir("localmoe", appauthor=False)
+    return Path(root) / f"kernels-{digest.hexdigest()[:16]}"
+
+
+@contextmanager
+def _numba_cache_in(directory: Path) -> Iterator[None]:
+    """numba reads its cache directory once, while it decorates: set it for just that long."""
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(directory)
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def compiled(signature: Any = None, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """`numba.njit` with the GIL released and machine code cached in `cache_directory()`.
+
+    With a signature the kernel is compiled (or loaded) at import; without one, at its first call.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        settings = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy", **options}
+        with _numba_cache_in(cache_directory()):
+            return numba.njit(signature, **settings)(function) if signature else numba.njit(**settings)(function)
+
+    return decorate
+
+
+def compiled_callback(signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """`numba.cfunc`, cached likewise: its `.address` can be called from any thread without the GIL."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        settings = {"cache": True, "boundscheck": False, "error_model": "numpy", **options}
+        with _numba_cache_in(cache_directory()):
+            return numba.cfunc(signature, **settings)(function)
+
+    return decorate
