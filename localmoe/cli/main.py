@@ -162,7 +162,7 @@ def message(error: BaseException) -> str | None:
 
 
 def _execute(arguments: list[str]) -> int:
-    """What click's own `main` does, less its handling of closed pipes and interrupts (it prints and exits 1)."""
+    """What click's own `main` does, less its handling of closed pipes and interrupts, which ends with 1."""
     instruction = os.environ.get("_LOCALMOE_COMPLETE")
     if instruction:
         return shell_complete(cli, {}, "localmoe", "_LOCALMOE_COMPLETE", instruction)
