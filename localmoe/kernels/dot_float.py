@@ -1,0 +1,158 @@
+"""Dot products in float32: rows of F32, F16 or BF16 weights, and the decoding of any row to float32.
+
+Sixteen lanes times four accumulators in one fixed order, whatever the row's type; the rest of a row that is no
+multiple of 64 follows in sixteens, then one by one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from localmoe.kernels.elementwise import GROUP, store_f32_at
+from localmoe.kernels.simd import (
+    add16,
+    bits_to_f32,
+    fma,
+    fma16,
+    load_bf16_f32x16,
+    load_f16,
+    load_f16_f32x16,
+    load_f32,
+    load_f32x16,
+    load_i8,
+    load_i16,
+    load_u8,
+    load_u32,
+    sum16,
+    zero_f32x16,
+)
+from quant.compiled import compiled
+
+F32, F16, BF16 = 0, 1, 30  # ggml's type numbers
+Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL = 2, 3, 6, 7, 8, 12, 13, 14, 20
+
+
+@compiled(forceinline=True)
+def _load16(kind: int, row: int, i: int):
+    if kind == F32:
+        return load_f32x16(row + i * 4)
+    if kind == F16:
+        return load_f16_f32x16(row + i * 2)
+    return load_bf16_f32x16(row + i * 2)
+
+
+@compiled(forceinline=True)
+def _load1(kind: int, row: int, i: int):
+    if kind == F32:
+        return load_f32(row + i * 4)
+    if kind == F16:
+        return load_f16(row + i * 2)
+    return bits_to_f32(load_i16(row + i * 2) << 16)
+
+
+@compiled(forceinline=True)
+def _dot(kind: int, row: int, n: int, x: int):
+    a0, a1, a2, a3 = zero_f32x16(), zero_f32x16(), zero_f32x16(), zero_f32x16()
+    whole, sixteens = n // 64 * 64, n // 16 * 16
+    for i in range(0, whole, 64):
+        at = x + i * 4
+        a0 = fma16(_load16(kind, row, i), load_f32x16(at), a0)
+        a1 = fma16(_load16(kind, row, i + 16), load_f32x16(at + 64), a1)
+        a2 = fma16(_load16(kind, row, i + 32), load_f32x16(at + 128), a2)
+        a3 = fma16(_load16(kind, row, i + 48), load_f32x16(at + 192), a3)
+    for i in range(whole, sixteens, 16):
+        a0 = fma16(_load16(kind, row, i), load_f32x16(x + i * 4), a0)
+    total = sum16(add16(add16(a0, a1), add16(a2, a3)))
+    for i in range(sixteens, n):
+        total = fma(_load1(kind, row, i), load_f32(x + i * 4), total)
+    return total
+
+
+@compiled()
+def dot_f32(row: int, n: int, x: int):
+    """float32 row · float32 x, n values. Addresses."""
+    return _dot(F32, row, n, x)
+
+
+@compiled()
+def dot_float(kind: int, row: int, n: int, x: int):
+    """Row of F32, F16 or BF16 · float32 x, n values. Addresses."""
+    if kind == F32:
+        return _dot(F32, row, n, x)
+    if kind == F16:
+        return _dot(F16, row, n, x)
+    return _dot(BF16, row, n, x)
+
+
+@compiled()
+def _k_scale(b: int, j: int):
+    """Scale and minimum number j (0..7) of the 12 packed bytes at b."""
+    if j < 4:
+        return load_u8(b + j) & 63, load_u8(b + j + 4) & 63
+    low = load_u8(b + j + 4)
+    return (low & 15) | ((load_u8(b + j - 4) >> 6) << 4), (low >> 4) | ((load_u8(b + j) >> 6) << 4)
+
+
+@compiled()
+def _decode_q4_q5_k(five: bool, b: int, out: int) -> None:
+    d, dmin = load_f16(b), load_f16(b + 2)
+    codes = b + 48 if five else b + 16
+    for j in range(8):
+        scale, minimum = _k_scale(b + 4, j)
+        step, low = d * np.float32(scale), dmin * np.float32(minimum)
+        for i in range(32):
+            code = (load_u8(codes + j // 2 * 32 + i) >> (4 * (j % 2))) & 15
+            if five:
+                code |= ((load_u8(b + 16 + i) >> j) & 1) << 4
+            store_f32_at(out, j * 32 + i, step * np.float32(code) - low)
+
+
+@compiled()
+def _decode_q6_k(b: int, out: int) -> None:
+    d = load_f16(b + 208)
+    for i in range(256):
+        half, at = i // 128, i % 128
+        quarter, l = at // 32, at % 32  # noqa: E741  # ggml's own name for the position in a quarter
+        low = (load_u8(b + half * 64 + quarter % 2 * 32 + l) >> (4 * (quarter // 2))) & 15
+        high = (load_u8(b + 128 + half * 32 + l) >> (2 * quarter)) & 3
+        step = d * np.float32(load_i8(b + 192 + i // 16))
+        store_f32_at(out, i, step * np.float32((low | (high << 4)) - 32))
+
+
+@compiled()
+def _decode_block32(kind: int, b: int, table: int, out: int) -> None:
+    d = load_f16(b)
+    if kind == Q8_0:
+        for i in range(32):
+            store_f32_at(out, i, d * np.float32(load_i8(b + 2 + i)))
+        return
+    has_minimum, five = kind == Q4_1 or kind == Q5_1, kind == Q5_0 or kind == Q5_1
+    at = b + 2 + (2 if has_minimum else 0)
+    fifth = np.int64(load_u32(at)) if five else np.int64(0)
+    at += 4 if five else 0
+    for i in range(32):
+        code = (load_u8(at + i % 16) >> (4 * (i // 16))) & 15
+        code |= ((fifth >> i) & 1) << 4
+        if has_minimum:
+            store_f32_at(out, i, d * np.float32(code) + load_f16(b + 2))
+        elif kind == IQ4_NL:
+            store_f32_at(out, i, d * np.float32(load_u8(table + code) - 127))
+        else:
+            store_f32_at(out, i, d * np.float32(code - (16 if five else 8)))
+
+
+@compiled()
+def decode_row(kind: int, row: int, n: int, size: int, table: int, out: int) -> None:
+    """Any row of n weights → float32 at `out`; `size` is the bytes of one block of its type. Bit-exact with ggml."""
+    if kind == F32 or kind == F16 or kind == BF16:
+        for i in range(n):
+            store_f32_at(out, i, _load1(kind, row, i))
+    elif kind == Q4_K or kind == Q5_K:
+        for g in range(n // GROUP):
+            _decode_q4_q5_k(kind == Q5_K, row + g * size, out + g * GROUP * 4)
+    elif kind == Q6_K:
+        for g in range(n // GROUP):
+            _decode_q6_k(row + g * size, out + g * GROUP * 4)
+    else:
+        for g in range(n // 32):
+            _decode_block32(kind, row + g * size, table, out + g * 128)

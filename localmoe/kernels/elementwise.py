@@ -1,0 +1,134 @@
+"""Arithmetic on rows of float32: normalisation, SwiGLU, exponentials, and activations quantized to int8.
+
+Activations are quantized in groups of 256 with one float32 scale, as ggml's Q8_K does: `q = rint(x * 127 / max|x|)`,
+and the sums of every 16 of `q`, which formats with a minimum or an offset need. A row of n values is
+ceil(n / 256) groups; the last is filled with zeros.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from localmoe.kernels.simd import (
+    abs16,
+    add16,
+    div16,
+    fma,
+    fma16,
+    load_f32,
+    load_f32x16,
+    max16,
+    max_lane16,
+    min16,
+    mul16,
+    pow2_16,
+    round16,
+    splat_f32x16,
+    store_f32,
+    store_f32x16,
+    store_i8x16,
+    store_i16,
+    sum16,
+    sum_i32x16,
+    to_i8x16,
+    to_i32x16,
+    zero_f32x16,
+    zero_i32x16,
+)
+from quant.compiled import compiled
+
+GROUP = 256  # values per activation group, and per K-quant block
+SUMS = GROUP // 16
+
+_F = np.float32
+_ZERO, _ONE, _TOP = _F(0), _F(1), _F(127)
+_LOWEST, _HIGHEST = _F(-87.0), _F(88.0)
+_LOG2E, _LN2_HIGH, _LN2_LOW = _F(1.44269504), _F(-0.693359375), _F(2.12194440e-4)
+_C = [_F(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)]
+_C0, _C1, _C2, _C3, _C4, _C5 = _C
+
+
+@compiled(forceinline=True)
+def exp16(x):
+    """e**x of 16 lanes to about 1 ulp (Cephes' expf polynomial); x is clamped to [-87, 88]."""
+    x = min16(max16(x, splat_f32x16(_LOWEST)), splat_f32x16(_HIGHEST))
+    n = round16(mul16(x, splat_f32x16(_LOG2E)))
+    r = fma16(n, splat_f32x16(_LN2_LOW), fma16(n, splat_f32x16(_LN2_HIGH), x))
+    p = fma16(splat_f32x16(_C0), r, splat_f32x16(_C1))
+    p = fma16(p, r, splat_f32x16(_C2))
+    p = fma16(p, r, splat_f32x16(_C3))
+    p = fma16(p, r, splat_f32x16(_C4))
+    p = fma16(p, r, splat_f32x16(_C5))
+    p = fma16(p, mul16(r, r), add16(r, splat_f32x16(_ONE)))
+    return mul16(p, pow2_16(to_i32x16(n)))
+
+
+@compiled()
+def swiglu(gate: int, up: int, n: int) -> None:
+    """up[i] = silu(gate[i]) * up[i] for n float32, n a multiple of 16. Addresses."""
+    for i in range(0, n * 4, 64):
+        g = load_f32x16(gate + i)
+        negative = mul16(g, splat_f32x16(_F(-1)))
+        silu = div16(g, add16(exp16(negative), splat_f32x16(_ONE)))
+        store_f32x16(up + i, mul16(silu, load_f32x16(up + i)))
+
+
+@compiled()
+def rms_norm(x: int, weight: int, n: int, epsilon: float, out: int) -> None:
+    """out = x / sqrt(mean(x²) + epsilon) * weight, n float32 (Zhang & Sennrich 2019). Addresses."""
+    squares = zero_f32x16()
+    whole = n // 16 * 16
+    for i in range(0, whole * 4, 64):
+        v = load_f32x16(x + i)
+        squares = fma16(v, v, squares)
+    total = sum16(squares)
+    for i in range(whole, n):
+        v = load_f32(x + i * 4)
+        total += v * v
+    scale = _ONE / np.sqrt(total / _F(n) + _F(epsilon))
+    for i in range(0, whole * 4, 64):
+        v = mul16(load_f32x16(x + i), splat_f32x16(scale))
+        store_f32x16(out + i, mul16(v, load_f32x16(weight + i)))
+    for i in range(whole, n):
+        store_f32_at(out, i, load_f32(x + i * 4) * scale * load_f32(weight + i * 4))
+
+
+@compiled()
+def quantize_group(x: int, n: int, q: int, scale: int, sums: int) -> None:
+    """One group: n ≤ 256 float32 at x (n a multiple of 16) → 256 int8, a float32 scale, 16 int16 sums. Addresses."""
+    top = zero_f32x16()
+    for i in range(0, n * 4, 64):
+        top = max16(top, abs16(load_f32x16(x + i)))
+    largest = max_lane16(top)
+    inverse = _ZERO if largest == _ZERO else _TOP / largest
+    store_f32_at(scale, 0, largest / _TOP)
+    for part in range(SUMS):
+        at = part * 16
+        v = zero_i32x16()
+        if at < n:
+            v = to_i32x16(round16(mul16(load_f32x16(x + at * 4), splat_f32x16(inverse))))
+        store_i8x16(q + at, to_i8x16(v))
+        store_i16(sums + part * 2, sum_i32x16(v))
+
+
+@compiled()
+def quantize_row(x: int, n: int, q: int, scales: int, sums: int) -> None:
+    """A row of n float32 (a multiple of 16) → ceil(n / 256) groups: see the module's docstring. Addresses."""
+    for g in range((n + GROUP - 1) // GROUP):
+        quantize_group(x + g * GROUP * 4, min(GROUP, n - g * GROUP), q + g * GROUP, scales + g * 4, sums + g * SUMS * 2)
+
+
+@compiled(forceinline=True)
+def store_f32_at(base: int, i: int, value: float) -> None:
+    """base[i] = value, float32."""
+    store_f32(base + i * 4, _F(value))
+
+
+@compiled()
+def scaled_sum16(acc: int, x: int, w: float, n: int) -> None:
+    """acc[i] += w * x[i] for n float32. Addresses."""
+    whole = n // 16 * 16
+    for i in range(0, whole * 4, 64):
+        store_f32x16(acc + i, fma16(splat_f32x16(_F(w)), load_f32x16(x + i), load_f32x16(acc + i)))
+    for i in range(whole, n):
+        store_f32_at(acc, i, fma(_F(w), load_f32(x + i * 4), load_f32(acc + i * 4)))

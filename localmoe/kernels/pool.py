@@ -1,0 +1,181 @@
+"""A pool of threads that runs compiled tasks with microseconds of overhead.
+
+A job is a task (the address of compiled code), an argument block and a number of items; threads take items one by one
+from a shared counter, so a thread that loses its core to another process delays only the item in its hands. The
+thread that starts a job works on it too and returns when all items are done: a job never depends on a sleeping
+worker. Workers wait between jobs by spinning for about a millisecond, then sleep until `wake`: a pause between two
+turns of a conversation costs no CPU time.
+
+One int64 counter, `TICKET`, holds (epoch << 32 | next item). A worker takes an item by compare-and-swap on the whole,
+so a worker that was delayed can never take an item of a later job for an item of the one whose arguments it read.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localmoe.kernels.atomics import call_task, compare_and_swap, fetch_add, load_acquire, pause, store_release
+from localmoe.kernels.simd import load_i64, store_i64
+from quant.compiled import compiled
+
+# Byte offsets in the control block; each shared counter has cache lines of its own.
+TICKET, DONE, STOP, TASK, ITEMS, ARGS = 0, 128, 256, 384, 392, 448
+CONTROL_BYTES, MOST_ARGS = 1024, 24
+SPINS = 20_000  # about a millisecond of pause instructions
+EPOCH_BITS = 32
+
+
+@compiled("int64(int64, int64, int64)")
+def _work(control: int, ticket: int, worker: int) -> int:
+    """Takes items of the job that `ticket` belongs to until none is left; returns the items done."""
+    epoch = ticket >> EPOCH_BITS
+    done = 0
+    while True:
+        ticket = load_acquire(control + TICKET)
+        if ticket >> EPOCH_BITS != epoch:
+            return done
+        item = ticket & 0xFFFFFFFF
+        task, items = load_i64(control + TASK), load_i64(control + ITEMS)
+        if item >= items:
+            return done
+        if compare_and_swap(control + TICKET, ticket, ticket + 1):
+            call_task(task, control + ARGS, item, worker)
+            fetch_add(control + DONE, 1)
+            done += 1
+
+
+@compiled("void(int64, int64, int64)")
+def _run(control: int, task: int, items: int) -> None:
+    """Publishes a job (its arguments are in place), works on it, returns when every item is done."""
+    if items <= 0:
+        return
+    store_i64(control + TASK, task)
+    store_i64(control + ITEMS, items)
+    store_release(control + DONE, 0)
+    ticket = ((load_acquire(control + TICKET) >> EPOCH_BITS) + 1) << EPOCH_BITS
+    store_release(control + TICKET, ticket)
+    _work(control, ticket, 0)
+    while load_acquire(control + DONE) < items:
+        pause()
+
+
+@compiled("int64(int64, int64, int64)")
+def _serve(control: int, worker: int, seen: int) -> int:
+    """Works on every job that appears; returns the last epoch seen once nothing came for SPINS turns."""
+    idle = 0
+    while idle < SPINS and load_acquire(control + STOP) == 0:
+        ticket = load_acquire(control + TICKET)
+        if ticket >> EPOCH_BITS != seen:
+            seen = ticket >> EPOCH_BITS
+            _work(control, ticket, worker)
+            idle = 0
+        else:
+            pause()
+            idle += 1
+    return seen
+
+
+class Pool:
+    """`threads` threads, the caller's among them. One job at a time; not for use by two callers at once."""
+
+    def __init__(self, threads: int) -> None:
+        if threads < 1:
+            raise ValueError(f"a pool needs at least one thread, not {threads}")
+        self.threads = threads
+        block = np.zeros(CONTROL_BYTES // 8 + 16, np.int64)
+        skip = -block.ctypes.data % 128 // 8  # align to two cache lines
+        self._block = block[skip : skip + CONTROL_BYTES // 8]
+        self._control = int(self._block.ctypes.data)
+        self._arguments = self._block[ARGS // 8 : ARGS // 8 + MOST_ARGS]
+        self._wakeups = [threading.Event() for _ in range(threads - 1)]
+        self._workers = [
+            threading.Thread(
+                target=_worker, args=(self._block, i + 1, wakeup), name=f"localmoe-{i + 1}", daemon=True
+            )
+            for i, wakeup in enumerate(self._wakeups)
+        ]
+        for worker in self._workers:
+            worker.start()
+        self._close = weakref.finalize(self, _stop, self._block, self._wakeups, self._workers)
+
+    def wake(self) -> None:
+        """Rouses the workers that sleep; call it before a burst of jobs."""
+        for wakeup in self._wakeups:
+            if not wakeup.is_set():
+                wakeup.set()
+
+    def run(self, task: int, items: int, *args: int) -> None:
+        """Runs `task(args block, item, worker)` for every item in range(items); blocks until all are done."""
+        self._arguments[: len(args)] = args
+        _run(self._control, task, items)
+
+    def close(self) -> None:
+        """Ends the workers. Safe to call twice."""
+        self._close()
+
+
+def _worker(block: NDArray[np.int64], number: int, wakeup: threading.Event) -> None:
+    control, seen = int(block.ctypes.data), 0
+    while not block[STOP // 8]:
+        wakeup.wait()
+        wakeup.clear()  # before serving: a wake that comes meanwhile costs one more round, never a lost one
+        seen = _serve(control, number, seen)
+
+
+def _stop(block: NDArray[np.int64], wakeups: list[threading.Event], workers: list[threading.Thread]) -> None:
+    block[STOP // 8] = 1
+    for wakeup in wakeups:
+        wakeup.set()
+    for worker in workers:
+        if worker is not threading.current_thread():
+            worker.join(timeout=5)
+
+
+def usable_cores() -> int:
+    """Cores this process may use: its affinity mask, capped by a cgroup CPU quota, one thread per physical core."""
+    affinity: Any = getattr(os, "sched_getaffinity", None)
+    logical = set(affinity(0)) if affinity else set(range(os.cpu_count() or 1))
+    physical = _one_per_core(logical)
+    quota = _cgroup_quota()
+    return max(1, min(len(physical), quota) if quota else len(physical))
+
+
+def _one_per_core(logical: set[int]) -> set[int]:
+    """One logical CPU of each physical core; on hybrid machines the performance cores only."""
+    keep: dict[tuple[str, str], int] = {}
+    speeds: dict[int, int] = {}
+    for cpu in sorted(logical):
+        base = f"/sys/devices/system/cpu/cpu{cpu}"
+        try:
+            package = _read(f"{base}/topology/physical_package_id")
+            core = _read(f"{base}/topology/core_id")
+        except OSError:
+            return logical
+        keep.setdefault((package, core), cpu)
+        try:
+            speeds[cpu] = int(_read(f"{base}/cpufreq/cpuinfo_max_freq"))
+        except (OSError, ValueError):
+            speeds[cpu] = 0
+    chosen = set(keep.values())
+    fastest = max((speeds[cpu] for cpu in chosen), default=0)
+    return {cpu for cpu in chosen if speeds[cpu] >= 0.75 * fastest}
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read().strip()
+
+
+def _cgroup_quota() -> int:
+    """Whole CPUs that the cgroup's quota allows, rounded up; 0 when there is no quota."""
+    try:
+        quota, period = _read("/sys/fs/cgroup/cpu.max").split()
+        return -(-int(quota) // int(period)) if quota != "max" else 0
+    except (OSError, ValueError):
+        return 0
