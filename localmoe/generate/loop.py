@@ -1,0 +1,203 @@
+"""The loop that turns a prompt into an answer: prefill what is new, then choose and evaluate token by
+token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from localmoe.generate.errors import ContextError
+from localmoe.generate.sampling import Sampler, Sampling, log_probabilities
+from localmoe.generate.stopping import StopStrings
+from localmoe.text.stream import TextStream
+
+if TYPE_CHECKING:
+    from localmoe.text.tokenizer import Tokenizer
+
+FinishReason = Literal["stop", "length", "context", "cancelled"]
+
+
+class Decoder(Protocol):
+    """A model with a KV cache."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """The ids whose keys and values are held, position by position."""
+
+    @property
+    def context(self) -> int:
+        """The most positions it can hold."""
+
+    def rewind(self, length: int) -> None:
+        """Forgets the positions from `length` on."""
+
+    def extend(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Evaluates `ids` after what is held; float32 [vocab]: the logits after the last of them."""
+
+
+@dataclass(frozen=True)
+class LogProb:
+    """Natural logarithms of probabilities under the model itself, before penalties, filters and
+    temperature.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]  # the most probable ids with theirs, best first
+
+
+class Timings(TypedDict):
+    """Seconds, and tokens per second; a rate that nothing was measured for is 0."""
+
+    prefill_s: float
+    first_token_s: float  # from the call to the first token
+    decode_s: float  # from the first token to the end
+    prefill_tps: float  # evaluated prompt tokens
+    decode_tps: float  # tokens after the first
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was generated, and how."""
+
+    text: str  # without the stop string
+    ids: tuple[int, ...]  # every chosen token but the end-of-answer token
+    finish_reason: FinishReason
+    prompt_tokens: int
+    prefilled_tokens: int  # prompt tokens that were evaluated; the rest was found in the KV cache
+    completion_tokens: int  # the end-of-answer token not counted
+    seed: int
+    timings: Timings
+    logprobs: tuple[LogProb, ...]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One step of an answer. The last one has no token, the rest of the text, and the whole answer."""
+
+    text: str  # "" while a character or a possible stop string is still open
+    token: int | None = None
+    logprob: LogProb | None = None
+    answer: Answer | None = None
+
+
+def stream(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    *,
+    sampling: Sampling,
+    max_tokens: int | None = None,
+    stop: Sequence[str] = (),
+    ignore_eos: bool = False,
+    logprobs: int = 0,
+    continues: bool = False,
+    cancelled: Callable[[], bool] | None = None,
+) -> Iterator[Piece]:
+    """Generates an answer to the prompt `ids`: one Piece for each token, and a last one that holds the
+    Answer.
+
+    The longest common prefix of `ids` and what the decoder holds is not evaluated again (but the last id
+    always is). Between two pieces the decoder holds the prompt and all chosen tokens but the last, so the
+    caller may stop asking at any time, and the next turn finds everything in place.
+
+    Args:
+        max_tokens: the most tokens to choose; None: as many as the context holds.
+        stop: strings that end the answer, also when they straddle tokens.
+        ignore_eos: an end-of-answer token is a token like any other (its text is empty).
+        logprobs: log-probabilities of each token and of this many most probable ones; 0 for none.
+        continues: the answer goes on after text, so a space at its start is kept.
+        cancelled: asked before each token; once true, the answer ends there.
+
+    Raises:
+        ContextError: no ids, or more than the context holds.
+        GenerationError: the model's output is not a number.
+    """
+    began = perf_counter()
+    if not ids:
+        raise ContextError("the prompt is empty")
+    if len(ids) > decoder.context:
+        raise ContextError(f"the prompt has {len(ids)} tokens, more than the context's {decoder.context}")
+    sampler = Sampler(sampling, ids)
+    text, stops = TextStream(tokenizer, continues=continues), StopStrings(stop)
+    pieces: list[str] = []
+    chosen: list[int] = []
+    scores: list[LogProb] = []
+
+    reused = min(common_prefix(decoder.tokens, ids), len(ids) - 1)
+    decoder.rewind(reused)
+    logits = decoder.extend(ids[reused:])
+    prefilled = first = perf_counter()
+
+    while True:
+        if cancelled is not None and cancelled():
+            reason: FinishReason = "cancelled"
+            break
+        if max_tokens is not None and len(chosen) >= max_tokens:
+            reason = "length"
+            break
+        if chosen:
+            if len(decoder.tokens) >= decoder.context:
+                reason = "context"
+                break
+            logits = decoder.extend(chosen[-1:])
+        token = sampler.choose(logits)
+        if token in tokenizer.eos_ids and not ignore_eos:
+            reason = "stop"
+            break
+        score = _log_prob(logits, token, logprobs) if logprobs else None
+        if not chosen:
+            first = perf_counter()
+        chosen.append(token)
+        scores += [] if score is None else [score]
+        pieces.append(stops.push(text.push(token)))
+        yield Piece(pieces[-1], token, score)
+        if stops.found is not None:
+            reason = "stop"
+            break
+
+    pieces.append(stops.push(text.finish()))
+    pieces.append(stops.finish())
+    ended = perf_counter()
+    yield Piece(
+        "".join(pieces[-2:]),
+        answer=Answer(
+            text="".join(pieces),
+            ids=tuple(chosen),
+            finish_reason=reason,
+            prompt_tokens=len(ids),
+            prefilled_tokens=len(ids) - reused,
+            completion_tokens=len(chosen),
+            seed=sampler.seed,
+            timings=Timings(
+                prefill_s=prefilled - began,
+                first_token_s=first - began,
+                decode_s=ended - first,
+                prefill_tps=_rate(len(ids) - reused, prefilled - began),
+                decode_tps=_rate(len(chosen) - 1, ended - first),
+            ),
+            logprobs=tuple(scores),
+        ),
+    )
+
+
+def common_prefix(held: Sequence[int], ids: Sequence[int]) -> int:
+    """How many ids at the start of both are the same."""
+    length = min(len(held), len(ids))
+    return next((i for i in range(length) if held[i] != ids[i]), length)
+
+
+def _log_prob(logits: npt.NDArray[Any], token: int, top: int) -> LogProb:
+    scores = log_probabilities(logits)
+    best = np.argsort(-scores, kind="stable")[:top]
+    return LogProb(token, float(scores[token]), tuple((int(i), float(scores[i])) for i in best))
+
+
+def _rate(count: int, seconds: float) -> float:
+    return count / seconds if count > 0 and seconds > 0 else 0.0

@@ -1,0 +1,128 @@
+"""The prompt format of a model that brings its own Jinja chat template.
+
+The template runs in a sandboxed process (`template_process.py`). Its text is then split at the control
+tokens that the template wrote, which become ids, while the same characters in anybody's message stay text.
+To tell them apart, messages go into the template with an unguessable word inserted into every control token
+they contain, and at an edge where one could arise from the template's text and the message's together. The
+word leaves again before encoding.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from localmoe.text.errors import PromptError
+from localmoe.text.prompts import Message, checked
+from localmoe.text.template_process import TemplateProcess, TemplateRefusal
+from localmoe.text.tokenizer import Tokenizer
+
+
+class TemplateFormat:
+    """Renders the conversation with the model's template, then encodes text and control tokens apart."""
+
+    name = "template"
+
+    def __init__(self, template: str, tokenizer: Tokenizer) -> None:
+        self._template = template
+        self._tokenizer = tokenizer
+        self._renderer = TemplateProcess()
+        # Control tokens, and those user-defined pieces that the template itself writes.
+        self._markers = {
+            piece: token
+            for piece, token in tokenizer.markers().items()
+            if len(piece) > 1 and (tokenizer.is_control(token) or piece in template)
+        }
+        names = sorted(map(re.escape, self._markers), key=len, reverse=True)
+        anything = "|".join(names) or "(?!)"
+        self._marker = re.compile(f"({anything})")
+        self._marker_start = re.compile(f"(?={anything})")
+        self._tails = {c for piece in self._markers for c in piece[1:]}
+        self._heads = {c for piece in self._markers for c in piece[:-1]}
+        pieces = {token: piece for piece, token in tokenizer.markers().items()}
+        self._values: dict[str, Any] = {
+            "bos_token": "" if tokenizer.bos_id is None else pieces.get(tokenizer.bos_id, ""),
+            "eos_token": "" if tokenizer.eos_id is None else pieces.get(tokenizer.eos_id, ""),
+            "tools": None,
+            "documents": None,
+        }
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        checked(messages)
+        try:
+            return self._encode(messages)
+        except TemplateRefusal:
+            plainer = _without_system(messages)
+            if plainer == [dict(message) for message in messages]:
+                raise
+            return self._encode(plainer)  # many know neither system prompts nor two turns of one role
+
+    def _encode(self, messages: Sequence[Message]) -> list[int]:
+        word = _unguessable()
+        shielded = [{"role": m["role"], "content": self._shield(m["content"], word)} for m in messages]
+        is_open = messages[-1]["role"] == "assistant"
+        end = _unguessable()
+        if is_open:
+            shielded[-1]["content"] += end
+        text = self._renderer.render(
+            self._template, {**self._values, "messages": shielded, "add_generation_prompt": not is_open}
+        )
+        if is_open:
+            text, found, _ = text.partition(end)
+            if not found:
+                raise PromptError("the model's chat template cannot leave the last answer open")
+        return self._one_bos(self._ids(text, word))
+
+    def _shield(self, content: str, word: str) -> str:
+        """`content` in which no control token stands, with `word` where one would have been or could arise.
+        """
+        inside = [match.start() + 1 for match in self._marker_start.finditer(content)]
+        inner = content.strip()
+        if inner:
+            start = content.index(inner)
+            inside += [start] if inner[0] in self._tails else []
+            inside += [start + len(inner)] if inner[-1] in self._heads else []
+        edges = [0, *sorted(set(inside)), len(content)]
+        return word.join(content[a:b] for a, b in pairwise(edges))
+
+    def _ids(self, text: str, word: str) -> list[int]:
+        ids: list[int] = []
+        for i, part in enumerate(self._marker.split(text)):  # every second part is a control token
+            if i % 2:
+                ids.append(self._markers[part])
+                continue
+            plain = part.replace(word, "")
+            # A user-defined piece would be found in text again: then the text stays in the parts the word
+            # makes.
+            for run in part.split(word) if self._marker.search(plain) else [plain]:
+                ids += self._tokenizer.encode(run, bos=False) if run else []
+        return ids
+
+    def _one_bos(self, ids: list[int]) -> list[int]:
+        bos = self._tokenizer.bos_id
+        start = 0
+        while bos is not None and start < len(ids) and ids[start] == bos:
+            start += 1
+        return [bos, *ids[start:]] if bos is not None and start else self._tokenizer.encode("") + ids
+
+
+def _unguessable() -> str:
+    """A word of eight private-use characters, 120 random bits: nobody can have written it into a message."""
+    return "".join(chr(0xF0000 + secrets.randbelow(0xFFFE)) for _ in range(8))
+
+
+def _without_system(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """System prompts before the next user text, and neighbours of one role joined, by a blank line."""
+    turns: list[dict[str, str]] = []
+    for message in messages:
+        role = "user" if message["role"] == "system" else message["role"]
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += "\n\n" + message["content"]
+        else:
+            turns.append({"role": role, "content": message["content"]})
+    return turns
+
+

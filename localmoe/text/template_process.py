@@ -1,0 +1,112 @@
+"""Keeps the process that renders a chat template: starts it, bounds its time, ends it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from localmoe.text.errors import PromptError
+
+_WORKER = Path(__file__).with_name("template_worker.py")
+_START_SECONDS = 20.0  # a cold disk and a busy machine are no fault of the template
+
+
+class TemplateRefusal(PromptError):
+    """The template raised an exception of its own: it was not made for this conversation."""
+
+
+class TemplateProcess:
+    """Renders templates in a process that is started once and kept until this object goes."""
+
+    def __init__(self, seconds: float = 3.0, spare_characters: int = 1 << 20) -> None:
+        """`seconds` bounds one rendering; its output may be 4 times the values' size and
+        `spare_characters`.
+        """
+        self._seconds = seconds
+        self._spare = spare_characters
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._end: Any = None
+        self._fresh = True
+        self._start()  # now, so that Jinja is imported while the weights are loaded
+
+    def render(self, template: str, values: Mapping[str, Any]) -> str:
+        """The template's text for these values.
+
+        Raises:
+            TemplateRefusal: the template raised an exception.
+            PromptError: it is no template, fails, or needs too much time, memory or output.
+        """
+        described = json.dumps(values)
+        request = {
+            "template": template,
+            "values": values,
+            "seconds": self._seconds,
+            "characters": 4 * len(described) + self._spare,
+        }
+        with self._lock:
+            answer = self._exchange(json.dumps(request))
+        if "text" in answer:
+            return str(answer["text"])
+        kind = TemplateRefusal if answer["refused"] else PromptError
+        raise kind(f"the model's chat template cannot be used for this conversation: {answer['error']}")
+
+    def _exchange(self, request: str) -> dict[str, Any]:
+        """Sends a line, waits for a line; a process that does not answer in time is ended."""
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        process = self._process
+        if process is None or process.stdin is None or process.stdout is None:
+            raise PromptError("the process that renders the model's chat template could not be started")
+        timer = threading.Timer(self._seconds + (_START_SECONDS if self._fresh else 0.0), process.kill)
+        timer.start()
+        try:
+            process.stdin.write(request + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except OSError:
+            line = ""
+        finally:
+            timer.cancel()
+        if not line:
+            self._end()
+            return {"error": f"it did not end within {self._seconds:g} seconds", "refused": False}
+        self._fresh = False
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _start(self) -> None:
+        # -I -S: nothing of the environment or of site-packages is run; the worker gets this process's path
+        # instead.
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_WORKER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+        )
+        self._process, self._fresh = process, True
+        self._end = weakref.finalize(self, _stop, process)
+        try:
+            if process.stdin is not None:
+                process.stdin.write(json.dumps([entry for entry in sys.path if entry]) + "\n")
+                process.stdin.flush()
+        except OSError:
+            self._end()
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):  # an unsent line is of no use to a process that has ended
+                pipe.close()
