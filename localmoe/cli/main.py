@@ -39,9 +39,9 @@ COMMANDS = {
     "completion": Entry("localmoe.cli.completion:completion", "Print a shell's completion script."),
 }
 
-# Errors of packages below the command line that mean "this input cannot be used", by module and name:
-# comparing names spares importing those packages to say that an option is misspelt.
-_INPUT_ERRORS = frozenset({"quant.errors:ModelFileError", "localmoe.text.tokenizer:TokenizerError"})
+# quant stands beside localmoe and knows no `LocalMoeError`: its errors are told by module and name, which
+# spares importing quant to say that an option is misspelt.
+_INPUT_ERROR, _OTHER_ERROR = "quant.errors:ModelFileError", "quant.errors:QuantError"
 
 
 class LazyGroup(click.Group):
@@ -140,7 +140,7 @@ def exit_code(error: BaseException) -> int:
     """The exit code of the command line's contract: 1 failed while running, 2 usage or unusable input."""
     if isinstance(error, LocalMoeError | click.UsageError):
         return error.exit_code
-    return 2 if _kinds(error) & _INPUT_ERRORS or isinstance(error, click.FileError) else 1
+    return 2 if _INPUT_ERROR in _kinds(error) or isinstance(error, click.FileError) else 1
 
 
 def message(error: BaseException) -> str | None:
@@ -156,7 +156,7 @@ def message(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         detail = str(error) or "no more detail"
         return one_line(f"out of memory ({detail}); a smaller --context or --ram may help")
-    if isinstance(error, LocalMoeError) or _kinds(error) & (_INPUT_ERRORS | {"quant.errors:QuantError"}):
+    if isinstance(error, LocalMoeError) or _OTHER_ERROR in _kinds(error):
         return one_line(str(error))
     return None
 

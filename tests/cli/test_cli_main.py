@@ -12,13 +12,9 @@ import pytest
 
 from localmoe.cli import main as frame
 from localmoe.errors import LocalMoeError, UsageError
+from quant.errors import ModelFileError, QuantError
 
 HEAVY = ("numpy", "torch", "numba", "rich", "prompt_toolkit", "sentencepiece", "sqlite3", "jinja2")
-
-
-def model_file_error(line: str) -> Exception:
-    """An error that is known to the command line by its module and name only."""
-    return type("ModelFileError", (Exception,), {"__module__": "quant.errors"})(line)
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -76,7 +72,8 @@ def test_usage_errors_are_one_line(arguments: list[str], expected: str) -> None:
     [
         (LocalMoeError("it broke"), 1, "localmoe: it broke"),
         (UsageError("bad\x1b[31m name\nhere"), 2, "localmoe: bad [31m name here"),
-        (model_file_error("x.gguf: truncated"), 2, "localmoe: x.gguf: truncated"),
+        (ModelFileError("x.gguf: truncated"), 2, "localmoe: x.gguf: truncated"),
+        (QuantError("no such format"), 1, "localmoe: no such format"),
         (click.FileError("x", "gone"), 2, "localmoe: Could not open file 'x': gone"),
         (PermissionError(13, "Permission denied", "/x"), 1, "localmoe: Permission denied: /x"),
         (MemoryError(), 1, "localmoe: out of memory (no more detail); a smaller --context or --ram may help"),

@@ -1,0 +1,272 @@
+"""One model and one conversation: asks, answers, regenerates, continues.
+
+The canonical encoding of the conversation decides what the prompt is; the decoder keeps its KV cache from
+turn to turn, so only what differs from the last prompt is computed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+from localmoe.chat.conversation import Conversation, Turn
+from localmoe.chat.paced import CancelledError, ChatModel, PacedDecoder
+from localmoe.chat.recorder import Recorder
+from localmoe.chat.window import Messages, Window, fit, reserve
+from localmoe.errors import UsageError
+from localmoe.generate.loop import Answer, Piece, stream
+from localmoe.generate.sampling import Sampling
+from localmoe.settings import Settings
+
+_SUMMARY_TOKENS = 160
+_SUMMARY_REQUEST = (
+    "Sum up the following conversation in a few sentences. "
+    "Keep names, numbers, decisions and open questions.\n\n"
+)
+
+
+class Session:
+    """A chat with a model. `notice` shows a line to the user that is not part of the answer."""
+
+    def __init__(
+        self,
+        model: ChatModel,
+        settings: Settings,
+        conversation: Conversation,
+        recorder: Recorder,
+        notice: Callable[[str], None],
+    ) -> None:
+        self.settings = settings
+        self.conversation = conversation
+        self.recorder = recorder
+        self.answer: Answer | None = None  # the last one
+        self.logprobs = 0
+        self._notice = notice
+        self._warned_full = False
+        self.use(model)
+
+    def use(self, model: ChatModel) -> None:
+        """Answer with `model` from now on."""
+        self.model = model
+        self.decoder = PacedDecoder(model.decoder())
+
+    @property
+    def used(self) -> int:
+        """Positions of the context in use."""
+        return len(self.decoder.tokens)
+
+    # What the prompt is
+
+    def window(self) -> Window:
+        """The prompt for the path to the head, shortened by the overflow policy if need be."""
+        turns = self.conversation.path()
+        decided = (turn.details["window"] for turn in reversed(turns) if "window" in turn.details)
+        known: Mapping[str, Any] = next(decided, {})
+        if known.get("context") != self.model.context:
+            known = {}
+        return fit(
+            self.model.encode_chat,
+            self.conversation.system,
+            turns,
+            limit=self.model.context - reserve(self.model.context, self.settings.max_tokens),
+            policy=self.settings.overflow,
+            left_out=known.get("left_out", 0),
+            summary=known.get("summary", ""),
+            summarize=self._summarize,
+        )
+
+    def _announce(self, window: Window) -> None:
+        left = [turn for turn in window.newly_left_out if turn.role == "user"]
+        if not window.newly_left_out:
+            return
+        first, last = (_short(left[0].content), _short(left[-1].content)) if left else ("", "")
+        span = f'"{first}"' if len(left) < 2 else f'"{first}" to "{last}"'
+        self._notice(
+            f"The context is full: the model no longer sees the oldest {len(left)} "
+            f"exchange{'' if len(left) == 1 else 's'} ({span}). The history keeps them."
+        )
+        if window.summary:
+            self._notice(f"It sees this summary instead: {window.summary}")
+
+    def _summarize(self, turns: Sequence[Turn], summary: str) -> str:
+        """What `turns`, and the summary of those before, say in short: the model's own words."""
+        text = (summary + "\n" if summary else "") + "\n".join(f"{t.role}: {t.content}" for t in turns)
+        limit = self.model.context - 2 * _SUMMARY_TOKENS
+        ids = self._summary_prompt(text)
+        while len(ids) > limit and len(text) > 1:
+            text = text[len(text) - len(text) * 3 // 4 :]  # the latest part
+            ids = self._summary_prompt(text)
+        sampling = Sampling(temperature=0.0)
+        pieces = stream(
+            self.decoder, self.model.tokenizer, ids, sampling=sampling, max_tokens=_SUMMARY_TOKENS
+        )
+        return "".join(piece.text for piece in pieces).strip()
+
+    def _summary_prompt(self, text: str) -> list[int]:
+        prompt: Messages = [{"role": "user", "content": _SUMMARY_REQUEST + text}]
+        return self.model.encode_chat(prompt)
+
+    # Asking
+
+    def ask(
+        self, text: str, *, typed: str | None = None, cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[str]:
+        """Add a prompt and stream its answer. `typed`: what the user wrote, where `text` has attachments too.
+
+        If the answer is cancelled before its first word, the prompt is taken back as well.
+        """
+        before = self.conversation.head
+        prompt = self.conversation.add("user", text)
+        if typed is not None and typed != text:
+            prompt.details["typed"] = typed
+        try:
+            window = self.window()
+        except BaseException:
+            self.conversation.head = before
+            self.conversation.turns.remove(prompt)
+            raise
+        self.recorder.save(self.conversation, prompt, self.model.name)
+        yield from self._answer(window, cancelled)
+
+    def regenerate(self, cancelled: Callable[[], bool] = lambda: False) -> Iterator[str]:
+        """Another answer to the last prompt, beside the one that is there."""
+        prompt = self.conversation.last("user")
+        if prompt is None:
+            raise UsageError("there is no prompt to answer again")
+        before, self.conversation.head = self.conversation.head, prompt
+        try:
+            window = self.window()
+        except BaseException:
+            self.conversation.head = before
+            raise
+        yield from self._answer(window, cancelled)
+
+    def continue_answer(self, cancelled: Callable[[], bool] = lambda: False) -> Iterator[str]:
+        """Let the model go on with its last answer."""
+        turn = self.conversation.head
+        if turn is None or turn.role != "assistant":
+            raise UsageError("there is no answer to continue")
+        yield from self._stream(turn, self.window(), cancelled, continues=True)
+
+    def _answer(self, window: Window, cancelled: Callable[[], bool]) -> Iterator[str]:
+        prompt = self.conversation.head
+        turn = self.conversation.add("assistant", "", status="streaming")
+        self.recorder.save(self.conversation, turn, self.model.name)
+        try:
+            yield from self._stream(turn, window, cancelled)
+        finally:
+            if turn.status == "interrupted" and not turn.content and prompt is not None:
+                self.conversation.head = prompt.parent  # nothing was said: as if it had not been asked
+                self.recorder.stand_on(self.conversation)
+
+    def _stream(
+        self, turn: Turn, window: Window, cancelled: Callable[[], bool], continues: bool = False
+    ) -> Iterator[str]:
+        """Generate into `turn`, piece by piece; whatever ends it, the turn says so and is saved."""
+        self._announce(window)
+        self.answer = None
+        self.decoder.cancelled = cancelled
+        sampling = self.sampling()
+        turn.status = "streaming"
+        turn.details |= {
+            "model": self.model.name,
+            "identity": self.model.identity,
+            "parameters": _parameters(sampling),
+            "window": {
+                "context": self.model.context,
+                "left_out": window.left_out,
+                "summary": window.summary,
+            },
+        }
+        pieces = stream(
+            self.decoder,
+            self.model.tokenizer,
+            window.ids,
+            sampling=sampling,
+            max_tokens=self.settings.max_tokens,
+            stop=self.settings.stop,
+            logprobs=self.logprobs,
+            continues=continues,
+            cancelled=cancelled,
+        )
+        with self.recorder.answering(turn):
+            try:
+                for piece in _until_cancelled(pieces):
+                    turn.content += piece.text
+                    self.answer = piece.answer or self.answer
+                    if piece.text:
+                        yield piece.text
+            finally:
+                ended = self.answer is not None and self.answer.finish_reason != "cancelled"
+                turn.status = "complete" if ended else "interrupted"
+                if self.answer is not None:
+                    turn.details |= _facts(self.answer)
+        self._watch_context()
+
+    def sampling(self) -> Sampling:
+        """The sampling that the settings ask for."""
+        chosen = self.settings
+        return Sampling(
+            temperature=chosen.temperature,
+            top_k=chosen.top_k,
+            top_p=chosen.top_p,
+            min_p=chosen.min_p,
+            repeat_penalty=chosen.repeat_penalty,
+            presence_penalty=chosen.presence_penalty,
+            frequency_penalty=chosen.frequency_penalty,
+            repeat_last_n=chosen.repeat_last_n,
+            seed=chosen.seed,
+        )
+
+    def set(self, **values: Any) -> None:
+        """Change settings; they hold from the next answer on."""
+        self.settings = replace(self.settings, **values)
+
+    def _watch_context(self) -> None:
+        full = self.used >= 0.8 * self.model.context
+        if self.answer is not None and self.answer.finish_reason == "context":
+            self._notice("The answer reached the end of the context; /continue makes room and goes on.")
+        elif full and not self._warned_full:
+            share = 100 * self.used // self.model.context
+            then = {
+                "drop": "the oldest turns will be left out",
+                "stop": "the conversation will stop",
+                "summarize": "the oldest turns will be summed up",
+            }[self.settings.overflow]
+            self._notice(
+                f"{share} % of the context is used ({self.used:,} of {self.model.context:,} tokens); "
+                f"when it is full, {then} (/set overflow)."
+            )
+        self._warned_full = full
+
+
+def _until_cancelled(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    with closing(pieces):  # type: ignore[type-var] # a generator, though typed as an iterator
+        try:
+            yield from pieces
+        except CancelledError:
+            return
+
+
+def _short(text: str, limit: int = 40) -> str:
+    line = re.sub(r"\s+", " ", text).strip()
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _parameters(sampling: Sampling) -> dict[str, Any]:
+    return {name: value for name, value in vars(sampling).items() if name != "seed"}
+
+
+def _facts(answer: Answer) -> dict[str, Any]:
+    """What is kept of an answer beside its text."""
+    return {
+        "finish_reason": answer.finish_reason,
+        "prompt_tokens": answer.prompt_tokens,
+        "prefilled_tokens": answer.prefilled_tokens,
+        "completion_tokens": answer.completion_tokens,
+        "seed": answer.seed,
+        "timings": dict(answer.timings),
+    }

@@ -1,0 +1,94 @@
+"""Which turns the model gets to see when the conversation is longer than its context.
+
+The prompt is always the canonical encoding of: system prompt, perhaps a summary, and the turns from some
+turn on. When that no longer fits, the oldest exchanges are left out until a quarter of the room is free,
+not one by one: each time the prompt's beginning changes, all of it is computed anew. What is left out is
+announced, and kept on disk.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from localmoe.chat.conversation import Turn
+from localmoe.errors import UsageError
+
+Messages = list[dict[str, str]]
+Encode = Callable[[Messages], list[int]]
+
+_ROOM_AFTER_DROP = 0.75  # share of the limit that may be filled after turns were left out
+_SUMMARY_TITLE = "What was said before, in short:"
+
+
+@dataclass(frozen=True)
+class Window:
+    """The prompt's token ids, and how many of the oldest turns are not in it, before and now."""
+
+    ids: list[int]
+    left_out: int
+    newly_left_out: Sequence[Turn]
+    summary: str
+
+
+class ContextFullError(UsageError):
+    """The conversation does not fit the context and may not be shortened, or cannot be."""
+
+
+def messages(system: str, turns: Sequence[Turn], summary: str = "") -> Messages:
+    """The message list of `turns`; a summary of earlier ones goes with the system prompt."""
+    head = "\n\n".join(part for part in (system, f"{_SUMMARY_TITLE}\n{summary}" if summary else "") if part)
+    first = [{"role": "system", "content": head}] if head else []
+    return first + [{"role": turn.role, "content": turn.content} for turn in turns]
+
+
+def reserve(context: int, max_tokens: int | None) -> int:
+    """Positions kept free for the answer: what was asked for, but at most a quarter of the context."""
+    return min(max_tokens or 512, context // 4)
+
+
+def fit(
+    encode: Encode,
+    system: str,
+    turns: Sequence[Turn],
+    *,
+    limit: int,
+    policy: str,
+    left_out: int = 0,
+    summary: str = "",
+    summarize: Callable[[Sequence[Turn], str], str] | None = None,
+) -> Window:
+    """The prompt for `turns` in at most `limit` tokens.
+
+    `left_out` and `summary` are what an earlier call decided for this path. `summarize(turns, summary)`
+    tells the given turns in short; it is called for policy "summarize". Raises `ContextFullError`.
+    """
+
+    def ids_from(start: int) -> list[int]:
+        return encode(messages(system, turns[start:], summary))
+
+    ids = ids_from(left_out)
+    if len(ids) <= limit:
+        return Window(ids, left_out, (), summary)
+    if policy == "stop":
+        raise ContextFullError(
+            f"the conversation takes {len(ids):,} tokens and {limit:,} are free for it; "
+            "/new starts another one, /set overflow drop leaves out the oldest turns"
+        )
+    starts = [place for place in range(left_out + 1, len(turns)) if turns[place].role == "user"]
+    wanted = int(limit * _ROOM_AFTER_DROP)
+    place = bisect_left(starts, True, key=lambda start: len(ids_from(start)) <= wanted)
+    if not starts or len(ids_from(starts[min(place, len(starts) - 1)])) > limit:
+        alone = len(ids_from(starts[-1] if starts else left_out))
+        raise ContextFullError(
+            f"the message alone takes {alone:,} tokens with its system prompt, but only {limit:,} fit; "
+            "shorten it, or start with a larger --context"
+        )
+    start = starts[min(place, len(starts) - 1)]
+    newly = turns[left_out:start]
+    if policy == "summarize" and summarize is not None:
+        summary = summarize(newly, summary)
+        while len(ids_from(start)) > limit:  # a summary longer than the room it saved
+            summary = summary[: len(summary) // 2]
+    return Window(ids_from(start), start, newly, summary)

@@ -1,0 +1,129 @@
+"""A model whose tokens are bytes and whose answers are scripted; slow on request.
+
+`python fake_model.py ARGUMENTS` is the `localmoe` command with this model in place of every real one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+BOS, EOS, SYSTEM, USER, ASSISTANT = 256, 257, 258, 259, 260
+ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
+
+
+class ByteTokenizer:
+    vocab_size = 261
+    bos_id = BOS
+    eos_ids = frozenset({EOS})
+
+    def encode(self, text: str, bos: bool = True) -> list[int]:
+        return [BOS] * bos + list(text.encode())
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return bytes(one for one in ids if one < 256).decode("utf-8", "replace")
+
+    def token_bytes(self, token: int, first: bool = False) -> bytes:
+        return bytes([token]) if token < 256 else b""
+
+    def is_control(self, token: int) -> bool:
+        return token >= 256
+
+    def control_id(self, piece: str) -> int | None:
+        return {"<s>": BOS, "</s>": EOS}.get(piece)
+
+    def markers(self) -> Mapping[str, int]:
+        return {"<s>": BOS, "</s>": EOS}
+
+
+def encode_chat(messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """BOS, then for each message its role's marker, its bytes, and EOS unless it is a last answer."""
+    ids = [BOS]
+    for message in messages:
+        ids += [ROLES[message["role"]], *message["content"].encode(), EOS]
+    return ids[:-1] if messages[-1]["role"] == "assistant" else [*ids, ASSISTANT]
+
+
+class FakeDecoder:
+    def __init__(self, model: FakeModel) -> None:
+        self.tokens: list[int] = []
+        self.context = model.context
+        self.extended: list[list[int]] = []
+        self._model = model
+
+    def rewind(self, length: int) -> None:
+        assert 0 <= length <= len(self.tokens)
+        del self.tokens[length:]
+
+    def extend(self, ids: Sequence[int]) -> np.ndarray:
+        self.tokens += ids
+        assert len(self.tokens) <= self.context
+        self.extended.append(list(ids))
+        time.sleep(self._model.delay)
+        logits = np.zeros(261, np.float32)
+        logits[self._model.next_token(self.tokens)] = 50.0
+        return logits
+
+
+class FakeModel:
+    """Answers `answers[prompt]` where there is one, else "You said: " and the prompt."""
+
+    name = "fake"
+    identity = "f" * 16
+    tokenizer = ByteTokenizer()
+
+    def __init__(
+        self, answers: Mapping[str, str] | None = None, context: int = 1000, delay: float = 0.0
+    ) -> None:
+        self.answers = dict(answers or {})
+        self.context = context
+        self.delay = delay
+        self.closed = False
+        self.decoders: list[FakeDecoder] = []
+        self.script: Callable[[str], str] = lambda prompt: self.answers.get(prompt, f"You said: {prompt}")
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        return encode_chat(messages)
+
+    def decoder(self) -> FakeDecoder:
+        self.decoders.append(FakeDecoder(self))
+        return self.decoders[-1]
+
+    def next_token(self, tokens: Sequence[int]) -> int:
+        if ASSISTANT not in tokens:
+            return EOS  # in the middle of a prompt
+        place = max(i for i, one in enumerate(tokens) if one == ASSISTANT)
+        start = max(i for i, one in enumerate(tokens[:place]) if one == USER)
+        prompt = bytes(tokens[start + 1 : place - 1]).decode()
+        rest = self.script(prompt).encode()[len(tokens) - place - 1 :]
+        return rest[0] if rest else EOS
+
+    def status(self) -> dict[str, Any]:
+        return {"hit_rate": 0.875, "bytes_per_token": 1000}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+CODE = "```python\ndef f(x):\n    return x + 1\n```\n\n"
+LONG = "# Title\n\nSome *words* here.\n\n" + CODE + "- one\n- two\n\nEnd."
+HOSTILE = "a\x1b]0;title\x07b\x1b[31mc\x9b1md\u202ee"
+
+
+def main() -> None:
+    import localmoe
+    from localmoe.cli.main import main as command
+
+    delay = float(os.environ.get("FAKE_DELAY", "0"))
+    context = int(os.environ.get("FAKE_CONTEXT", "1000"))
+    answers = {"long": LONG, "count": " ".join(map(str, range(1000))), "hostile": HOSTILE}
+    localmoe.load = lambda *_arguments, **_options: FakeModel(answers, context, delay)  # type: ignore[attr-defined]
+    command()
+
+
+if __name__ == "__main__":
+    main()
