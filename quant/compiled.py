@@ -1,9 +1,9 @@
 """Compiled kernels and where their machine code is kept.
 
 numba's own cache key is the source file's time stamp and size. It misses the modules a kernel imports and the
-globals it reads, so an edited SIMD module would go on serving stale machine code. Here the cache directory's *name*
-holds a digest of every kernel source in both packages, of numba's and llvmlite's versions, of the CPU and of the SIMD
-form: change any of them and the kernels are compiled anew, in a new directory.
+globals it reads, so an edited SIMD module would go on serving stale machine code. Here the cache directory's
+*name* holds a digest of every kernel source in both packages, of numba's and llvmlite's versions, of the CPU
+and of the SIMD form: change any of them and the kernels are compiled anew, in a new directory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ import platformdirs
 from llvmlite import binding as llvm
 
 _PACKAGES = Path(__file__).resolve().parent.parent
-_KERNEL_SOURCES = ("quant/compiled.py", "quant/encode*.py", "quant/encoders/*.py", "localmoe/kernels/*.py")
+_KERNEL_SOURCES = (
+    "quant/compiled.py", "quant/encode*.py", "quant/encoders/*.py", "localmoe/kernels/*.py",
+    "localmoe/experts/replay.py", "localmoe/experts/policy.py", "localmoe/experts/statistics.py",
+)  # fmt: skip
 
 
 def simd_request() -> str:
