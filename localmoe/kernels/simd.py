@@ -212,7 +212,7 @@ def _load_args(n: int) -> Any:
     return define(result(types.int64), emit)
 
 
-args4, args6, args8, args10, args12, args14, args16 = (_load_args(n) for n in (4, 6, 8, 10, 12, 14, 16))
+args4, args6, args8, args10, args12, args14, args16, args20 = (_load_args(n) for n in (4, 6, 8, 10, 12, 14, 16, 20))
 
 
 # ---------------------------------------------------------------- arithmetic on float lanes

@@ -1,0 +1,225 @@
+"""Tasks for the pool: normalisation, linear layers, routing and experts.
+
+A task is compiled code `task(args, item, worker)`; `args` is the address of its int64 arguments, in the order of the
+tuple that each one unpacks. All buffers are row-major: x [tokens, cols] float32; its int8 form is three buffers
+(q [tokens, groups * 256], scales [tokens, groups], sums [tokens, groups * 16]).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from localmoe.kernels.dot import dot_row
+from localmoe.kernels.dot_float import decode_row, dot_f32
+from localmoe.kernels.elementwise import GROUP, SUMS, exp16, quantize_group, quantize_row, rms_norm, store_f32_at, swiglu
+from localmoe.kernels.simd import (
+    args10,
+    args16,
+    args20,
+    bits_to_f32,
+    fma,
+    load_f32,
+    load_i32,
+    load_i64,
+    splat_f32x16,
+    store_i32,
+    sum16,
+)
+from quant.compiled import compiled, compiled_callback
+
+TASK = "void(int64, int64, int64)"
+_SIXTEENTH = np.float32(0.0625)
+
+
+@compiled(forceinline=True)
+def _exp(x):
+    """e**x of one float32, the same bits as in the vector code."""
+    return sum16(exp16(splat_f32x16(np.float32(x)))) * _SIXTEENTH
+
+
+@compiled_callback(TASK)
+def embed_task(args: int, item: int, worker: int) -> None:
+    """Row ids[item] of the embedding matrix → x[item]."""
+    ids, matrix, row_bytes, cols, kind, size, table, x, _, _ = args10(args)
+    decode_row(kind, matrix + load_i32(ids + item * 4) * row_bytes, cols, size, table, x + item * cols * 4)
+
+
+@compiled_callback(TASK)
+def norm_task(args: int, item: int, worker: int) -> None:
+    """h[item] = rms_norm(x[item]) * weight, and its int8 form where cols allow one."""
+    x, weight, cols, epsilon, h, quantized, q, scales, sums, _ = args10(args)
+    groups = (cols + GROUP - 1) // GROUP
+    rms_norm(x + item * cols * 4, weight, cols, bits_to_f32(epsilon), h + item * cols * 4)
+    if quantized:
+        quantize_row(h + item * cols * 4, cols, q + item * groups * GROUP, scales + item * groups * 4,
+                     sums + item * groups * SUMS * 2)  # fmt: skip
+
+
+@compiled_callback(TASK)
+def quantize_task(args: int, item: int, worker: int) -> None:
+    """The int8 form of x[item]."""
+    x, cols, q, scales, sums, _, _, _, _, _ = args10(args)
+    groups = (cols + GROUP - 1) // GROUP
+    quantize_row(x + item * cols * 4, cols, q + item * groups * GROUP, scales + item * groups * 4,
+                 sums + item * groups * SUMS * 2)  # fmt: skip
+
+
+@compiled_callback(TASK)
+def linear_task(args: int, item: int, worker: int) -> None:
+    """y[t, rows of this item] (+)= W · x[t], for up to three matrices that share their input.
+
+    `matrices` holds 8 int64 each: address, rows, row bytes, type, block bytes, y, first item, rows per item.
+    """
+    (matrices, count, cols, table, x, q, scales, sums, index, tokens, exact, add, scratch, scratch_bytes, _, _) = args16(args)
+    mine = scratch + worker * scratch_bytes
+    acc = mine + cols * 4
+    which = 0
+    while which + 1 < count and item >= load_i64(matrices + (which + 1) * 64 + 48):
+        which += 1
+    m = matrices + which * 64
+    address, rows, row_bytes, kind = load_i64(m), load_i64(m + 8), load_i64(m + 16), load_i64(m + 24)
+    size, y, chunk = load_i64(m + 32), load_i64(m + 40), load_i64(m + 56)
+    first = (item - load_i64(m + 48)) * chunk
+    for r in range(first, min(first + chunk, rows)):
+        row = address + r * row_bytes
+        dot_row(exact, kind, row, cols, size, table, x, q, scales, sums, index, tokens, acc, mine)
+        for t in range(tokens):
+            value = load_f32(acc + t * 4)
+            at = t * rows + r
+            store_f32_at(y, at, load_f32(y + at * 4) + value if add else value)
+
+
+@compiled_callback(TASK)
+def route_task(args: int, item: int, worker: int) -> None:
+    """Token `item`'s experts: the k largest router logits (lowest index first on ties), softmax over those."""
+    h, cols, router, experts, k, chosen, weights, logits, _, _ = args10(args)
+    mine = logits + item * experts * 4
+    for e in range(experts):
+        store_f32_at(mine, e, dot_f32(router + e * cols * 4, cols, h + item * cols * 4))
+    largest = np.float32(0)
+    for c in range(k):
+        best, top = -1, np.float32(0)
+        for e in range(experts):
+            taken = False
+            for before in range(c):
+                taken = taken or load_i32(chosen + (item * k + before) * 4) == e
+            value = load_f32(mine + e * 4)
+            if not taken and (best < 0 or value > top):
+                best, top = e, value
+        store_i32(chosen + (item * k + c) * 4, best)
+        largest = top if c == 0 else largest
+        store_f32_at(weights, item * k + c, _exp(top - largest))
+    total = np.float32(0)
+    for c in range(k):
+        total += load_f32(weights + (item * k + c) * 4)
+    for c in range(k):
+        store_f32_at(weights, item * k + c, load_f32(weights + (item * k + c) * 4) / total)
+
+
+@compiled("int64(int64, int64, int64, int64, int64, int64, int64)")
+def group_by_expert(chosen: int, tokens: int, k: int, experts: int, token_of: int, place_of: int, starts: int) -> int:
+    """Sorts the (token, choice) pairs by expert, in token order within each.
+
+    chosen int32 [tokens, k] → token_of int32 [pairs]: the token of each sorted pair; place_of int32 [tokens, k]: where
+    each pair went; starts int32 [experts + 1]. Returns the number of experts in use.
+    """
+    for e in range(experts + 1):
+        store_i32(starts + e * 4, 0)
+    for p in range(tokens * k):
+        e = load_i32(chosen + p * 4) + 1
+        store_i32(starts + e * 4, load_i32(starts + e * 4) + 1)
+    used = 0
+    for e in range(experts):
+        used += 1 if load_i32(starts + (e + 1) * 4) > 0 else 0
+        store_i32(starts + (e + 1) * 4, load_i32(starts + (e + 1) * 4) + load_i32(starts + e * 4))
+    for p in range(tokens * k):
+        e = load_i32(chosen + p * 4)
+        place = load_i32(starts + e * 4)
+        store_i32(starts + e * 4, place + 1)
+        store_i32(token_of + place * 4, p // k)
+        store_i32(place_of + p * 4, place)
+    for e in range(experts, 0, -1):
+        store_i32(starts + e * 4, load_i32(starts + (e - 1) * 4))
+    store_i32(starts, 0)
+    return used
+
+
+@compiled_callback(TASK)
+def gate_up_task(args: int, item: int, worker: int) -> None:
+    """256 rows of one expert's FFN for all of its tokens: hidden = silu(gate · x) * (up · x), and its int8 form.
+
+    `active` lists the experts in hand, `addresses` int64 [experts, 3] where their gate, up and down weights are.
+    """
+    (active, chunks, addresses, starts, token_of, cols, ffn, kind, size, row_bytes,
+     table, x, q, scales, sums, hidden, exact, scratch, scratch_bytes, formats) = args20(args)  # fmt: skip
+    expert, first = load_i32(active + item // chunks * 4), item % chunks * GROUP
+    start = load_i32(starts + expert * 4)
+    tokens = load_i32(starts + expert * 4 + 4) - start
+    gate, up = load_i64(addresses + expert * 24), load_i64(addresses + expert * 24 + 8)
+    up_kind, up_size, up_bytes = load_i64(formats), load_i64(formats + 8), load_i64(formats + 16)
+    keep_float, hq = load_i64(formats + 24), load_i64(formats + 32)
+    hscales, hsums = load_i64(formats + 40), load_i64(formats + 48)
+    index, rows = token_of + start * 4, min(GROUP, ffn - first)
+    mine = scratch + worker * scratch_bytes
+    acc = mine + cols * 4
+    gates = acc + tokens * 4
+    ups = gates + tokens * GROUP * 4
+    for r in range(rows):
+        dot_row(exact, kind, gate + (first + r) * row_bytes, cols, size, table, x, q, scales, sums, index, tokens, acc, mine)
+        for t in range(tokens):
+            store_f32_at(gates, t * GROUP + r, load_f32(acc + t * 4))
+        dot_row(exact, up_kind, up + (first + r) * up_bytes, cols, up_size, table, x, q, scales, sums, index, tokens, acc, mine)
+        for t in range(tokens):
+            store_f32_at(ups, t * GROUP + r, load_f32(acc + t * 4))
+    groups = (ffn + GROUP - 1) // GROUP
+    for t in range(tokens):
+        row = ups + t * GROUP * 4
+        swiglu(gates + t * GROUP * 4, row, (rows + 15) // 16 * 16)
+        pair, g = start + t, first // GROUP
+        if keep_float:
+            for r in range(rows):
+                store_f32_at(hidden, pair * ffn + first + r, load_f32(row + r * 4))
+        else:
+            at = pair * groups + g
+            quantize_group(row, rows, hq + at * GROUP, hscales + at * 4, hsums + at * SUMS * 2)
+
+
+@compiled_callback(TASK)
+def down_task(args: int, item: int, worker: int) -> None:
+    """Some rows of one expert's down projection for all of its tokens: out [pairs, cols out]."""
+    (active, chunks, addresses, starts, pair_index, ffn, rows, kind, size, row_bytes,
+     table, hidden, hq, hscales, hsums, out, exact, scratch, scratch_bytes, chunk) = args20(args)  # fmt: skip
+    expert, first = load_i32(active + item // chunks * 4), item % chunks * chunk
+    start = load_i32(starts + expert * 4)
+    tokens = load_i32(starts + expert * 4 + 4) - start
+    down = load_i64(addresses + expert * 24 + 16)
+    mine = scratch + worker * scratch_bytes
+    acc = mine + ffn * 4
+    for r in range(first, min(first + chunk, rows)):
+        row = down + r * row_bytes
+        dot_row(exact, kind, row, ffn, size, table, hidden, hq, hscales, hsums, pair_index + start * 4, tokens, acc, mine)
+        for t in range(tokens):
+            store_f32_at(out, (start + t) * rows + r, load_f32(acc + t * 4))
+
+
+@compiled_callback(TASK)
+def combine_task(args: int, item: int, worker: int) -> None:
+    """x[t] += sum over the chosen experts, in router order, of weight * out[its pair]."""
+    x, cols, k, weights, place_of, out, _, _, _, _ = args10(args)
+    for c in range(k):
+        weight = load_f32(weights + (item * k + c) * 4)
+        row = out + load_i32(place_of + (item * k + c) * 4) * cols * 4
+        for i in range(cols):
+            at = item * cols + i
+            store_f32_at(x, at, fma(weight, load_f32(row + i * 4), load_f32(x + at * 4)))
+
+
+@compiled_callback(TASK)
+def swiglu_task(args: int, item: int, worker: int) -> None:
+    """A dense model's FFN: up[item] = silu(gate[item]) * up[item], and its int8 form."""
+    gate, up, ffn, quantized, q, scales, sums, _, _, _ = args10(args)
+    groups = (ffn + GROUP - 1) // GROUP
+    swiglu(gate + item * ffn * 4, up + item * ffn * 4, ffn)
+    if quantized:
+        quantize_row(up + item * ffn * 4, ffn, q + item * groups * GROUP, scales + item * groups * 4,
+                     sums + item * groups * SUMS * 2)  # fmt: skip

@@ -1,0 +1,144 @@
+"""A model's shape, read from GGUF metadata and checked.
+
+Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (llama architecture). Mixtral, Mistral and Llama files all
+have the architecture `llama`; a Mixtral is one with `expert_count`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quant.errors import ModelFileError
+from quant.gguf import GGUFFile
+
+ARCHITECTURES = ("llama",)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Widths and counts of a transformer. `ffn` is one expert's inner width; `experts` is 0 for a dense model."""
+
+    name: str
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rope_dim: int
+    rope_base: float
+    rope_scale: float  # positions are divided by this (linear scaling); 1 when there is none
+    epsilon: float
+    experts: int
+    experts_used: int
+    vocab: int
+    context: int
+    window: int  # sliding attention window; 0: none
+
+    @classmethod
+    def from_gguf(cls, file: GGUFFile) -> ModelConfig:
+        """Raises ModelFileError for another architecture, missing or impossible metadata; the message names it."""
+        read = _Metadata(file.path, file.metadata)
+        architecture = read.text("general.architecture")
+        if architecture not in ARCHITECTURES:
+            raise read.error(f"the architecture {architecture!r} is not supported; supported: Mixtral, Mistral and Llama files")
+        heads, hidden = read.count("llama.attention.head_count"), read.count("llama.embedding_length")
+        experts = read.count("llama.expert_count", least=0, default=0)
+        head_dim = read.count("llama.attention.key_length", default=max(1, hidden // heads))
+        config = cls(
+            name=read.text("general.name", default=file.path.stem),
+            layers=read.count("llama.block_count"),
+            hidden=hidden,
+            ffn=read.count("llama.feed_forward_length"),
+            heads=heads,
+            kv_heads=read.count("llama.attention.head_count_kv", default=heads),
+            head_dim=head_dim,
+            rope_dim=read.count("llama.rope.dimension_count", default=head_dim),
+            rope_base=read.number("llama.rope.freq_base", default=10000.0),
+            rope_scale=_rope_scale(read),
+            epsilon=read.number("llama.attention.layer_norm_rms_epsilon"),
+            experts=experts,
+            experts_used=read.count("llama.expert_used_count", default=2) if experts else 0,
+            vocab=_vocabulary_size(file),
+            context=read.count("llama.context_length"),
+            window=read.count("llama.attention.sliding_window", least=0, default=0),
+        )
+        config._check(read)
+        return config
+
+    def _check(self, read: _Metadata) -> None:
+        if self.heads % self.kv_heads:
+            raise read.error(f"{self.heads} attention heads cannot share {self.kv_heads} KV heads; the metadata is damaged")
+        if self.experts_used > self.experts:
+            raise read.error(f"it uses {self.experts_used} experts of {self.experts}; the metadata is damaged")
+        if self.head_dim % 16 or self.rope_dim % 2 or self.rope_dim > self.head_dim:
+            raise read.error(f"heads of {self.head_dim} with {self.rope_dim} rotated are not supported (multiples of 16 are)")
+        if self.hidden % 32 or self.ffn % 32:
+            raise read.error(f"widths {self.hidden} and {self.ffn} are not supported (multiples of 32 are)")
+        if read.metadata.get("llama.attention.value_length", self.head_dim) != self.head_dim:
+            raise read.error("values of another width than keys are not supported")
+        if self.layers > 1024 or self.experts > 256 or self.experts_used > 32:
+            raise read.error(f"{self.layers} layers of {self.experts} experts are beyond what is supported (1024, 256)")
+
+    @property
+    def is_mixture(self) -> bool:
+        return self.experts > 0
+
+
+class _Metadata:
+    """Typed reads that name the key and the file when something is wrong."""
+
+    def __init__(self, path: Path, metadata: Mapping[str, Any]) -> None:
+        self.path, self.metadata = path, metadata
+
+    def error(self, problem: str) -> ModelFileError:
+        return ModelFileError(f"{self.path}: {problem}")
+
+    def _value(self, key: str, default: Any) -> Any:
+        value = self.metadata.get(key, default)
+        if value is None:
+            raise self.error(f"the metadata key {key} is missing; convert the model again")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self._value(key, default)
+        if not isinstance(value, str):
+            raise self.error(f"the metadata key {key} is not text; convert the model again")
+        return value
+
+    def count(self, key: str, least: int = 1, default: int | None = None) -> int:
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+            raise self.error(f"the metadata key {key} is {value!r:.40}, not a count of at least {least}; the file is damaged")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
+            raise self.error(f"the metadata key {key} is {value!r:.40}, not a positive number; the file is damaged")
+        return float(value)
+
+
+def _rope_scale(read: _Metadata) -> float:
+    kind = read.text("llama.rope.scaling.type", default="none")
+    if kind == "none":
+        return 1.0
+    if kind != "linear":
+        raise read.error(f"rotary scaling of type {kind!r} is not supported (none and linear are)")
+    return read.number("llama.rope.scaling.factor", default=1.0)
+
+
+def _vocabulary_size(file: GGUFFile) -> int:
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None:
+        raise ModelFileError(f"{file.path}: the tensor token_embd.weight is missing; convert the model again")
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    if tokens is not None and len(tokens) != embedding.shape[0]:
+        raise ModelFileError(
+            f"{file.path}: {len(tokens)} tokens in the vocabulary but {embedding.shape[0]} rows in token_embd.weight;"
+            " convert the model again"
+        )
+    return embedding.shape[0]
