@@ -27,6 +27,7 @@ class BlockFormat(ABC):
     ggml_type: ClassVar[int]  # the number in a GGUF file
     block_size: ClassVar[int]  # weights
     block_bytes: ClassVar[int]
+    halves: ClassVar[tuple[int, ...]] = ()  # where in a block its float16 scales are
     writable: ClassVar[bool] = True  # False: files in circulation open, but we do not write this format
 
     @property
@@ -77,6 +78,13 @@ class BlockFormat(ABC):
                 repeated = None if weights is None else np.tile(weights, (len(part), 1))
                 out[at : at + step] = self._encode_blocks(blocks, repeated).reshape(len(part), row_bytes)
         return out.reshape(*x.shape[:-1], row_bytes)
+
+    def not_finite(self, blocks: Bytes) -> npt.NDArray[np.bool_]:
+        """uint8 [n, block_bytes] -> bool [n]: has the block a scale that is NaN or infinite?"""
+        bad = np.zeros(len(blocks), np.bool_)
+        for at in self.halves:
+            bad |= ~np.isfinite(half(blocks[:, at : at + 2])[:, 0])
+        return bad
 
     @abstractmethod
     def _decode_blocks(self, blocks: Bytes) -> Floats:

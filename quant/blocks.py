@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 
 from quant.block_format import BlockFormat, Bytes, Floats
 from quant.blocks_32 import IQ4_NL, MXFP4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
@@ -15,8 +16,17 @@ from quant.errors import QuantError
 __all__ = ["BY_GGML_TYPE", "FORMATS", "BlockFormat", "block_format", "type_name"]
 
 
-class F32(BlockFormat):
-    name, ggml_type, block_size, block_bytes = "f32", 0, 1, 4
+class _Plain(BlockFormat):
+    """One number per weight."""
+
+    block_size = 1
+
+    def not_finite(self, blocks: Bytes) -> npt.NDArray[np.bool_]:
+        return ~np.isfinite(self.decode(blocks)[:, 0])
+
+
+class F32(_Plain):
+    name, ggml_type, block_bytes = "f32", 0, 4
 
     def _decode_blocks(self, blocks: Bytes) -> Floats:
         return blocks.view("<f4").astype(np.float32)
@@ -25,8 +35,8 @@ class F32(BlockFormat):
         return x.astype("<f4").view(np.uint8)
 
 
-class F16(BlockFormat):
-    name, ggml_type, block_size, block_bytes = "f16", 1, 1, 2
+class F16(_Plain):
+    name, ggml_type, block_bytes = "f16", 1, 2
 
     def _decode_blocks(self, blocks: Bytes) -> Floats:
         return blocks.view("<f2").astype(np.float32)
@@ -35,10 +45,10 @@ class F16(BlockFormat):
         return x.astype("<f2").view(np.uint8)
 
 
-class BF16(BlockFormat):
+class BF16(_Plain):
     """The upper half of a float32, rounded to nearest even."""
 
-    name, ggml_type, block_size, block_bytes = "bf16", 30, 1, 2
+    name, ggml_type, block_bytes = "bf16", 30, 2
 
     def _decode_blocks(self, blocks: Bytes) -> Floats:
         return (blocks.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)

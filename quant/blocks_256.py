@@ -46,6 +46,7 @@ def pack_scales(scales: Bytes, minimums: Bytes) -> Bytes:
 class _SuperAffine(_Super):
     """w = d * scale * q - dmin * minimum, per sub-block of 32."""
 
+    halves = (0, 2)
     top: ClassVar[int]
 
     def _unscale(self, blocks: Bytes, q: Bytes) -> Floats:
@@ -112,7 +113,7 @@ class Q5_K(_SuperAffine):
 class Q6_K(_Super):
     """w = d * scale * (q - 32), a signed 8-bit scale per 16."""
 
-    name, ggml_type, block_bytes = "q6_k", 14, 210
+    name, ggml_type, block_bytes, halves = "q6_k", 14, 210, (208,)
 
     def _decode_blocks(self, blocks: Bytes) -> Floats:
         low = bits(blocks[:, :128].reshape(-1, 2, 64), 4).reshape(-1, 8, 32)
@@ -141,7 +142,7 @@ class Q6_K(_Super):
 class Q2_K(_Super):
     """w = d * scale * q - dmin * minimum, four bits each of scale and minimum per 16; read only."""
 
-    name, ggml_type, block_bytes, writable = "q2_k", 10, 84, False
+    name, ggml_type, block_bytes, halves, writable = "q2_k", 10, 84, (80, 82), False
 
     def _decode_blocks(self, blocks: Bytes) -> Floats:
         scales, q = blocks[:, :16], bits(blocks[:, 16:80].reshape(-1, 2, 32), 2).reshape(-1, 16, 16)
@@ -153,7 +154,7 @@ class Q2_K(_Super):
 class Q3_K(_Super):
     """w = d * (scale - 32) * (q - 4), a 6-bit scale per 16; read only."""
 
-    name, ggml_type, block_bytes, writable = "q3_k", 11, 110, False
+    name, ggml_type, block_bytes, halves, writable = "q3_k", 11, 110, (108,), False
 
     def _decode_blocks(self, blocks: Bytes) -> Floats:
         third = bits(blocks[:, :32], 1).reshape(-1, 16, 16)
@@ -168,7 +169,7 @@ class Q3_K(_Super):
 class IQ4_XS(_Super):
     """w = d * (scale - 32) * level[q], a 6-bit scale per 32, IQ4_NL's levels; read only."""
 
-    name, ggml_type, block_bytes, writable = "iq4_xs", 23, 136, False
+    name, ggml_type, block_bytes, halves, writable = "iq4_xs", 23, 136, (0,), False
 
     def _decode_blocks(self, blocks: Bytes) -> Floats:
         high = np.ascontiguousarray(blocks[:, 2:4]).view("<u2") >> np.arange(0, 16, 2, dtype=np.uint16) & 3

@@ -37,7 +37,7 @@ def _block_weight(x: Floats, importance: Floats) -> Floats:
 class _Symmetric(BlockFormat):
     """w = d * (q - half); d's sign puts the largest weight on level 0, the farthest from the middle."""
 
-    block_size = 32
+    block_size, halves = 32, (0,)
     half_range: ClassVar[int]
 
     def _quantize(self, x: Floats, importance: Floats | None) -> tuple[Floats, Bytes]:
@@ -76,7 +76,7 @@ class Q5_0(_Symmetric):
 class _Affine(BlockFormat):
     """w = d * q + m."""
 
-    block_size = 32
+    block_size, halves = 32, (0, 2)
     top: ClassVar[int]
 
     def _quantize(self, x: Floats, importance: Floats | None) -> tuple[Floats, Floats, Bytes]:
@@ -113,7 +113,7 @@ class Q5_1(_Affine):
 
 
 class Q8_0(BlockFormat):
-    name, ggml_type, block_size, block_bytes = "q8_0", 8, 32, 34
+    name, ggml_type, block_size, block_bytes, halves = "q8_0", 8, 32, 34, (0,)
 
     def _decode_blocks(self, blocks: Bytes) -> Floats:
         return blocks[:, 2:].view(np.int8).astype(np.float32) * half(blocks[:, :2])
@@ -131,7 +131,7 @@ class Q8_0(BlockFormat):
 class IQ4_NL(BlockFormat):
     """w = d * level[q], sixteen levels that are not evenly spaced."""
 
-    name, ggml_type, block_size, block_bytes = "iq4_nl", 20, 32, 18
+    name, ggml_type, block_size, block_bytes, halves = "iq4_nl", 20, 32, 18, (0,)
 
     def _decode_blocks(self, blocks: Bytes) -> Floats:
         return half(blocks[:, :2]) * IQ4_LEVELS[nibbles(blocks[:, 2:])]

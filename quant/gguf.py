@@ -26,8 +26,9 @@ import numpy.typing as npt
 from quant.blocks import BY_GGML_TYPE, BlockFormat, type_name
 from quant.errors import ModelFileError
 from quant.gguf_writer import GGUFWriter
+from quant.text import printable
 
-__all__ = ["GGUFFile", "GGUFWriter", "Tensor", "printable"]
+__all__ = ["GGUFFile", "GGUFWriter", "Tensor"]
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # 2 and 3 have one layout; 3 allows big-endian files, which we do not read
@@ -49,11 +50,6 @@ _SCALARS: dict[int, np.dtype[Any]] = {  # GGUF's value types, by number
 BOOL, STRING, ARRAY, UINT32 = 7, 8, 9, 4
 
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
-
-
-def printable(text: str) -> str:
-    """Text from a file as it may be shown on a terminal: control and invisible characters are escaped."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -1,0 +1,130 @@
+"""A model's sizes as its makers write them (config.json, params.json), checked, and as GGUF metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quant.errors import ModelFileError
+from quant.tensor_files import show
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What both the tensors' shapes and the metadata follow from."""
+
+    vocabulary: int
+    hidden: int
+    layers: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    head: int  # width of one
+    context: int
+    epsilon: float
+    rope_base: float
+    experts: int = 0  # 0: dense
+    used: int = 0
+    window: int = 0  # 0: no sliding window
+
+    def metadata(self, name: str) -> dict[str, Any]:
+        """GGUF's keys for a model of the "llama" architecture, as llama.cpp's converter writes them."""
+        result: dict[str, Any] = {
+            "general.architecture": "llama",
+            "general.type": "model",
+            "general.name": name,
+            "llama.block_count": self.layers,
+            "llama.context_length": self.context,
+            "llama.embedding_length": self.hidden,
+            "llama.feed_forward_length": self.ffn,
+            "llama.attention.head_count": self.heads,
+            "llama.attention.head_count_kv": self.kv_heads,
+            "llama.rope.freq_base": float(self.rope_base),
+            "llama.attention.layer_norm_rms_epsilon": float(self.epsilon),
+            "llama.vocab_size": self.vocabulary,
+            "llama.rope.dimension_count": self.head,
+        }
+        if self.head * self.heads != self.hidden:
+            result["llama.attention.key_length"] = result["llama.attention.value_length"] = self.head
+        if self.experts:
+            result["llama.expert_count"] = self.experts
+            result["llama.expert_used_count"] = self.used
+        if 0 < self.window < self.context:
+            result["llama.attention.sliding_window"] = self.window
+        return result
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every matrix by its GGUF name, "blk.N." left out of the layers' own."""
+        query, key = self.heads * self.head, self.kv_heads * self.head
+        shapes: dict[str, tuple[int, ...]] = {
+            "token_embd.weight": (self.vocabulary, self.hidden),
+            "output_norm.weight": (self.hidden,),
+            "output.weight": (self.vocabulary, self.hidden),
+            "attn_norm.weight": (self.hidden,),
+            "attn_q.weight": (query, self.hidden),
+            "attn_k.weight": (key, self.hidden),
+            "attn_v.weight": (key, self.hidden),
+            "attn_output.weight": (self.hidden, query),
+            "ffn_norm.weight": (self.hidden,),
+        }
+        up, down = (self.ffn, self.hidden), (self.hidden, self.ffn)
+        if not self.experts:
+            return shapes | {"ffn_gate.weight": up, "ffn_up.weight": up, "ffn_down.weight": down}
+        return shapes | {
+            "ffn_gate_inp.weight": (self.experts, self.hidden),
+            "ffn_gate_exps.weight": (self.experts, *up),
+            "ffn_up_exps.weight": (self.experts, *up),
+            "ffn_down_exps.weight": (self.experts, *down),
+        }
+
+
+class Settings:
+    """A JSON object whose values are checked as they are taken; errors name the file and the key."""
+
+    def __init__(self, values: Mapping[str, Any], path: Path) -> None:
+        self.values, self.path = values, path
+
+    def get(self, key: str) -> Any:
+        return self.values.get(key)
+
+    def integer(self, key: str, default: int | None = None, least: int = 1, most: int = 1 << 31) -> int:
+        value = self.values.get(key)
+        if value is None and default is not None:
+            return default
+        if type(value) is not int or not least <= value <= most:
+            raise self.error(f"{key} is {value!r}, not a whole number from {least} to {most}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.values.get(key)
+        if value is None and default is not None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+            raise self.error(f"{key} is {value!r}, not a positive number")
+        return float(value)
+
+    def part(self, key: str) -> Settings:
+        """A nested object; empty when it is absent."""
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, Mapping):
+            raise self.error(f"{key} is {value!r}, not an object")
+        return Settings(value or {}, self.path)
+
+    def error(self, problem: str) -> ModelFileError:
+        return ModelFileError(f"{show(self.path)}: {problem}; the model cannot be converted")
+
+
+def check(sizes: Sizes, path: Path) -> Sizes:
+    """The sizes, or an error where they contradict each other."""
+    problem = None
+    if sizes.heads % sizes.kv_heads:
+        problem = f"{sizes.heads} heads do not share {sizes.kv_heads} key-value heads evenly"
+    elif sizes.head % 2:
+        problem = f"heads of odd width {sizes.head} cannot be rotated in pairs"
+    elif sizes.used > sizes.experts:
+        problem = f"{sizes.used} experts are used of {sizes.experts}"
+    if problem:
+        raise ModelFileError(f"{show(path)}: {problem}; the model cannot be converted")
+    return sizes

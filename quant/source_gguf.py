@@ -1,0 +1,97 @@
+"""GGUF files as sources: whole or split, and Mixtral files of before April 2024 with a tensor per expert."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quant.errors import ModelFileError
+from quant.gguf import GGUFFile, Tensor
+from quant.model_check import check_model
+from quant.sources import Matrix, Source, SourceTensor
+from quant.tensor_files import show
+
+_SPLIT = re.compile(r"(.*-)(\d{5})(-of-)(\d{5})\.gguf")
+_EXPERT = re.compile(r"(blk\.\d+\.ffn_(?:gate|up|down))\.(\d+)\.weight")
+_SCALAR_TYPES = {
+    0: np.uint8, 1: np.int8, 2: np.uint16, 3: np.int16, 4: np.uint32, 5: np.int32, 6: np.float32,
+    10: np.uint64, 11: np.int64, 12: np.float64,
+}  # fmt: skip
+_OF_THE_FILE = ("split.no", "split.count", "split.tensors.count", "general.alignment")  # not of the model
+MAX_SPLITS = 1000
+
+
+def open_gguf(path: Path) -> Source:
+    """A GGUF model, all of its splits if it has several (any one of them may be named)."""
+    with GGUFFile.open(path) as first:
+        paths = _splits(path, first)
+        tensors: dict[str, tuple[Path, Tensor]] = {}
+        for each in paths:
+            with GGUFFile.open(each) as file:
+                for name, tensor in file.tensors.items():
+                    if name in tensors:
+                        other = tensors[name][0].name
+                        raise ModelFileError(f"{show(each)}: tensor {name!r} is also in {other}")
+                    tensors[name] = (each, tensor)
+        with GGUFFile.open(paths[0]) as head:
+            metadata = _metadata(head)
+        merged = _merge(tensors, path)
+        check_model(metadata, {t.name: t.shape for t in merged}, path)
+        return Source(path, "GGUF", metadata, merged)
+
+
+def _splits(path: Path, file: GGUFFile) -> list[Path]:
+    count = file.metadata.get("split.count", 1)
+    if type(count) is not int or not 0 <= count <= MAX_SPLITS:
+        raise ModelFileError(f"{show(path)}: it claims to be split into {count!r} files")
+    if count <= 1:
+        return [path]
+    match = _SPLIT.fullmatch(path.name)
+    if match is None or int(match[4]) != count:
+        raise ModelFileError(
+            f"{show(path)}: one of {count} files; give them their names, ending in -00001-of-{count:05}.gguf"
+        )
+    paths = [path.with_name(f"{match[1]}{i + 1:05}{match[3]}{match[4]}.gguf") for i in range(count)]
+    missing = next((p for p in paths if not p.is_file()), None)
+    if missing is not None:
+        raise ModelFileError(f"{show(missing)}: no such file; all {count} parts of the model must be there")
+    return paths
+
+
+def _metadata(file: GGUFFile) -> dict[str, Any]:
+    """Values with the types that the file gives them, so that a copy has them too."""
+    return {
+        key: _SCALAR_TYPES[file.value_types[key]](value) if file.value_types[key] in _SCALAR_TYPES else value
+        for key, value in file.metadata.items()
+        if key not in _OF_THE_FILE
+    }
+
+
+def _merge(tensors: dict[str, tuple[Path, Tensor]], path: Path) -> list[SourceTensor]:
+    """One tensor for all experts, where the file has one for each."""
+    result: dict[str, SourceTensor] = {}
+    for name, (file, tensor) in tensors.items():
+        expert = _EXPERT.fullmatch(name)
+        if expert is None:
+            result[name] = SourceTensor(name, tensor.shape, _matrices(file, tensor))
+            continue
+        merged = f"{expert[1]}_exps.weight"
+        if merged in result:
+            continue
+        parts: list[Matrix] = []
+        while (entry := tensors.get(f"{expert[1]}.{len(parts)}.weight")) is not None:
+            if entry[1].shape != tensor.shape or len(tensor.shape) != 2:
+                raise ModelFileError(f"{show(path)}: experts of {merged!r} differ in shape; it is damaged")
+            parts += _matrices(*entry)
+        result[merged] = SourceTensor(merged, (len(parts), *tensor.shape), tuple(parts))
+    return list(result.values())
+
+
+def _matrices(file: Path, tensor: Tensor) -> tuple[Matrix, ...]:
+    *outer, rows, cols = tensor.shape if len(tensor.shape) > 1 else (1, *tensor.shape)
+    count = int(np.prod(outer, dtype=object)) if outer else 1
+    step = rows * tensor.format.row_bytes(cols)
+    return tuple(Matrix(file, tensor.offset + i * step, rows, cols, tensor.type) for i in range(count))
