@@ -6,8 +6,9 @@ thread that starts a job works on it too and returns when all items are done: a 
 worker. Workers wait between jobs by spinning for about a millisecond, then sleep until `wake`: a pause between two
 turns of a conversation costs no CPU time.
 
-One int64 counter, `TICKET`, holds (epoch << 32 | next item). A worker takes an item by compare-and-swap on the whole,
-so a worker that was delayed can never take an item of a later job for an item of the one whose arguments it read.
+One int64 counter, `TICKET`, holds (epoch << 32 | items left). A worker takes an item by compare-and-swap on the whole,
+so a worker that was delayed can never take an item of a later job for an item of the one whose arguments it read; and
+because what is left stands in the ticket itself, a finished job has nothing to take while the next is being written.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ def _work(control: int, ticket: int, worker: int) -> int:
         ticket = load_acquire(control + TICKET)
         if ticket >> EPOCH_BITS != epoch:
             return done
-        item = ticket & 0xFFFFFFFF
-        task, items = load_i64(control + TASK), load_i64(control + ITEMS)
-        if item >= items:
+        left = ticket & 0xFFFFFFFF
+        if left == 0:
             return done
-        if compare_and_swap(control + TICKET, ticket, ticket + 1):
-            call_task(task, control + ARGS, item, worker)
+        task, items = load_i64(control + TASK), load_i64(control + ITEMS)
+        if compare_and_swap(control + TICKET, ticket, ticket - 1):
+            call_task(task, control + ARGS, items - left, worker)
             fetch_add(control + DONE, 1)
             done += 1
 
@@ -59,7 +60,7 @@ def _run(control: int, task: int, items: int) -> None:
     store_i64(control + ITEMS, items)
     store_release(control + DONE, 0)
     ticket = ((load_acquire(control + TICKET) >> EPOCH_BITS) + 1) << EPOCH_BITS
-    store_release(control + TICKET, ticket)
+    store_release(control + TICKET, ticket | items)
     _work(control, ticket, 0)
     while load_acquire(control + DONE) < items:
         pause()
