@@ -1,0 +1,211 @@
+"""Moves experts from the model file into memory.
+
+The file is read with `preadv` straight into the slot, never through the mapping: pages of the file stay in
+the kernel's cache and do not count as this process's memory. An expert's three parts are read by as many
+threads at a time, since one thread copies from the page cache slower than the memory could deliver.
+
+`Pager` fills slots in the background: the experts that a warm start wants, a few bytes per step so that
+decoding does not wait for the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localmoe.errors import LocalMoeError
+from localmoe.experts.layout import ExpertLayout
+from localmoe.experts.slots import ExpertSlots
+
+_AT_ONCE = 8 << 20  # bytes per system call: a cancelled or failing read is noticed in between
+READERS = 3  # one per part
+_REST = 0.25  # seconds without a step after which the pager reads as fast as it can
+
+
+class ReadError(LocalMoeError):
+    """The model file could not be read while the model was running."""
+
+
+class ExpertFile:
+    """Reads experts of one model file; safe to use from several threads."""
+
+    def __init__(self, layout: ExpertLayout) -> None:
+        self.layout = layout
+        self.bytes_read = 0
+        self._lock = threading.Lock()
+        try:
+            self._file = open(layout.path, "rb", buffering=0)  # noqa: SIM115  # closed by close()
+        except OSError as error:
+            raise ReadError(f"{layout.path}: cannot be read: {error.strerror or error}") from error
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="localmoe-read")
+
+    def start(self, layer: int, expert: int, parts: Sequence[NDArray[np.uint8]]) -> Read:
+        """Begin to read an expert into `parts` (gate, up, down; of the layer's sizes)."""
+        self.advise(layer, expert)
+        offsets = self.layout.offsets[layer, expert].tolist()
+        return Read(
+            [
+                self._threads.submit(self._fill, part, offset)
+                for part, offset in zip(parts, offsets, strict=True)
+            ]
+        )
+
+    def advise(self, layer: int, expert: int) -> None:
+        """Tell the kernel that an expert will be read soon."""
+        if hasattr(os, "posix_fadvise"):
+            sizes = self.layout.nbytes[layer].tolist()
+            for offset, size in zip(self.layout.offsets[layer, expert].tolist(), sizes, strict=True):
+                os.posix_fadvise(self._file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
+
+    def close(self) -> None:
+        """Wait for reads under way, then close the file."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._file.close()
+
+    def _fill(self, part: NDArray[np.uint8], offset: int) -> None:
+        """Read exactly `part` at `offset`."""
+        done = 0
+        try:
+            while done < part.nbytes:
+                count = self._read_at(part.data[done : done + _AT_ONCE], offset + done)
+                if count == 0:
+                    raise ReadError(f"{self.layout.path}: ends early; was it replaced while the model ran?")
+                done += count
+        except OSError as error:
+            raise ReadError(f"{self.layout.path}: cannot be read: {error.strerror or error}") from error
+        finally:
+            with self._lock:
+                self.bytes_read += done
+
+    def _read_at(self, target: memoryview, offset: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), [target], offset)
+        with self._lock:  # Windows: one position for all threads
+            self._file.seek(offset)
+            return self._file.readinto(target) or 0
+
+
+class Read:
+    """An expert on its way into memory."""
+
+    def __init__(self, parts: Iterable[Future[None]]) -> None:
+        self._parts = list(parts)
+
+    def wait(self) -> None:
+        """Return when every byte is there; ReadError (after all parts ended) if that failed."""
+        failures = [part.exception() for part in self._parts]  # waits for each
+        for failure in failures:
+            if failure is not None:
+                raise failure
+
+
+class Pager:
+    """Fills free slots in the background with experts that were asked for, in that order.
+
+    About `bytes_per_step` are read between two calls of `step`, and as fast as the file gives them once no
+    step has begun for a while. An expert for which there is no free slot, or that has one by then, is passed
+    over.
+    """
+
+    def __init__(self, slots: ExpertSlots, file: ExpertFile, bytes_per_step: int) -> None:
+        self._slots, self._file = slots, file
+        self._bytes_per_step = bytes_per_step
+        self._wanted: deque[tuple[int, int]] = deque()
+        self._allowance = bytes_per_step
+        self._last_step = float("-inf")
+        self._filling: tuple[int, int] | None = None
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self.bytes_read = 0
+        self.failure: Exception | None = None
+
+    def want(self, experts: Iterable[tuple[int, int]]) -> None:
+        """Ask for experts (layer, expert), best first; the thread starts with the first that are asked
+        for.
+        """
+        with self._changed:
+            self._wanted.extend(experts)
+            if self._thread is None and self._wanted and not self._closing:
+                self._thread = threading.Thread(target=self._run, name="localmoe-pager", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def step(self) -> None:
+        """A step begins: another `bytes_per_step` may be read."""
+        with self._changed:
+            self._allowance = self._bytes_per_step
+            self._last_step = time.monotonic()
+            self._changed.notify_all()
+
+    def withdraw(self, layer: int, expert: int) -> None:
+        """Do not load that expert: the caller will. Returns when a load of it under way has ended."""
+        with self._changed:
+            if (layer, expert) in self._wanted:
+                self._wanted.remove((layer, expert))
+            self._changed.wait_for(lambda: self._filling != (layer, expert))
+
+    def drain(self) -> None:
+        """Wait until all that was asked for is loaded or passed over."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._wanted and self._filling is None)
+
+    def close(self) -> None:
+        """Stop after the expert in hand."""
+        with self._changed:
+            self._closing = True
+            self._wanted.clear()
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        def ready() -> bool:
+            resting = time.monotonic() - self._last_step > _REST
+            return self._closing or bool(self._wanted and (self._allowance > 0 or resting))
+
+        while True:
+            with self._changed:
+                while not self._changed.wait_for(ready, timeout=_REST if self._wanted else None):
+                    continue
+                if self._closing:
+                    return
+                self._filling = self._wanted.popleft()
+            try:
+                size = self._load(*self._filling)
+            except ReadError as error:
+                self.failure, size = error, 0
+            with self._changed:
+                self.bytes_read += size
+                self._allowance -= size
+                self._filling = None
+                if self.failure is not None:
+                    self._wanted.clear()
+                self._changed.notify_all()
+
+    def _load(self, layer: int, expert: int) -> int:
+        """Bytes read for that expert: 0 if it has a slot or gets none."""
+        if self._slots.slot_of[layer, expert] >= 0:
+            return 0
+        slot = self._slots.take(int(self._slots.layout.class_of[layer]))
+        if slot is None:
+            return 0
+        fill(self._file.start(layer, expert, self._slots.parts(slot)).wait, self._slots, slot, layer, expert)
+        return int(self._slots.layout.expert_bytes[layer])
+
+
+def fill(read: Callable[[], None], slots: ExpertSlots, slot: int, layer: int, expert: int) -> None:
+    """Run `read`, then publish the slot; if it fails, give the slot back."""
+    try:
+        read()
+    except BaseException:
+        slots.abandon(slot)
+        raise
+    slots.publish(slot, layer, expert)
