@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from localmoe.text.errors import TokenizerError
-from localmoe.text.vocabulary import Kind, Vocabulary
+from localmoe.text.vocabulary import Kind, Vocabulary, encodable, strings
 
 
 class PreTokenizer(NamedTuple):
@@ -62,7 +62,7 @@ class ByteBPE:
         import tiktoken
 
         name = metadata.get("tokenizer.ggml.pre", "gpt-2")
-        if name not in PRE_TOKENIZERS:
+        if not isinstance(name, str) or name not in PRE_TOKENIZERS:
             raise TokenizerError(
                 f"tokenizer.ggml.pre is {name!r}; pre-tokenizers supported: {', '.join(PRE_TOKENIZERS)}"
             )
@@ -90,6 +90,7 @@ class ByteBPE:
 
     def encode(self, text: str, bos: bool = True) -> list[int]:
         ids = [self.bos_id] if bos and self._vocabulary.adds_bos and self.bos_id is not None else []
+        text = encodable(text)
         parts = self._user_defined.split(text) if self._user_defined else [text]
         for i, part in enumerate(parts):  # every second part is a user-defined piece
             if i % 2:
@@ -161,9 +162,7 @@ def _by_id(vocabulary: Vocabulary) -> list[int]:
 
 def _by_merges(vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> list[int]:
     """Ids of the single bytes and of what the merge list makes, in order of rank."""
-    merges = metadata.get("tokenizer.ggml.merges")
-    if merges is None:
-        raise TokenizerError("tokenizer.ggml.merges is missing: the vocabulary's order of merging is unknown")
+    merges = strings(metadata, "merges")
     ids = {vocabulary.pieces[token]: token for token in _by_id(vocabulary)}
     order = [token for piece, token in ids.items() if len(piece) == 1]
     made = dict.fromkeys(merge.replace(" ", "", 1) for merge in merges)  # a piece ranks by its first merge

@@ -7,17 +7,16 @@ are the library's own and no protobuf package is needed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from localmoe.text.errors import TokenizerError
-from localmoe.text.vocabulary import Kind, Vocabulary, numbers
+from localmoe.text.vocabulary import Kind, Vocabulary, array, encodable
 
 _SPACE = "▁"  # how pieces write a space
-_SURROGATES = re.compile("[\ud800-\udfff]")
 _BPE = 2  # TrainerSpec.model_type
 
 
@@ -36,10 +35,7 @@ class SentencePieceVocabulary:
         self._processor = _processor(metadata, self._vocabulary)
 
     def encode(self, text: str, bos: bool = True) -> list[int]:
-        try:
-            ids: list[int] = self._processor.encode(text)
-        except UnicodeEncodeError:
-            ids = self._processor.encode(_SURROGATES.sub("\ufffd", text))
+        ids: list[int] = self._processor.encode(encodable(text))
         return [self.bos_id, *ids] if bos and self._vocabulary.adds_bos and self.bos_id is not None else ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -86,9 +82,9 @@ def _processor(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> Any:
 def _model_proto(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> bytes:
     """A serialized ModelProto: field 1 the pieces, 2 the trainer's settings, 3 the normalizer's."""
     pieces, kinds = vocabulary.pieces, vocabulary.kinds
-    scores = metadata.get("tokenizer.ggml.scores")
-    if scores is None or len(scores) != len(pieces):
-        raise TokenizerError(f"tokenizer.ggml.scores is missing or not one for each of {len(pieces)} tokens")
+    scores = np.asarray(array(metadata, "scores"))
+    if scores.shape != (len(pieces),) or scores.dtype.kind not in "fiu":
+        raise TokenizerError(f"tokenizer.ggml.scores is not one number for each of {len(pieces)} tokens")
     if kinds.count(Kind.UNKNOWN) != 1:
         raise TokenizerError("tokenizer.ggml.token_type must mark exactly one token as unknown (2)")
     trainer = _number(3, _BPE) + _number(4, len(pieces)) + _number(35, kinds.count(Kind.BYTE) == 256)
@@ -104,24 +100,23 @@ def _model_proto(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> bytes:
     normalizer = _bytes(1, b"identity")
     normalizer += _number(3, bool(metadata.get("tokenizer.ggml.add_space_prefix", True)))
     normalizer += _number(4, bool(metadata.get("tokenizer.ggml.remove_extra_whitespaces", False)))
-    charsmap = metadata.get("tokenizer.ggml.precompiled_charsmap")
-    if charsmap is not None:
-        normalizer += _bytes(2, bytes(x & 255 for x in numbers(charsmap)))
+    if "tokenizer.ggml.precompiled_charsmap" in metadata:
+        normalizer += _bytes(2, np.asarray(array(metadata, "precompiled_charsmap"), np.uint8).tobytes())
     return _piece_fields(pieces, scores, kinds) + _bytes(2, trainer) + _bytes(3, normalizer)
 
 
-def _piece_fields(pieces: list[str], scores: Any, kinds: list[int]) -> bytes:
+def _piece_fields(pieces: list[str], scores: npt.NDArray[Any], kinds: list[int]) -> bytes:
     """ModelProto.pieces: {1: piece, 2: float score, 3: kind}, one for each token."""
-    packed = np.asarray(scores, "<f4").tobytes()
-    tails = [b"\x15" + packed[i : i + 4] for i in range(0, len(packed), 4)]
-    parts = []
-    for piece, tail, kind in zip(pieces, tails, kinds, strict=True):
+    tails = np.empty(len(pieces), np.dtype([("2", "u1"), ("score", "<f4"), ("3", "u1"), ("kind", "u1")]))
+    tails["2"], tails["score"], tails["3"], tails["kind"] = 0x15, scores, 0x18, kinds
+    packed = tails.tobytes()
+    # Lengths below 128 take one byte. That head is looked up, since start-up waits for this loop.
+    heads = [b"\x0a%c\x0a%c" % (size + 9, size) for size in range(100)]
+    parts: list[bytes] = []
+    for i, piece in enumerate(pieces):
         name = piece.encode()
-        size = len(name)
-        if size < 100:  # lengths below 128 take one byte: spelled out, since start-up waits for this loop
-            parts.append(b"\x0a%c\x0a%c%b%b\x18%c" % (size + 9, size, name, tail, kind))
-        else:
-            parts.append(_bytes(1, _bytes(1, name) + tail + _number(3, kind)))
+        tail = packed[7 * i : 7 * i + 7]
+        parts += (heads[len(name)], name, tail) if len(name) < 100 else (_bytes(1, _bytes(1, name) + tail),)
     return b"".join(parts)
 
 

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from localmoe.text.errors import PromptError
+from localmoe.text.safe import safe
 
 _WORKER = Path(__file__).with_name("template_worker.py")
 _START_SECONDS = 20.0  # a cold disk and a busy machine are no fault of the template
@@ -33,8 +34,8 @@ class TemplateProcess:
         self._spare = spare_characters
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
-        self._end: Any = None
-        self._fresh = True
+        self._end: Callable[[], Any] = lambda: None  # ends the process; done by itself when this object goes
+        self._fresh = True  # started, but has not answered yet
         self._start()  # now, so that Jinja is imported while the weights are loaded
 
     def render(self, template: str, values: Mapping[str, Any]) -> str:
@@ -56,7 +57,8 @@ class TemplateProcess:
         if "text" in answer:
             return str(answer["text"])
         kind = TemplateRefusal if answer["refused"] else PromptError
-        raise kind(f"the model's chat template cannot be used for this conversation: {answer['error']}")
+        reason = " ".join(safe(answer["error"])[:300].split())
+        raise kind(f"the model's chat template cannot be used for this conversation: {reason}")
 
     def _exchange(self, request: str) -> dict[str, Any]:
         """Sends a line, waits for a line; a process that does not answer in time is ended."""
@@ -66,41 +68,43 @@ class TemplateProcess:
         if process is None or process.stdin is None or process.stdout is None:
             raise PromptError("the process that renders the model's chat template could not be started")
         timer = threading.Timer(self._seconds + (_START_SECONDS if self._fresh else 0.0), process.kill)
+        timer.daemon = True
         timer.start()
+        line = ""
         try:
-            process.stdin.write(request + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        except OSError:
-            line = ""
-        finally:
+            with suppress(OSError):
+                process.stdin.write(request + "\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+        finally:  # also when interrupted: an answer left in the pipe would be taken for the next one
             timer.cancel()
+            if not line:
+                self._end()
         if not line:
-            self._end()
             return {"error": f"it did not end within {self._seconds:g} seconds", "refused": False}
         self._fresh = False
         answer: dict[str, Any] = json.loads(line)
         return answer
 
     def _start(self) -> None:
-        # -I -S: nothing of the environment or of site-packages is run; the worker gets this process's path
-        # instead.
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_WORKER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-        )
-        self._process, self._fresh = process, True
-        self._end = weakref.finalize(self, _stop, process)
-        try:
+        self._process, self._fresh = None, True
+        with suppress(OSError):
+            # -I -S: nothing of the environment or of site-packages runs; the worker gets this process's path.
+            # A session of its own: Ctrl-C at the terminal is not meant for it.
+            process = subprocess.Popen(
+                [sys.executable or "python3", "-I", "-S", str(_WORKER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                encoding="utf-8",
+                start_new_session=True,
+            )
+            self._process = process
+            self._end = weakref.finalize(self, _stop, process)
             if process.stdin is not None:
                 process.stdin.write(json.dumps([entry for entry in sys.path if entry]) + "\n")
                 process.stdin.flush()
-        except OSError:
-            self._end()
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

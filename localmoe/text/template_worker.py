@@ -16,7 +16,7 @@ import json
 import sys
 from typing import Any, TextIO
 
-_MEMORY = 1 << 30  # bytes of address space
+_MEMORY = 512 << 20  # bytes of address space
 
 
 class Refused(Exception):

@@ -5,9 +5,13 @@ Both kinds of tokenizer start from these. The keys are those of the GGUF specifi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from localmoe.text.errors import TokenizerError
 
@@ -21,6 +25,16 @@ _END_OF_TURN = (
 )
 
 
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def encodable(text: str) -> str:
+    """`text` with U+FFFD for lone surrogates, which have no UTF-8 (undecodable bytes of a file name become
+    such).
+    """
+    return _SURROGATES.sub("\ufffd", text)
+
+
 class Kind(IntEnum):
     """The kinds of piece; GGUF and SentencePiece number them alike."""
 
@@ -30,6 +44,9 @@ class Kind(IntEnum):
     USER_DEFINED = 4
     UNUSED = 5
     BYTE = 6
+
+
+_KINDS = frozenset(map(int, Kind))
 
 
 class Vocabulary:
@@ -45,11 +62,8 @@ class Vocabulary:
         self.eos_id = self._special(metadata, "eos_token_id")
         named = (self._special(metadata, f"{name}_token_id") for name in ("eos", "eot", "eom"))
         ends = {token for token in named if token is not None}
-        self.specials = {
-            self.pieces[token]: token
-            for token, kind in enumerate(self.kinds)
-            if kind in (Kind.CONTROL, Kind.USER_DEFINED)
-        }
+        special = np.isin(self.kinds, (Kind.CONTROL, Kind.USER_DEFINED))
+        self.specials = {self.pieces[token]: token for token in np.flatnonzero(special).tolist()}
         ends.update(self.specials[piece] for piece in _END_OF_TURN if piece in self.specials)
         self.eos_ids = frozenset(ends)
         # A file may call its BOS an ordinary piece; it must still never be parsed out of text.
@@ -59,42 +73,50 @@ class Vocabulary:
 
     def _special(self, metadata: Mapping[str, Any], name: str) -> int | None:
         value = metadata.get(f"tokenizer.ggml.{name}")
-        if value is None or int(value) in (-1, 0xFFFFFFFF):
+        if value is None or value in (-1, 0xFFFFFFFF):
             return None
-        if not 0 <= int(value) < len(self.pieces):
-            raise TokenizerError(f"tokenizer.ggml.{name} is {value}, outside the {len(self.pieces)} tokens")
-        return int(value)
+        if not isinstance(value, int) or not 0 <= value < len(self.pieces):
+            raise TokenizerError(f"tokenizer.ggml.{name} is {value!r}, outside the {len(self.pieces)} tokens")
+        return value
 
 
 def _pieces(metadata: Mapping[str, Any]) -> list[str]:
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    if tokens is None or not 0 < len(tokens) <= MAX_PIECES:
-        raise TokenizerError("tokenizer.ggml.tokens is missing, empty or far too long")
-    if all(map(str.__instancecheck__, tokens)):
-        return list(tokens)
-    return [_text(token) for token in tokens]
-
-
-def _text(token: Any) -> str:
-    if isinstance(token, str):
-        return token
-    if isinstance(token, bytes):
-        return token.decode("utf-8", "replace")
-    raise TokenizerError(f"tokenizer.ggml.tokens holds {type(token).__name__}, not text")
+    pieces = strings(metadata, "tokens")
+    if not 0 < len(pieces) <= MAX_PIECES:
+        raise TokenizerError(f"tokenizer.ggml.tokens has {len(pieces)} tokens")
+    return pieces
 
 
 def _kinds(metadata: Mapping[str, Any], pieces: list[str]) -> list[int]:
-    types = metadata.get("tokenizer.ggml.token_type")
-    if types is None:
-        raise TokenizerError("tokenizer.ggml.token_type is missing: control tokens cannot be told from text")
-    kinds = numbers(types)
+    kinds: list[int] = np.asarray(array(metadata, "token_type")).tolist()
     if len(kinds) != len(pieces):
         raise TokenizerError(f"tokenizer.ggml.token_type has {len(kinds)} entries for {len(pieces)} tokens")
-    if not set(kinds) <= set(Kind):
+    if any(kind not in _KINDS for kind in set(kinds)):
         raise TokenizerError("tokenizer.ggml.token_type holds a kind of token that is not 1 to 6")
     return kinds
 
 
-def numbers(values: Iterable[Any]) -> list[Any]:
-    """A metadata array as a list of Python numbers, whether the reader gave a list or a NumPy array."""
-    return list(values.tolist() if hasattr(values, "tolist") else values)
+def array(metadata: Mapping[str, Any], name: str) -> list[Any] | npt.NDArray[Any]:
+    """A metadata array, which the reader gives as a list or as a NumPy array.
+
+    Raises:
+        TokenizerError: it is missing, or no array.
+    """
+    values = metadata.get(f"tokenizer.ggml.{name}")
+    if values is None:
+        raise TokenizerError(f"tokenizer.ggml.{name} is missing: the vocabulary cannot be read")
+    if not isinstance(values, list | np.ndarray):
+        raise TokenizerError(f"tokenizer.ggml.{name} is not an array")
+    return values
+
+
+def strings(metadata: Mapping[str, Any], name: str) -> list[str]:
+    """A metadata array of text.
+
+    Raises:
+        TokenizerError: it is missing, or holds something else.
+    """
+    values = array(metadata, name)
+    if not all(map(str.__instancecheck__, values)):
+        raise TokenizerError(f"tokenizer.ggml.{name} holds something that is not text")
+    return list(values)
