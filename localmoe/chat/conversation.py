@@ -6,7 +6,8 @@ removed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +62,48 @@ class Conversation:
             conversation.turns.append(turn)
         conversation.head = by_row.get(summary.head) if summary.head is not None else None
         return conversation
+
+    @classmethod
+    def from_object(cls, data: Mapping[str, Any]) -> Conversation:
+        """The conversation in `data`, as `history.transfer.checked` gives it; not saved yet."""
+        conversation = cls(data.get("system", ""))
+        conversation.title = data.get("title", "")
+        by_id: dict[Any, Turn | None] = {None: None}
+        for one in data["messages"]:
+            if one["role"] == "system":
+                conversation.system = one["content"]
+                continue
+            parent = by_id[one["parent"]] if "parent" in one else conversation.head
+            status: Status = "complete" if one.get("status", "complete") == "complete" else "interrupted"
+            turn = Turn(one["role"], one["content"], parent, status, dict(one.get("details", {})))
+            by_id[one.get("id")] = turn
+            conversation.turns.append(turn)
+            conversation.head = turn
+        if "head" in data:
+            conversation.head = by_id[data["head"]]
+        return conversation
+
+    def snapshot(self, model: str) -> tuple[Summary, list[StoredMessage]]:
+        """The conversation as the history would give it, with ids from 1; also one that is not saved."""
+        now = time.time()
+        number = {turn: place for place, turn in enumerate(self.turns, start=1)}
+        head = number[self.head] if self.head is not None else None
+        summary = Summary(
+            self.id or "unsaved", self.title, self.system, model, now, now, head, len(self.turns)
+        )
+        stored = [
+            StoredMessage(
+                id=number[turn],
+                parent=number[turn.parent] if turn.parent is not None else None,
+                role=turn.role,
+                content=turn.content,
+                status=turn.status,
+                created=now,
+                details=turn.details,
+            )
+            for turn in self.turns
+        ]
+        return summary, stored
 
     def add(self, role: Role, content: str, *, status: Status = "complete", **details: Any) -> Turn:
         """Append a turn after the head and stand on it."""

@@ -7,7 +7,7 @@ turn to turn, so only what differs from the last prompt is computed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -28,6 +28,9 @@ _SUMMARY_REQUEST = (
 )
 
 
+Answering = Generator[str, None, None]  # pieces of text; closing it ends the answer there
+
+
 class Session:
     """A chat with a model. `notice` shows a line to the user that is not part of the answer."""
 
@@ -38,7 +41,9 @@ class Session:
         conversation: Conversation,
         recorder: Recorder,
         notice: Callable[[str], None],
+        reference: str = "",
     ) -> None:
+        """`reference`: what to call the model when the conversation is resumed (a name or a path)."""
         self.settings = settings
         self.conversation = conversation
         self.recorder = recorder
@@ -46,11 +51,12 @@ class Session:
         self.logprobs = 0
         self._notice = notice
         self._warned_full = False
-        self.use(model)
+        self.use(model, reference)
 
-    def use(self, model: ChatModel) -> None:
+    def use(self, model: ChatModel, reference: str = "") -> None:
         """Answer with `model` from now on."""
         self.model = model
+        self.reference = reference or model.name
         self.decoder = PacedDecoder(model.decoder())
 
     @property
@@ -113,7 +119,7 @@ class Session:
 
     def ask(
         self, text: str, *, typed: str | None = None, cancelled: Callable[[], bool] = lambda: False
-    ) -> Iterator[str]:
+    ) -> Answering:
         """Add a prompt and stream its answer. `typed`: what the user wrote, where `text` has attachments too.
 
         If the answer is cancelled before its first word, the prompt is taken back as well.
@@ -128,10 +134,10 @@ class Session:
             self.conversation.head = before
             self.conversation.turns.remove(prompt)
             raise
-        self.recorder.save(self.conversation, prompt, self.model.name)
+        self.recorder.save(self.conversation, prompt, self.reference)
         yield from self._answer(window, cancelled)
 
-    def regenerate(self, cancelled: Callable[[], bool] = lambda: False) -> Iterator[str]:
+    def regenerate(self, cancelled: Callable[[], bool] = lambda: False) -> Answering:
         """Another answer to the last prompt, beside the one that is there."""
         prompt = self.conversation.last("user")
         if prompt is None:
@@ -144,17 +150,17 @@ class Session:
             raise
         yield from self._answer(window, cancelled)
 
-    def continue_answer(self, cancelled: Callable[[], bool] = lambda: False) -> Iterator[str]:
+    def continue_answer(self, cancelled: Callable[[], bool] = lambda: False) -> Answering:
         """Let the model go on with its last answer."""
         turn = self.conversation.head
         if turn is None or turn.role != "assistant":
             raise UsageError("there is no answer to continue")
         yield from self._stream(turn, self.window(), cancelled, continues=True)
 
-    def _answer(self, window: Window, cancelled: Callable[[], bool]) -> Iterator[str]:
+    def _answer(self, window: Window, cancelled: Callable[[], bool]) -> Answering:
         prompt = self.conversation.head
         turn = self.conversation.add("assistant", "", status="streaming")
-        self.recorder.save(self.conversation, turn, self.model.name)
+        self.recorder.save(self.conversation, turn, self.reference)
         try:
             yield from self._stream(turn, window, cancelled)
         finally:
@@ -164,7 +170,7 @@ class Session:
 
     def _stream(
         self, turn: Turn, window: Window, cancelled: Callable[[], bool], continues: bool = False
-    ) -> Iterator[str]:
+    ) -> Answering:
         """Generate into `turn`, piece by piece; whatever ends it, the turn says so and is saved."""
         self._announce(window)
         self.answer = None

@@ -77,12 +77,13 @@ def import_jsonl(history: History, lines: Iterable[str], source: str) -> list[st
     objects = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            objects.append(_checked(line, f"{source}, line {number}"))
+            objects.append(checked(line, f"{source}, line {number}"))
     with history.transaction():
         return [_add(history, one) for one in objects]
 
 
-def _checked(line: str, where: str) -> dict[str, Any]:
+def checked(line: str, where: str) -> dict[str, Any]:
+    """The conversation in a line of JSONL. Raises `UsageError` that begins with `where`."""
     try:
         data = json.loads(line)
     except ValueError as error:

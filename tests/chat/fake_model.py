@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -116,11 +117,13 @@ HOSTILE = "a\x1b]0;title\x07b\x1b[31mc\x9b1md\u202ee"
 
 def main() -> None:
     import localmoe
+    from localmoe import catalogue
     from localmoe.cli.main import main as command
 
     delay = float(os.environ.get("FAKE_DELAY", "0"))
     context = int(os.environ.get("FAKE_CONTEXT", "1000"))
     answers = {"long": LONG, "count": " ".join(map(str, range(1000))), "hostile": HOSTILE}
+    catalogue.find = lambda model: catalogue.Found("fake", Path(__file__), None)
     localmoe.load = lambda *_arguments, **_options: FakeModel(answers, context, delay)  # type: ignore[attr-defined]
     command()
 

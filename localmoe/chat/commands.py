@@ -1,0 +1,92 @@
+"""The slash commands: their names, what help says about them, and where they are carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from localmoe.chat import conversation_commands as talk
+from localmoe.chat import history_commands as past
+from localmoe.chat import model_commands as engine
+from localmoe.errors import UsageError
+
+if TYPE_CHECKING:
+    from localmoe.chat.repl import Repl
+
+
+@dataclass(frozen=True)
+class Command:
+    """A slash command. `completes`: the kind of argument that Tab completes."""
+
+    name: str
+    arguments: str
+    summary: str
+    run: Callable[[Repl, str], None]
+    completes: str = ""
+
+
+KEYS = (
+    ("Enter", "send"),
+    ("Alt-Enter", 'new line; so does Enter inside a block that begins with """'),
+    ("Tab", "complete commands, files, models, settings"),
+    ("Up, Ctrl-R", "earlier prompts, of all conversations"),
+    ("Ctrl-C", "stop the answer and keep it; at the prompt, twice: leave"),
+    ("Ctrl-D", "leave"),
+)
+
+
+def show_help(repl: Repl, argument: str) -> None:
+    if argument:
+        command = find_command(argument.removeprefix("/"))
+        repl.notices.write(f"/{command.name} {command.arguments}".rstrip() + f": {command.summary}")
+        return
+    width = max(len(f"/{one.name} {one.arguments}") for one in COMMANDS.values())
+    lines = [f"  {f'/{one.name} {one.arguments}':{width}}  {one.summary}" for one in COMMANDS.values()]
+    lines += ["", *(f"  {key:{width}}  {what}" for key, what in KEYS)]
+    repl.notices.write("\n".join(lines))
+
+
+def leave(repl: Repl, _argument: str) -> None:
+    repl.leaving = True
+
+
+_ALL = (
+    Command("help", "[COMMAND]", "show this", show_help, "command"),
+    Command("system", "[TEXT]", "show or set the system prompt; /system none removes it", talk.system),
+    Command("set", "[NAME [VALUE]]", "show or change settings, as /set seed 1", engine.change, "setting"),
+    Command("show", "", "this conversation: model, length, changed settings", engine.show),
+    Command("model", "[NAME or FILE]", "list models, or switch to one", engine.model, "model"),
+    Command("plan", "", "where the model's weights go", engine.plan),
+    Command("stats", "", "what the last answer took", engine.stats),
+    Command("regen", "", "another answer to the last prompt; the old one stays as a branch", talk.regenerate),
+    Command("undo", "", "step back before the last prompt; it stays as a branch", talk.undo),
+    Command("branch", "[N]", "list the branches of this conversation, or go to branch N", talk.branch),
+    Command("edit", "[last]", "write the next prompt in $EDITOR; last: rewrite the last one", talk.edit),
+    Command("continue", "", "let the model go on with its last answer", talk.go_on),
+    Command("copy", "[all]", "copy the last code block, or all of the last answer", engine.copy),
+    Command("file", "PATH", "attach a text file to the next prompt", engine.attach, "file"),
+    Command("clear", "", "clear the screen (the conversation stays)", engine.clear),
+    Command("new", "", "start a new conversation", talk.new),
+    Command("save", "FILE", "save this conversation as a file, branches and all", talk.save, "file"),
+    Command("load", "FILE", "take up a conversation from a file of /save", talk.load, "file"),
+    Command("history", "[N]", "the last conversations", past.history),
+    Command("search", "WORDS", "search all conversations", past.find),
+    Command("recall", "WORDS", "bring passages of earlier conversations into the next prompt", past.recall),
+    Command("resume", "[ID]", "go on with an earlier conversation", past.resume, "conversation"),
+    Command("export", "FILE", "write this conversation as .md, .json or .jsonl", talk.export, "file"),
+    Command("quit", "", "leave", leave),
+)
+COMMANDS = {command.name: command for command in _ALL}
+_OTHER_NAMES = {"exit": "quit", "q": "quit", "bye": "quit", "?": "help", "h": "help", "regenerate": "regen"}
+
+
+def find_command(name: str) -> Command:
+    """The command called `name`. Raises `UsageError` with the nearest one."""
+    command = COMMANDS.get(_OTHER_NAMES.get(name, name))
+    if command is None:
+        close = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean /{close[0]}?" if close else "/help lists the commands."
+        raise UsageError(f"There is no command /{name}; {hint} (Put a space before text that begins with /.)")
+    return command

@@ -1,0 +1,174 @@
+"""Slash commands about the model, its settings, and the terminal."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from localmoe import catalogue
+from localmoe.chat.attachments import read_attachment
+from localmoe.chat.output import Spinner, is_terminal, status_line
+from localmoe.errors import UsageError
+from localmoe.settings import FIELDS, Settings, canonical, format_size, parse, shown
+
+if TYPE_CHECKING:
+    from localmoe.chat.repl import Repl
+
+_CLIPBOARDS = (("wl-copy", "WAYLAND_DISPLAY"), ("xclip -selection clipboard", "DISPLAY"), ("pbcopy", "HOME"))
+
+
+def change(repl: Repl, argument: str) -> None:
+    now = repl.session.settings
+    live = [name for name, about in FIELDS.items() if about.metadata["live"]]
+    if not argument:
+        repl.notices.write("\n".join(f"  {name:18} {_about(name, now)}" for name in live))
+        return
+    first, _, value = argument.partition(" ")
+    name = canonical(first)
+    if not value:
+        repl.notices.write(f"{name}: {_about(name, now)}")
+        return
+    if name not in live:
+        flag = name.replace("_", "-")
+        raise UsageError(f"{name} is fixed once the model is loaded; start with: localmoe chat --{flag} …")
+    repl.session.set(**{name: parse(name, _plain(value.strip()))})
+    repl.notices(f"{name} is now {shown(name, getattr(repl.session.settings, name))}.")
+
+
+def _about(name: str, now: Settings) -> str:
+    return f"{shown(name, getattr(now, name)):12} {FIELDS[name].metadata['summary']}"
+
+
+def _plain(value: str) -> str:
+    """A value without quotes around it; \\n in it is a line break."""
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        value = value[1:-1]
+    return value.replace("\\n", "\n")
+
+
+def show(repl: Repl, _argument: str) -> None:
+    session, conversation = repl.session, repl.session.conversation
+    default, now = Settings(), session.settings
+    path = conversation.path()
+    changed = [
+        f"  {name} {shown(name, getattr(now, name))}"
+        for name in FIELDS
+        if getattr(now, name) != getattr(default, name)
+    ]
+    exchanges = sum(turn.role == "user" for turn in path)
+    lines = [
+        f"model         {session.model.name} ({session.reference})",
+        f"conversation  {conversation.title or 'new'} ({conversation.id or 'not saved'})",
+        f"exchanges     {exchanges}, in {len(conversation.leaves())} branches",
+        f"context       {session.used:,} of {session.model.context:,} tokens in use",
+        f"system        {conversation.system or 'none'}",
+        f"attached      {', '.join(one.name for one in repl.attachments) or 'nothing'}",
+        "settings that differ from the default:" if changed else "settings      all default",
+        *changed,
+    ]
+    repl.notices.write("\n".join(lines))
+
+
+def model(repl: Repl, argument: str) -> None:
+    if not argument:
+        here = repl.session.reference
+        lines = []
+        for name, one in catalogue.installed().items():
+            mark = "*" if here in (name, str(one.path)) else " "
+            lines.append(f"{mark} {name:24} {format_size(one.size):>10}  {one.path}")
+        repl.notices.write("\n".join(lines) or "No models are installed; see `localmoe models list`.")
+        return
+    from localmoe.chat.start import load_model, reference
+
+    found = catalogue.find(argument)
+    with Spinner(f"loading {found.name}"):
+        loaded = load_model(found, repl.session.settings, repl.notices)
+    before = repl.session.model
+    repl.session.use(loaded, reference(found))
+    before.close()
+    repl.notices(f"{loaded.name} answers from here on; context of {loaded.context:,} tokens.")
+
+
+def plan(repl: Repl, _argument: str) -> None:
+    from localmoe.chat.plan import plan as facts
+    from localmoe.chat.plan import plan_lines
+
+    found = catalogue.find(repl.session.reference)
+    repl.notices.write("\n".join(plan_lines(facts(found.path, repl.session.settings))))
+
+
+def stats(repl: Repl, _argument: str) -> None:
+    session, answer = repl.session, repl.session.answer
+    if answer is None:
+        raise UsageError("Nothing has been answered yet.")
+    status = session.model.status()
+    timings = answer.timings
+    reused = answer.prompt_tokens - answer.prefilled_tokens
+    lines = [
+        status_line(answer, session.used, session.model.context, status),
+        f"prompt      {answer.prompt_tokens:,} tokens, {reused:,} of them found in the KV cache",
+        f"prefill     {answer.prefilled_tokens:,} tokens in {timings['prefill_s']:.2f} s",
+        f"decode      {answer.completion_tokens:,} tokens in {timings['decode_s']:.2f} s",
+        f"ended by    {answer.finish_reason}; seed {answer.seed}",
+        *(f"{name.replace('_', ' '):11} {value}" for name, value in status.items() if value is not None),
+    ]
+    repl.notices.write("\n".join(lines))
+
+
+def attach(repl: Repl, argument: str) -> None:
+    if not argument:
+        raise UsageError("A file name is missing: /file PATH")
+    attachment = read_attachment(argument.strip("'\""))
+    repl.attachments.append(attachment)
+    tokens = len(repl.session.model.tokenizer.encode(attachment.fenced(), bos=False))
+    repl.notices(f"{attachment.name} goes with your next prompt ({tokens:,} tokens).")
+
+
+def clear(_repl: Repl, _argument: str) -> None:
+    if is_terminal(sys.stdout):
+        sys.stdout.write("\x1b[H\x1b[2J")
+        sys.stdout.flush()
+
+
+def copy(repl: Repl, argument: str) -> None:
+    turn = repl.session.conversation.last("assistant")
+    if turn is None:
+        raise UsageError("There is no answer to copy yet.")
+    blocks = code_blocks(turn.content)
+    text = turn.content if argument == "all" or not blocks else blocks[-1]
+    to_clipboard(text)
+    what = "Answer" if text is turn.content else "Code block"
+    repl.notices(f"{what} copied ({len(text):,} characters).")
+
+
+def code_blocks(text: str) -> list[str]:
+    """The contents of the fenced code blocks in `text`; the last may be unfinished."""
+    blocks, fence, lines = [], "", list[str]()
+    for line in text.split("\n"):
+        opening = re.match(r"^\s*(`{3,}|~{3,})[^`]*$", line)
+        if not fence and opening:
+            fence, lines = opening[1], []
+        elif fence and line.strip().startswith(fence) and not line.strip().strip(fence[0]):
+            blocks.append("\n".join(lines))
+            fence = ""
+        elif fence:
+            lines.append(line)
+    return [*blocks, "\n".join(lines)] if fence else blocks
+
+
+def to_clipboard(text: str) -> None:
+    """By the desktop's tool where there is one, else by the terminal (OSC 52), which works over ssh too."""
+    for command, variable in _CLIPBOARDS:
+        name = command.split()[0]
+        if os.environ.get(variable) and shutil.which(name):
+            subprocess.run(command.split(), input=text.encode(), check=False, timeout=5)
+            return
+    if not is_terminal(sys.stderr):
+        raise UsageError("There is no clipboard here.")
+    sys.stderr.write(f"\x1b]52;c;{base64.b64encode(text.encode()).decode()}\x07")
+    sys.stderr.flush()

@@ -1,0 +1,101 @@
+"""Answers go to stdout, everything else to stderr, and no escape byte into a file or pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from localmoe.generate.loop import Answer
+from localmoe.text.safe import safe
+
+DIM, RED = "2", "31"
+_UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028\u2029\ud800-\udfff]")
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether `stream` is a terminal that understands escape sequences."""
+    return stream.isatty() and os.environ.get("TERM", "") != "dumb"
+
+
+def colours(stream: TextIO) -> bool:
+    """Whether to style what is written to `stream` (https://no-color.org)."""
+    return is_terminal(stream) and not os.environ.get("NO_COLOR")
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON text that no terminal acts on: controls that JSON allows raw are escaped too."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return _UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+class Notices:
+    """Lines for the user on stderr; `quiet` drops them."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+
+    def __call__(self, text: str) -> None:
+        if not self.quiet:
+            self.write(text, DIM)
+
+    @staticmethod
+    def write(text: str, style: str = "") -> None:
+        """`text` made safe, in `style` (SGR parameters) where stderr is a terminal with colours."""
+        plain = safe(text)
+        sys.stdout.flush()
+        styled = f"\x1b[{style}m{plain}\x1b[0m" if style and colours(sys.stderr) else plain
+        print(styled, file=sys.stderr, flush=True)
+
+
+class Spinner:
+    """A moving line on stderr while the block runs; nothing where stderr is no terminal or `quiet`."""
+
+    def __init__(self, text: str, quiet: bool = False) -> None:
+        self.text = text
+        self._shown = is_terminal(sys.stderr) and not quiet
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+
+    def _spin(self) -> None:
+        frames = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+        turn = 0
+        while not self._done.wait(0.1):
+            turn += 1
+            if turn > 2:  # nothing flashes up for what is quick
+                sys.stderr.write(f"\r\x1b[K{frames[turn % len(frames)]} {safe(self.text)}")
+                sys.stderr.flush()
+        if turn > 2:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def stop(self) -> None:
+        """Take the line away; more than once does nothing."""
+        if self._shown and not self._done.is_set():
+            self._done.set()
+            self._thread.join()
+
+    def __enter__(self) -> Spinner:
+        if self._shown:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.stop()
+
+
+def status_line(answer: Answer, used: int, context: int, status: Mapping[str, Any]) -> str:
+    """What an answer took, on one line."""
+    timings = answer.timings
+    parts = [f"{answer.completion_tokens:,} token{'' if answer.completion_tokens == 1 else 's'}"]
+    if timings["decode_tps"]:
+        parts.append(f"{timings['decode_tps']:.1f} tok/s")
+    parts.append(f"first after {timings['first_token_s']:.2f} s")
+    parts.append(f"context {used:,} of {context:,}")
+    if status.get("hit_rate") is not None:
+        parts.append(f"expert hits {100 * status['hit_rate']:.0f} %")
+    return " · ".join(parts)

@@ -1,0 +1,76 @@
+"""An answer while it comes: on a terminal or in a pipe, with Ctrl-C that stops it and keeps what there is."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from localmoe.chat.output import Spinner, is_terminal
+from localmoe.chat.session import Session
+from localmoe.text.safe import SafeText
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """While the block runs, Ctrl-C makes the yielded function true; a second one raises KeyboardInterrupt."""
+    pressed = threading.Event()
+
+    def on_interrupt(_signal: int, _frame: object) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def quiet_keyboard() -> Iterator[None]:
+    """Keys pressed while an answer comes are not echoed into it; they wait for the next prompt."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    import termios
+
+    before = termios.tcgetattr(sys.stdin)
+    silent = termios.tcgetattr(sys.stdin)
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def write_answer(session: Session, pieces: Iterable[str], quiet: bool = False) -> None:
+    """Write `pieces` to stdout as they come: rendered on a terminal, plain otherwise; its last line ends."""
+    with Spinner("thinking", quiet) as spinner:
+
+        def progress(done: int, total: int) -> None:
+            spinner.text = f"reading the prompt, {done:,} of {total:,} tokens"
+
+        session.decoder.progress = progress
+        if is_terminal(sys.stdout) and session.settings.markdown:
+            from localmoe.chat.render import AnswerView
+
+            with AnswerView(session.settings.theme) as view:
+                for piece in pieces:
+                    spinner.stop()
+                    view.feed(piece)
+            return
+        cleaner, last = SafeText(), "\n"
+        for piece in pieces:
+            spinner.stop()
+            text = cleaner.feed(piece)
+            if text:
+                last = text[-1]
+                sys.stdout.write(text)
+                sys.stdout.flush()
+        if last != "\n":
+            print(flush=True)

@@ -1,0 +1,200 @@
+"""From the command line's options to a session, and then one answer or a conversation."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from localmoe import catalogue
+from localmoe.chat.attachments import Attachment, decoded, read_attachment, with_attachments
+from localmoe.chat.conversation import Conversation
+from localmoe.chat.output import DIM, Notices, Spinner, to_json
+from localmoe.chat.paced import ChatModel
+from localmoe.chat.recorder import Recorder
+from localmoe.chat.window import messages
+from localmoe.errors import UsageError
+from localmoe.history.database import HistoryError
+from localmoe.history.store import Summary
+from localmoe.settings import FIELDS, Resolved, Settings, data_directory, resolve
+from localmoe.text.safe import safe
+
+
+def history_path() -> Path:
+    """The history's file."""
+    return data_directory() / "history" / "history.db"
+
+
+def start(model: str | None, options: Mapping[str, Any]) -> int:
+    """Run `localmoe chat`; returns the exit code."""
+    notices = Notices(options["quiet"])
+    if options["no_history"] and (options["go_on"] or options["resume"]):
+        raise UsageError("-c and --resume read the history, and --no-history forbids that; leave one out")
+    if options["jsonl"] and (options["prompt"] is not None or options["files"] or options["go_on"]):
+        raise UsageError("--jsonl takes its prompts from stdin, without -p, -f or -c")
+    attachments = [read_attachment(path) for path in options["files"]]
+    prompt = None if options["jsonl"] else _prompt(options["prompt"])
+    unsaved = options["no_history"] or options["jsonl"] or (options["dry_run"] and not _resumes(options))
+    recorder = Recorder(None, notices) if unsaved else Recorder.open(history_path(), notices)
+    try:
+        return _run(model, options, notices, recorder, prompt, attachments)
+    finally:
+        recorder.close()
+
+
+def _resumes(options: Mapping[str, Any]) -> bool:
+    return bool(options["go_on"] or options["resume"])
+
+
+def _prompt(given: str | None) -> str | None:
+    """The prompt to answer: stdin's text, if it is a pipe or file, before `given`; None: converse."""
+    if sys.stdin.isatty():
+        return given
+    text = decoded(sys.stdin.buffer.read(), "the text on stdin").strip("\n")
+    parts = [part for part in (text, given) if part]
+    if not parts:
+        raise UsageError("nothing to answer: stdin is empty and there is no -p TEXT")
+    return "\n\n".join(parts)
+
+
+def _run(
+    model: str | None,
+    options: Mapping[str, Any],
+    notices: Notices,
+    recorder: Recorder,
+    prompt: str | None,
+    attachments: list[Attachment],
+) -> int:
+    summary = _resumed(options, recorder) if _resumes(options) else None
+    found, resolved = _settings(model, options, summary)
+    for warning in resolved.warnings:
+        notices(warning)
+    settings = resolved.settings
+    conversation = _conversation(summary, recorder, settings, options["system"])
+    if options["dry_run"]:
+        return _dry_run(found, settings, conversation, with_attachments(prompt or "", attachments), options)
+    if options["plan"]:
+        from localmoe.chat.plan import show_plan
+
+        return show_plan(found.path, settings, options["as_json"])
+
+    from localmoe.chat.session import Session
+
+    with Spinner(f"loading {found.name}", options["quiet"]):
+        loaded = load_model(found, settings, notices)
+    try:
+        session = Session(loaded, settings, conversation, recorder, notices, reference(found))
+        session.logprobs = options["logprobs"]
+        if options["jsonl"]:
+            from localmoe.chat.oneshot import answer_lines
+
+            return answer_lines(session, _lines(), settings.system)
+        if prompt is None and sys.stdin.isatty():
+            from localmoe.chat.repl import Repl
+
+            return Repl(session, notices, attachments).run()
+        from localmoe.chat.oneshot import Presentation, answer_once
+
+        typed = prompt or ""
+        show = Presentation(options["as_json"], options["quiet"], options["stats"])
+        return answer_once(session, with_attachments(typed, attachments), typed, show)
+    finally:
+        loaded.close()
+
+
+def _lines() -> Iterator[str]:
+    """stdin's lines; each must be UTF-8."""
+    for line in sys.stdin.buffer:
+        yield line.decode("utf-8", "replace")
+
+
+def _resumed(options: Mapping[str, Any], recorder: Recorder) -> Summary | None:
+    if recorder.history is None:
+        raise HistoryError("there is no conversation to continue without a history")
+    if options["resume"]:
+        return recorder.history.find(options["resume"])
+    latest = recorder.history.latest()
+    if latest is None:
+        raise UsageError("there is no conversation to continue yet")
+    return latest
+
+
+def _settings(
+    model: str | None, options: Mapping[str, Any], summary: Summary | None
+) -> tuple[catalogue.Found, Resolved]:
+    """The model to use and the settings for it: the one named, the resumed conversation's, or the default."""
+    flags = {name: options.get(name) for name in FIELDS if name in options}
+    wanted = model or (summary.model if summary is not None else "") or resolve(flags).settings.model
+    found = catalogue.find(wanted)
+    recommended = found.entry.settings if found.entry is not None else {}
+    return found, resolve(flags, found.names, recommended)
+
+
+def _conversation(
+    summary: Summary | None, recorder: Recorder, settings: Settings, system: str | None
+) -> Conversation:
+    if summary is None or recorder.history is None:
+        return Conversation(settings.system)
+    conversation = Conversation.from_history(summary, recorder.history.messages(summary.id))
+    if system is not None and system != conversation.system:
+        conversation.system = system
+        recorder.stand_on(conversation)
+    return conversation
+
+
+def reference(found: catalogue.Found) -> str:
+    """What finds this model again in another directory: its name, or its full path."""
+    return found.name if found.name in catalogue.installed() else str(found.path.absolute())
+
+
+def load_model(found: catalogue.Found, settings: Settings, notices: Notices) -> ChatModel:
+    """The model that was found, placed as `settings` say."""
+    import localmoe
+
+    return localmoe.load(
+        reference(found),
+        device=settings.device,
+        threads=settings.threads,
+        gpu_memory=settings.gpu_memory,
+        ram=settings.ram,
+        context=settings.context,
+        kv_type=settings.kv_type,
+        notice=notices,
+    )
+
+
+def _dry_run(
+    found: catalogue.Found,
+    settings: Settings,
+    conversation: Conversation,
+    prompt: str,
+    options: Mapping[str, Any],
+) -> int:
+    """Show the prompt as the model would get it. Only the file's metadata is read."""
+    from localmoe.text.prompts import prompt_format
+    from localmoe.text.tokenizer import load_tokenizer
+    from quant.gguf import GGUFFile
+
+    with GGUFFile.open(found.path) as file:
+        tokenizer = load_tokenizer(file.metadata)
+        encode = prompt_format(file.metadata, tokenizer).encode
+    if prompt:
+        conversation.add("user", prompt)
+    ids = encode(messages(conversation.system, conversation.path()))
+    pieces = {token: piece for piece, token in tokenizer.markers().items()}
+    shown, run = [], []
+    for token in [*ids, None]:
+        if token is not None and not tokenizer.is_control(token):
+            run.append(tokenizer.token_bytes(token))
+            continue
+        shown.append(b"".join(run).decode("utf-8", "replace"))
+        run = []
+        shown.append(pieces.get(token, "") if token is not None else "")
+    text = "".join(shown)
+    if options["as_json"]:
+        print(to_json({"prompt": text, "prompt_tokens": len(ids), "ids": ids}))
+    else:
+        print(safe(text))
+        Notices.write(f"{len(ids):,} tokens", DIM)
+    return 0
