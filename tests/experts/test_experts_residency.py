@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from localmoe.experts.pager import ReadError
+from localmoe.experts.pager import ExpertFile, ReadError
 from localmoe.experts.residency import Residency
 from localmoe.experts.simulate import simulate_budget
 from localmoe.experts.statistics import ExpertStatistics
@@ -145,6 +147,33 @@ def test_passes_run_while_the_pager_loads(make_experts):
         residency.close()
 
 
+def test_a_pass_waits_for_the_expert_that_the_pager_has_in_hand(make_experts, monkeypatch):
+    experts = make_experts(layers=1, sizes=[(300, 300, 200)])
+    residency = residency_of(experts, [4])
+    residency.statistics.observe_tokens(np.array([[[5, 1]]] * 20, np.uint8))
+    reading, proceed, read_at = threading.Event(), threading.Event(), ExpertFile._read_at
+
+    def slow(file, target, offset):
+        reading.set()
+        assert proceed.wait(10)
+        return read_at(file, target, offset)
+
+    monkeypatch.setattr(ExpertFile, "_read_at", slow)
+    residency.warm()
+    assert reading.wait(10)  # expert 1 is in the pager's hands, 5 is next
+    token = np.array([[[1, 5]]], np.uint8)
+    thread = threading.Thread(target=run_pass, args=(residency, experts, token))
+    thread.start()
+    time.sleep(0.05)
+    assert residency.counters.misses == 0  # not decided yet: the pass waits
+    proceed.set()
+    thread.join()
+    residency.settle()
+    assert residency.counters.hits == 1  # expert 1, which the pager brought; 5 was taken out of its hands
+    assert residency.bytes_read == 4 * 800  # the two, and the two that the warm start loads next
+    residency.close()
+
+
 def test_mapped_experts_are_served_where_the_file_is(make_experts):
     experts = make_experts()
     residency = residency_of(experts, None)
@@ -162,26 +191,27 @@ def test_mapped_experts_are_served_where_the_file_is(make_experts):
     residency.close()
 
 
-def interrupted(residency, routing):
+def interrupted(residency, routing, at):
     with residency.step():
         for layer in range(4):
             for number, _ in enumerate(residency.batches(layer, routing[:, layer])):
-                if layer == 2 and number == 1:
+                if (layer, number) == at:
                     raise KeyboardInterrupt
 
 
-def test_a_pass_that_breaks_off_leaves_everything_usable(make_experts):
+@pytest.mark.parametrize(("at", "count"), [((2, 1), 3), ((0, 0), 16)])
+def test_a_pass_that_breaks_off_leaves_everything_usable(make_experts, at, count):
     experts = make_experts()
-    residency = residency_of(experts, [3, 3])
+    residency = residency_of(experts, [count, count])
     routing = generate_trace(60, 4, seed=8)
     for start in range(0, 40, 10):
         with pytest.raises(KeyboardInterrupt):
-            interrupted(residency, routing[start : start + 9])
+            interrupted(residency, routing[start : start + 9], at)
         run_pass(residency, experts, routing[start + 9 : start + 10])
     assert residency.statistics.tokens == 4
     resident = residency.slots.slot_of >= 0
     for number, size_class in enumerate(experts.layout.classes):
-        assert int(resident[list(size_class.layers)].sum()) + residency.slots.free(number) == 3
+        assert int(resident[list(size_class.layers)].sum()) + residency.slots.free(number) == count
     residency.close()
 
 
