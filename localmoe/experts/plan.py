@@ -1,0 +1,258 @@
+"""What lives where: a memory plan, made before anything is loaded.
+
+First what every token needs: the weights outside the experts, the KV cache for the context asked for,
+scratch. Then room for the experts of one token on their way. What remains becomes expert slots, the same
+share of each size class. A bound that not even the first two fit into is refused, with the smallest setting
+that would do.
+
+On a CPU the memory is RAM (`--ram`); without a bound, or under one that everything fits into, experts are
+used where the file is mapped. With a GPU the device's memory is planned so, and RAM holds copies of the
+experts, pinned, as far as it goes; what is in neither stays in the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from localmoe.errors import UsageError
+from localmoe.experts.layout import ExpertLayout, SizeClass
+from localmoe.experts.sizes import format_size, round_up_setting
+
+_OF_AVAILABLE = 0.85  # of the free memory, where a bound is chosen because the file exceeds it
+GPU_STAGING = 2  # experts in flight to the device in prefill: one computed, one on its way
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a model needs besides its experts, in bytes, for one context; `layout` is None for a dense
+    model.
+    """
+
+    name: str
+    weights: int
+    kv_cache: int
+    scratch: int
+    context: int
+    layout: ExpertLayout | None
+    chosen: int  # experts per token
+
+    @property
+    def fixed(self) -> int:
+        """Bytes that must be in memory whatever happens to the experts."""
+        return self.weights + self.kv_cache + self.scratch
+
+    @property
+    def expert_bytes(self) -> int:
+        """Bytes of all experts."""
+        return self.layout.total_bytes if self.layout else 0
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of a plan: so many bytes of this in that place ("GPU", "RAM" or "file")."""
+
+    what: str
+    place: str
+    nbytes: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`slots` are the RAM slots per size class, or None if experts are used where the file is mapped;
+    `transit` more hold experts that are not kept. `gpu_slots` likewise in device memory, None without a
+    GPU."""
+
+    needs: Needs
+    items: tuple[Item, ...]
+    slots: tuple[int, ...] | None
+    transit: int
+    gpu_slots: tuple[int, ...] | None = None
+    note: str = ""
+
+    def bytes_in(self, place: str) -> int:
+        """Bytes that the plan puts in "GPU", "RAM" or "file"."""
+        return sum(item.nbytes for item in self.items if item.place == place)
+
+    def share(self, slots: Sequence[int] | None) -> float:
+        """The share of all experts that `slots` hold."""
+        layout = self.needs.layout
+        if layout is None or slots is None:
+            return 1.0
+        return sum(slots) / (layout.layers * layout.experts)
+
+    def lines(self) -> list[str]:
+        """The plan as a table of plain text."""
+        rows = [(item.what, item.place, format_size(item.nbytes), item.note) for item in self.items]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        table = [
+            f"{what:<{widths[0]}}  {place:<{widths[1]}}  {size:>{widths[2]}}  {note}".rstrip()
+            for what, place, size, note in rows
+        ]
+        for place in ("GPU", "RAM"):
+            if self.bytes_in(place):
+                table.append(f"{f'{place} in all':<{widths[0] + 2 + widths[1]}}  "
+                             f"{format_size(self.bytes_in(place)):>{widths[2]}}")  # fmt: skip
+        return [*table, self.note] if self.note else table
+
+    def as_json(self) -> dict[str, object]:
+        """For `chat --plan --json`."""
+        return {
+            "model": self.needs.name,
+            "context": self.needs.context,
+            "items": [
+                {"what": item.what, "place": item.place, "bytes": item.nbytes, "note": item.note}
+                for item in self.items
+            ],
+            "gpu_bytes": self.bytes_in("GPU"),
+            "ram_bytes": self.bytes_in("RAM"),
+            "resident_share": self.share(self.slots if self.gpu_slots is None else self.gpu_slots),
+            "note": self.note,
+        }
+
+
+def plan_cpu(needs: Needs, ram: int | None = None, available: int | None = None) -> Plan:
+    """A plan for the CPU under a bound of `ram` bytes, or, if None, for what the file and `available` bytes
+    suggest.
+
+    UsageError if the bound is too small.
+    """
+    note = ""
+    everything = needs.fixed + needs.expert_bytes
+    if ram is None and available is not None and everything > available and needs.layout is not None:
+        ram = max(int(available * _OF_AVAILABLE), smallest(needs))
+        free = format_size(available)
+        note = f"the model is larger than the {free} of free memory: as with --ram {round_up_setting(ram)}"
+    if ram is None or needs.layout is None or everything <= ram:
+        if ram is not None and everything > ram:
+            raise too_small(needs, "--ram", ram, everything)
+        kept = [Item("experts", "RAM", needs.expert_bytes, "mapped from the file")] if needs.layout else []
+        return Plan(needs, (*_fixed_items(needs, "RAM"), *kept), None, 0)
+    if ram < smallest(needs):
+        raise too_small(needs, "--ram", ram, smallest(needs))
+    layout, transit = needs.layout, _transit_bytes(needs)
+    counts = spread(layout, ram - needs.fixed - transit)
+    return Plan(
+        needs,
+        (
+            *_fixed_items(needs, "RAM"),
+            Item("experts on their way", "RAM", transit, f"{needs.chosen} slots"),
+            *_slot_items(layout, counts, "RAM"),
+            _file_item(layout, counts),
+        ),
+        counts,
+        needs.chosen,
+        note=note,
+    )
+
+
+def plan_gpu(needs: Needs, gpu_memory: int, ram: int) -> Plan:
+    """A plan for `gpu_memory` bytes of device memory and `ram` bytes of RAM for copies of the experts.
+
+    UsageError if the device is too small for what every token needs.
+    """
+    layout = needs.layout
+    if layout is None:
+        if needs.fixed > gpu_memory:
+            raise too_small(needs, "--gpu-memory", gpu_memory, needs.fixed)
+        return Plan(needs, _fixed_items(needs, "GPU"), None, 0, ())
+    staging = GPU_STAGING * max(each.slot_bytes for each in layout.classes)
+    if needs.fixed + staging > gpu_memory:
+        raise too_small(needs, "--gpu-memory", gpu_memory, needs.fixed + staging)
+    on_gpu = spread(layout, gpu_memory - needs.fixed - staging)
+    in_ram = spread(layout, max(0, ram - _transit_bytes(needs)))
+    complete = in_ram == _all_slots(layout)
+    items = [
+        *_fixed_items(needs, "GPU"),
+        Item("experts on their way", "GPU", staging, f"{GPU_STAGING} slots"),
+        *_slot_items(layout, on_gpu, "GPU"),
+        *_slot_items(layout, in_ram, "RAM", "copies, pinned"),
+    ]
+    if not complete:
+        items += [
+            Item("experts on their way", "RAM", _transit_bytes(needs), f"{needs.chosen} slots"),
+            _file_item(layout, in_ram),
+        ]
+    return Plan(needs, tuple(items), in_ram, 0 if complete else needs.chosen, on_gpu)
+
+
+def smallest(needs: Needs) -> int:
+    """The least RAM that a CPU can run this model in: no expert stays, each passes through."""
+    return needs.fixed + _transit_bytes(needs)
+
+
+def too_small(needs: Needs, flag: str, given: int, least: int) -> UsageError:
+    """The error for a bound that is too small; its last words are the smallest setting that would do."""
+    passing = least - needs.fixed
+    experts = f" and {format_size(passing)} for experts on their way" if passing else ""
+    return UsageError(
+        f"{flag} {format_size(given)} is too small for {needs.name} with a context of {needs.context}: "
+        f"it needs {format_size(needs.weights)} of weights, {format_size(needs.kv_cache)} of KV cache, "
+        f"{format_size(needs.scratch)} of scratch{experts}; use at least {flag} {round_up_setting(least)}"
+    )
+
+
+def spread(layout: ExpertLayout, nbytes: int) -> tuple[int, ...]:
+    """As many slots per size class as fit into `nbytes`, the same share of each class as nearly as can be."""
+    most = _all_slots(layout)
+    sizes = [each.slot_bytes for each in layout.classes]
+    share = min(1.0, nbytes / sum(size * count for size, count in zip(sizes, most, strict=True)))
+    counts = [int(share * count) for count in most]
+    left = nbytes - sum(size * count for size, count in zip(sizes, counts, strict=True))
+    while True:
+        room = [n for n in range(len(sizes)) if counts[n] < most[n] and sizes[n] <= left]
+        if not room:
+            return tuple(counts)
+        neediest = min(room, key=lambda n: counts[n] / most[n])
+        counts[neediest] += 1
+        left -= sizes[neediest]
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that this machine could give without swapping; None where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _all_slots(layout: ExpertLayout) -> tuple[int, ...]:
+    return tuple(len(each.layers) * layout.experts for each in layout.classes)
+
+
+def _transit_bytes(needs: Needs) -> int:
+    return needs.chosen * max(each.slot_bytes for each in needs.layout.classes) if needs.layout else 0
+
+
+def _fixed_items(needs: Needs, place: str) -> tuple[Item, ...]:
+    return (
+        Item("weights outside the experts", place, needs.weights),
+        Item("KV cache", place, needs.kv_cache, f"{needs.context} positions"),
+        Item("scratch", place, needs.scratch),
+    )
+
+
+def _slot_items(layout: ExpertLayout, counts: Sequence[int], place: str, note: str = "") -> list[Item]:
+    def described(size_class: SizeClass, count: int) -> str:
+        most = len(size_class.layers) * layout.experts
+        words = f"{count} of {most}, {format_size(size_class.slot_bytes)} each"
+        return f"{words}; {note}" if note else words
+
+    return [
+        Item("expert slots", place, count * size_class.slot_bytes, described(size_class, count))
+        for size_class, count in zip(layout.classes, counts, strict=True)
+    ]
+
+
+def _file_item(layout: ExpertLayout, counts: Sequence[int]) -> Item:
+    held = sum(sum(each.parts) * count for each, count in zip(layout.classes, counts, strict=True))
+    return Item("other experts", "file", layout.total_bytes - held, "read when chosen")
