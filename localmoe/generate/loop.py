@@ -4,7 +4,7 @@ token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
@@ -99,7 +99,7 @@ def stream(
     logprobs: int = 0,
     continues: bool = False,
     cancelled: Callable[[], bool] | None = None,
-) -> Iterator[Piece]:
+) -> Generator[Piece, None, None]:
     """Generates an answer to the prompt `ids`: one Piece for each token, and a last one that holds the
     Answer.
 

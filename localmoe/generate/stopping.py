@@ -22,12 +22,11 @@ class StopStrings:
         if not self._stops:
             return text
         self._held += text
-        matches = [(self._held.find(stop), stop) for stop in self._stops if stop in self._held]
+        matches = [(self._held.find(stop) + len(stop), stop) for stop in self._stops if stop in self._held]
         if matches:
-            # The earliest match counts; of those that start together the longest, whatever the order of
-            # `stops`.
-            start, self.found = min(matches, key=lambda match: (match[0], -len(match[1])))
-            passed, self._held = self._held[:start], ""
+            # What is complete first counts, and of several the longest, however the text was cut into pieces.
+            end, self.found = min(matches, key=lambda match: (match[0], -len(match[1])))
+            passed, self._held = self._held[: end - len(self.found)], ""
             return passed
         keep = self._undecided()
         passed, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
