@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from localmoe.kernels import attention as A
 from localmoe.kernels import tasks as T
+from localmoe.kernels.dot import scratch_bytes
 from localmoe.kernels.dot_blocks import IQ4_NL_TABLE
+from localmoe.kernels.dot_tile import TILE
 from localmoe.kernels.elementwise import GROUP, SUMS
 from localmoe.kernels.matrix import Matrix
 from localmoe.kernels.pool import Pool
@@ -116,9 +118,10 @@ class Cpu:
         else:
             self.gate, self.up = Rows(chunk, s.ffn, False), Rows(chunk, s.ffn, quantized)
         group = s.heads // s.kv_heads
-        widest = max(s.hidden, attention_cols, s.ffn, s.vocab if exact else 0)
-        rows = widest * 4 + chunk * 4 + 2 * chunk * GROUP * 4 + 4096
-        self._scratch_bytes = -(-max(rows, 4 * A.BLOCK * 4 + 2 * group * (s.head_dim + 2) * 4) // 4096) * 4096
+        widest = max(s.hidden, attention_cols, s.ffn)
+        rows = scratch_bytes(widest, chunk) + chunk * (TILE + 2 * GROUP) * 4
+        needed = max(rows, 4 * A.BLOCK * 4 + 2 * group * (s.head_dim + 2) * 4)
+        self._scratch_bytes = -(-needed // 4096) * 4096
         self._scratch = np.zeros(threads * self._scratch_bytes // 4, np.float32)
         self._partials = np.zeros(0, np.float32)
 
@@ -228,7 +231,7 @@ class Cpu:
 
     def _rows_per_item(self, rows: int) -> int:
         """Small enough that a thread which is held up costs little, large enough that taking an item costs nothing."""
-        return max(8, min(64, -(-rows // (self.pool.threads * 8))))
+        return max(TILE, min(64, -(-rows // (self.pool.threads * 8)) // TILE * TILE))
 
     # ------------------------------------------------------------ mixture of experts
     def add_experts(self, x: Rows, h: Rows, router: Floats, source: ExpertSource) -> None:

@@ -1,17 +1,16 @@
-"""One weight row times some tokens' activations, whatever the row's type: the only place that tells types apart."""
+"""Up to sixteen weight rows times some tokens' activations, whatever the rows' type: here types are told apart."""
 
 from __future__ import annotations
 
-import numpy as np
-
 from localmoe.kernels.dot_blocks import dot_blocks
-from localmoe.kernels.dot_float import BF16, F16, F32, IQ4_NL, Q4_K, Q5_K, Q6_K, decode_row, dot_f32, dot_float
+from localmoe.kernels.dot_float import BF16, F16, F32, Q4_K, Q5_K, Q6_K, decode_row, dot_f32, dot_float
 from localmoe.kernels.dot_k import dot_q4_k, dot_q5_k, dot_q6_k
+from localmoe.kernels.dot_tile import TILE, TILE_BYTES, tile_blocks, tile_k
 from localmoe.kernels.elementwise import GROUP, store_f32_at
-from localmoe.kernels.simd import load_i32
+from localmoe.kernels.simd import load_f32, load_i32
 from quant.compiled import compiled
 
-KERNEL_TYPES = ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k", "iq4_nl")
+FEW = 6  # tokens from which unpacking a tile of sixteen rows pays
 
 
 @compiled()
@@ -36,3 +35,32 @@ def dot_row(exact, kind, row, cols, size, table, x, q, scales, sums, index, toke
             store_f32_at(acc, t, dot_float(kind, row, cols, x + load_i32(index + t * 4) * cols * 4))
     else:
         dot_blocks(kind, row, cols, table, q, scales, sums, index, tokens, acc)
+
+
+@compiled()
+def dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens, out, scratch) -> None:
+    """out[t, r] = row r · token index[t]: `count` ≤ 16 rows, out float32 [tokens, 16], bit-equal for any `tokens`.
+
+    scratch: `scratch_bytes(cols, tokens)` of it. Other arguments as in `dot_row`.
+    """
+    floats = kind == F32 or kind == F16 or kind == BF16
+    if tokens >= FEW and not exact and not floats:
+        if kind == Q4_K or kind == Q5_K or kind == Q6_K:
+            tile_k(kind, rows, row_bytes, count, cols, q, scales, sums, index, tokens, out, scratch)
+        else:
+            tile_blocks(kind, rows, row_bytes, count, cols, table, q, scales, sums, index, tokens, out, scratch)
+        return
+    acc = scratch + cols * 4
+    for r in range(count):
+        row = rows + r * row_bytes
+        if tokens == 1:
+            dot_row(exact, kind, row, cols, size, table, x, q, scales, sums, index, 1, out + r * 4, scratch)
+            continue
+        dot_row(exact, kind, row, cols, size, table, x, q, scales, sums, index, tokens, acc, scratch)
+        for t in range(tokens):
+            store_f32_at(out, t * TILE + r, load_f32(acc + t * 4))
+
+
+def scratch_bytes(cols: int, tokens: int) -> int:
+    """What `dot_rows` needs, a multiple of 64."""
+    return -(-max(TILE_BYTES, (cols + tokens) * 4) // 64) * 64

@@ -79,7 +79,7 @@ def _codes(kind: int, b: int):
 
 
 @compiled(forceinline=True)
-def _two_blocks(kind: int, b: int, size: int, table: int):
+def two_blocks(kind: int, b: int, size: int, table: int):
     """64 unsigned codes of two neighbouring blocks."""
     if kind == Q8_0:
         return flip_sign_bytes(join_i8x32(load_i8x32(b + 2), load_i8x32(b + size + 2)))
@@ -105,8 +105,8 @@ def _dots(wide: bool, v0, v1, v2, v3, x: int):
 @compiled(forceinline=True)
 def _group(kind, wide, offset, has_minimum, b, size, table, q, scales, sums, index, tokens, acc, groups, g):
     """Adds group g's term to every token's sum; b is the address of the group's eight blocks."""
-    v0, v1 = _two_blocks(kind, b, size, table), _two_blocks(kind, b + 2 * size, size, table)
-    v2, v3 = _two_blocks(kind, b + 4 * size, size, table), _two_blocks(kind, b + 6 * size, size, table)
+    v0, v1 = two_blocks(kind, b, size, table), two_blocks(kind, b + 2 * size, size, table)
+    v2, v3 = two_blocks(kind, b + 4 * size, size, table), two_blocks(kind, b + 6 * size, size, table)
     d = load_halves(b, size)
     for t in range(tokens):
         at = load_i32(index + t * 4) * groups + g

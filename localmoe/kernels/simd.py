@@ -169,7 +169,7 @@ def _bf16_to_f32(builder: Any, bits: Any) -> Any:
 
 
 load_i8x16, load_i8x32, load_i8x64 = (_load(v, v.llvm) for v in (i8x16, i8x32, i8x64))
-load_i16x16, load_i32x16, load_f32x16 = (_load(v, v.llvm) for v in (i16x16, i32x16, f32x16))
+load_i16x16, load_i16x32, load_i32x16, load_f32x16 = (_load(v, v.llvm) for v in (i16x16, i16x32, i32x16, f32x16))
 load_f16_f32x16 = _load(f32x16, ir.VectorType(_F16, 16), lambda b, v: b.fpext(v, f32x16.llvm))
 load_bf16_f32x16 = _load(f32x16, ir.VectorType(_I16, 16), _bf16_to_f32)
 load_i8_f32x16 = _load(f32x16, i8x16.llvm, lambda b, v: b.sitofp(b.sext(v, i32x16.llvm), f32x16.llvm))
@@ -271,6 +271,7 @@ pow2_16 = define(f32x16(i32x16), _pow2)
 
 # ---------------------------------------------------------------- arithmetic on integer lanes
 add_i32x16 = define(i32x16(i32x16, i32x16), lambda b, x, y: b.add(x, y))
+sub_i32x16 = define(i32x16(i32x16, i32x16), lambda b, x, y: b.sub(x, y))
 mul_i32x16 = define(i32x16(i32x16, i32x16), lambda b, x, y: b.mul(x, y))
 sum_i32x16 = define(types.int64(i32x16), lambda b, v: b.sext(_tree_sum(b, v), _I64))
 and_bytes = define(i8x64(i8x64, types.int64), lambda b, v, x: b.and_(v, _splat(b, b.trunc(x, _I8), 64)))

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from localmoe.kernels.dot import dot_row
+from localmoe.kernels.dot import dot_rows
 from localmoe.kernels.dot_float import decode_row, dot_f32
+from localmoe.kernels.dot_tile import TILE
 from localmoe.kernels.elementwise import GROUP, SUMS, exp16, quantize_group, quantize_row, rms_norm, store_f32_at, swiglu
 from localmoe.kernels.simd import (
     args10,
@@ -72,7 +73,7 @@ def linear_task(args: int, item: int, worker: int) -> None:
     """
     (matrices, count, cols, table, x, q, scales, sums, index, tokens, exact, add, scratch, scratch_bytes, _, _) = args16(args)
     mine = scratch + worker * scratch_bytes
-    acc = mine + cols * 4
+    out = mine + scratch_bytes - tokens * TILE * 4
     which = 0
     while which + 1 < count and item >= load_i64(matrices + (which + 1) * 64 + 48):
         which += 1
@@ -80,13 +81,14 @@ def linear_task(args: int, item: int, worker: int) -> None:
     address, rows, row_bytes, kind = load_i64(m), load_i64(m + 8), load_i64(m + 16), load_i64(m + 24)
     size, y, chunk = load_i64(m + 32), load_i64(m + 40), load_i64(m + 56)
     first = (item - load_i64(m + 48)) * chunk
-    for r in range(first, min(first + chunk, rows)):
-        row = address + r * row_bytes
-        dot_row(exact, kind, row, cols, size, table, x, q, scales, sums, index, tokens, acc, mine)
+    for r in range(first, min(first + chunk, rows), TILE):
+        n = min(TILE, rows - r)
+        dot_rows(exact, kind, address + r * row_bytes, row_bytes, n, cols, size, table, x, q, scales, sums, index, tokens,
+                 out, mine)  # fmt: skip
         for t in range(tokens):
-            value = load_f32(acc + t * 4)
-            at = t * rows + r
-            store_f32_at(y, at, load_f32(y + at * 4) + value if add else value)
+            for i in range(n):
+                value, at = load_f32(out + (t * TILE + i) * 4), t * rows + r + i
+                store_f32_at(y, at, load_f32(y + at * 4) + value if add else value)
 
 
 @compiled_callback(TASK)
@@ -144,6 +146,14 @@ def group_by_expert(chosen: int, tokens: int, k: int, experts: int, token_of: in
     return used
 
 
+@compiled(forceinline=True)
+def _place(tile: int, tokens: int, count: int, to: int) -> None:
+    """Copies a tile [tokens, 16] into rows of 256."""
+    for t in range(tokens):
+        for i in range(count):
+            store_f32_at(to, t * GROUP + i, load_f32(tile + (t * TILE + i) * 4))
+
+
 @compiled_callback(TASK)
 def gate_up_task(args: int, item: int, worker: int) -> None:
     """256 rows of one expert's FFN for all of its tokens: hidden = silu(gate · x) * (up · x), and its int8 form.
@@ -161,16 +171,17 @@ def gate_up_task(args: int, item: int, worker: int) -> None:
     hscales, hsums = load_i64(formats + 40), load_i64(formats + 48)
     index, rows = token_of + start * 4, min(GROUP, ffn - first)
     mine = scratch + worker * scratch_bytes
-    acc = mine + cols * 4
-    gates = acc + tokens * 4
+    out = mine + scratch_bytes - tokens * (TILE + 2 * GROUP) * 4
+    gates = out + tokens * TILE * 4
     ups = gates + tokens * GROUP * 4
-    for r in range(rows):
-        dot_row(exact, kind, gate + (first + r) * row_bytes, cols, size, table, x, q, scales, sums, index, tokens, acc, mine)
-        for t in range(tokens):
-            store_f32_at(gates, t * GROUP + r, load_f32(acc + t * 4))
-        dot_row(exact, up_kind, up + (first + r) * up_bytes, cols, up_size, table, x, q, scales, sums, index, tokens, acc, mine)
-        for t in range(tokens):
-            store_f32_at(ups, t * GROUP + r, load_f32(acc + t * 4))
+    for r in range(0, rows, TILE):
+        n = min(TILE, rows - r)
+        dot_rows(exact, kind, gate + (first + r) * row_bytes, row_bytes, n, cols, size, table, x, q, scales, sums, index, tokens,
+                 out, mine)  # fmt: skip
+        _place(out, tokens, n, gates + r * 4)
+        dot_rows(exact, up_kind, up + (first + r) * up_bytes, up_bytes, n, cols, up_size, table, x, q, scales, sums, index,
+                 tokens, out, mine)  # fmt: skip
+        _place(out, tokens, n, ups + r * 4)
     groups = (ffn + GROUP - 1) // GROUP
     for t in range(tokens):
         row = ups + t * GROUP * 4
@@ -194,12 +205,14 @@ def down_task(args: int, item: int, worker: int) -> None:
     tokens = load_i32(starts + expert * 4 + 4) - start
     down = load_i64(addresses + expert * 24 + 16)
     mine = scratch + worker * scratch_bytes
-    acc = mine + ffn * 4
-    for r in range(first, min(first + chunk, rows)):
-        row = down + r * row_bytes
-        dot_row(exact, kind, row, ffn, size, table, hidden, hq, hscales, hsums, pair_index + start * 4, tokens, acc, mine)
+    tile = mine + scratch_bytes - tokens * TILE * 4
+    for r in range(first, min(first + chunk, rows), TILE):
+        n = min(TILE, rows - r)
+        dot_rows(exact, kind, down + r * row_bytes, row_bytes, n, ffn, size, table, hidden, hq, hscales, hsums,
+                 pair_index + start * 4, tokens, tile, mine)  # fmt: skip
         for t in range(tokens):
-            store_f32_at(out, (start + t) * rows + r, load_f32(acc + t * 4))
+            for i in range(n):
+                store_f32_at(out, (start + t) * rows + r + i, load_f32(tile + (t * TILE + i) * 4))
 
 
 @compiled_callback(TASK)

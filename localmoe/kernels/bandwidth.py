@@ -1,0 +1,47 @@
+"""The machine's read bandwidth, measured as the kernels see it: threads reading memory far larger than the caches."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from localmoe.kernels.pool import Pool
+from localmoe.kernels.simd import add_i32x16, args4, load_i32x16, prefetch, store_i64, sum_i32x16, zero_i32x16
+from localmoe.kernels.tasks import TASK
+from quant.compiled import compiled_callback
+
+_PIECE = 1 << 18
+
+
+@compiled_callback(TASK)
+def _read_task(args, item, worker):
+    """Reads one piece of 256 KiB; the sum is kept so that no read is left out."""
+    base, piece, sums, _ = args4(args)
+    start = base + item * piece
+    a, b, c, d = zero_i32x16(), zero_i32x16(), zero_i32x16(), zero_i32x16()
+    for at in range(start, start + piece, 256):
+        prefetch(at + 2048)
+        prefetch(at + 2112)
+        prefetch(at + 2176)
+        prefetch(at + 2240)
+        a, b = add_i32x16(a, load_i32x16(at)), add_i32x16(b, load_i32x16(at + 64))
+        c, d = add_i32x16(c, load_i32x16(at + 128)), add_i32x16(d, load_i32x16(at + 192))
+    store_i64(sums + item * 8, sum_i32x16(add_i32x16(add_i32x16(a, b), add_i32x16(c, d))))
+
+
+def read_bandwidth(threads: int, nbytes: int = 512 << 20, repeats: int = 5) -> float:
+    """GB/s (10⁹ bytes) at which `threads` threads read memory: the best of `repeats` passes over `nbytes`."""
+    pieces = max(1, nbytes // _PIECE)
+    memory = np.ones(pieces * _PIECE, np.uint8)
+    sums = np.zeros(pieces, np.int64)
+    pool, best = Pool(threads), 0.0
+    try:
+        for _ in range(repeats):
+            pool.wake()
+            start = time.perf_counter()
+            pool.run(_read_task.address, pieces, int(memory.ctypes.data), _PIECE, int(sums.ctypes.data), 0)
+            best = max(best, memory.nbytes / (time.perf_counter() - start) / 1e9)
+    finally:
+        pool.close()
+    return best

@@ -1,0 +1,295 @@
+"""Sixteen weight rows times many tokens: the prefill form of the dot products, with the same bits as the row form.
+
+Each activation group's weights of sixteen rows are unpacked once into a panel [64, 16 rows, 4 bytes], so that sixteen rows are
+sixteen lanes and no sum across lanes is needed: a step is one load of the panel, and for each token one broadcast of
+four activations and one dot instruction. The integers are those of `dot_k` and `dot_blocks`, which compute them
+exactly, and the float32 steps that follow are the same operations in the same order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from localmoe.kernels.dot_blocks import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, block_bytes, two_blocks
+from localmoe.kernels.dot_k import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES
+from localmoe.kernels.elementwise import GROUP, SUMS
+from localmoe.kernels.simd import (
+    add16,
+    add_i32x16,
+    bit_planes,
+    dot_bytes,
+    dot_bytes_wide,
+    fma16,
+    high_nibbles,
+    k_minima,
+    k_scales,
+    load_f16,
+    load_f32,
+    load_f32x16,
+    load_i8_i32x16,
+    load_i8x32,
+    load_i8x64,
+    load_i16x32,
+    load_i32,
+    load_i32x16,
+    load_u8,
+    low_nibbles,
+    mul16,
+    mul_i32x16,
+    nibbles,
+    or_bytes,
+    splat_f32x16,
+    splat_i32x16,
+    store_f32,
+    store_f32x16,
+    store_i8,
+    store_i8x64,
+    store_i32x16,
+    sub_i32x16,
+    to_f32x16,
+    two_bits,
+    zero_f32x16,
+    zero_i32x16,
+)
+from localmoe.kernels.simd_tile import (
+    as_i16x32,
+    dot_pairs,
+    double_lanes,
+    pack_pairs,
+    splat_2_shorts,
+    splat_4_bytes,
+    transpose16,
+)
+from quant.compiled import compiled
+
+Q4_K, Q5_K, Q6_K = 12, 13, 14
+TILE = 16
+# Offsets in the scratch of one tile: the panel, scales, minima (or offsets), d, dmin (or m), and the rows before transposing.
+PANEL, SCALES, LOWS, D, M, ROWS, ROW_SCALES, ROW_LOWS, TAIL, TERMS = 0, 4096, 5120, 6144, 6656, 7168, 11264, 12288, 13312, 13824
+TILE_BYTES = 13824 + 2048
+
+
+@compiled(forceinline=True)
+def _store_row(at: int, v0, v1, v2, v3) -> None:
+    store_i8x64(at, v0)
+    store_i8x64(at + 64, v1)
+    store_i8x64(at + 128, v2)
+    store_i8x64(at + 192, v3)
+
+
+@compiled()
+def _unpack_k(kind: int, b: int, row: int, tile: int) -> None:
+    """One row's K-quant block into the tile's row buffers, its d and dmin into place."""
+    codes, scales, lows = tile + ROWS + row * GROUP, tile + ROW_SCALES + row * 64, tile + ROW_LOWS + row * 64
+    if kind == Q6_K:
+        first, second = load_i8x64(b), load_i8x64(b + 64)
+        upper0, upper1 = load_i8x32(b + 128), load_i8x32(b + 160)
+        _store_row(codes, or_bytes(low_nibbles(first), two_bits(upper0, 0)), or_bytes(high_nibbles(first), two_bits(upper0, 4)),
+                   or_bytes(low_nibbles(second), two_bits(upper1, 0)), or_bytes(high_nibbles(second), two_bits(upper1, 4)))  # fmt: skip
+        signed = load_i8_i32x16(b + 192)
+        store_i32x16(scales, signed)
+        store_i32x16(lows, pack_pairs(mul_i32x16(signed, splat_i32x16(32))))
+        store_f32(tile + D + row * 4, load_f16(b + 208))
+        return
+    if kind == Q4_K:
+        at = b + 16
+        _store_row(codes, nibbles(load_i8x32(at)), nibbles(load_i8x32(at + 32)), nibbles(load_i8x32(at + 64)),
+                   nibbles(load_i8x32(at + 96)))  # fmt: skip
+    else:
+        at, fifth = b + 48, load_i8x32(b + 16)
+        _store_row(codes, or_bytes(nibbles(load_i8x32(at)), bit_planes(fifth, 0)),
+                   or_bytes(nibbles(load_i8x32(at + 32)), bit_planes(fifth, 2)),
+                   or_bytes(nibbles(load_i8x32(at + 64)), bit_planes(fifth, 4)),
+                   or_bytes(nibbles(load_i8x32(at + 96)), bit_planes(fifth, 6)))  # fmt: skip
+    store_i32x16(scales, k_scales(b + 4))
+    store_i32x16(lows, pack_pairs(double_lanes(k_minima(b + 4))))
+    store_f32(tile + D + row * 4, load_f16(b))
+    store_f32(tile + M + row * 4, -load_f16(b + 2))
+
+
+@compiled()
+def _build_k(kind: int, rows: int, row_bytes: int, count: int, offset: int, tile: int) -> None:
+    """Unpacks block `offset` bytes into each of `count` rows (≤ 16; the last stands in for missing ones) into the panel."""
+    for row in range(TILE):
+        _unpack_k(kind, rows + min(row, count - 1) * row_bytes + offset, row, tile)
+    for part in range(4):
+        transpose16(tile + ROWS + part * 64, GROUP, tile + PANEL + part * 1024)
+    transpose16(tile + ROW_SCALES, 64, tile + SCALES)
+    transpose16(tile + ROW_LOWS, 64, tile + LOWS)
+
+
+@compiled()
+def _build_blocks(kind: int, rows: int, row_bytes: int, count: int, offset: int, blocks: int, table: int, tile: int) -> None:
+    """The same for eight 32-weight blocks; fewer at the end of a row, whose places are filled with zeros."""
+    size = block_bytes(kind)
+    for row in range(TILE):
+        b = rows + min(row, count - 1) * row_bytes + offset
+        if blocks < 8:
+            for i in range(8 * size):
+                store_i8(tile + TAIL + i, load_u8(b + i) if i < blocks * size else 0)
+            b = tile + TAIL
+        _store_row(tile + ROWS + row * GROUP, two_blocks(kind, b, size, table), two_blocks(kind, b + 2 * size, size, table),
+                   two_blocks(kind, b + 4 * size, size, table), two_blocks(kind, b + 6 * size, size, table))  # fmt: skip
+        for k in range(8):
+            store_f32(tile + D + (k * TILE + row) * 4, load_f16(b + k * size))
+            if kind == Q4_1 or kind == Q5_1:
+                store_f32(tile + M + (k * TILE + row) * 4, load_f16(b + k * size + 2))
+    for part in range(4):
+        transpose16(tile + ROWS + part * 64, GROUP, tile + PANEL + part * 1024)
+
+
+@compiled(forceinline=True)
+def _dots4(wide: bool, panel: int, steps: int, q0: int, q1: int, q2: int, q3: int, a0, a1, a2, a3):
+    """Adds `steps` panel rows times four tokens' activations to four accumulators (lanes: rows)."""
+    for k in range(steps):
+        w = load_i8x64(panel + k * 64)
+        if wide:
+            a0, a1 = dot_bytes_wide(a0, w, splat_4_bytes(q0 + k * 4)), dot_bytes_wide(a1, w, splat_4_bytes(q1 + k * 4))
+            a2, a3 = dot_bytes_wide(a2, w, splat_4_bytes(q2 + k * 4)), dot_bytes_wide(a3, w, splat_4_bytes(q3 + k * 4))
+        else:
+            a0, a1 = dot_bytes(a0, w, splat_4_bytes(q0 + k * 4)), dot_bytes(a1, w, splat_4_bytes(q1 + k * 4))
+            a2, a3 = dot_bytes(a2, w, splat_4_bytes(q2 + k * 4)), dot_bytes(a3, w, splat_4_bytes(q3 + k * 4))
+    return a0, a1, a2, a3
+
+
+@compiled(forceinline=True)
+def _low(lows: int, sums: int):
+    """The minima (or offsets) times the activations' sums: eight pairs of int16."""
+    total = zero_i32x16()
+    for k in range(8):
+        total = dot_pairs(total, load_i16x32(lows + k * 64), splat_2_shorts(sums + k * 4))
+    return total
+
+
+@compiled(forceinline=True)
+def _finish_k(six: bool, tile: int, total, low, scale: int, acc: int, first: bool) -> None:
+    d = load_f32x16(tile + D)
+    if six:
+        value = mul16(d, to_f32x16(sub_i32x16(total, low)))
+    else:
+        value = fma16(load_f32x16(tile + M), to_f32x16(low), mul16(d, to_f32x16(total)))
+    before = zero_f32x16() if first else load_f32x16(acc)
+    store_f32x16(acc, fma16(value, splat_f32x16(load_f32(scale)), before))
+
+
+@compiled(forceinline=True)
+def _tokens_k(six: bool, tile: int, groups: int, g: int, q: int, scales: int, sums: int, index: int, tokens: int, acc: int):
+    """Multiplies the panel with every token's group g, four tokens at a time (the last ones again where four do not fit)."""
+    subs, steps = (16, 4) if six else (8, 8)
+    for t in range(0, tokens, 4):
+        t1, t2, t3 = min(t + 1, tokens - 1), min(t + 2, tokens - 1), min(t + 3, tokens - 1)
+        n0, n1 = load_i32(index + t * 4) * groups + g, load_i32(index + t1 * 4) * groups + g
+        n2, n3 = load_i32(index + t2 * 4) * groups + g, load_i32(index + t3 * 4) * groups + g
+        s0, s1, s2, s3 = zero_i32x16(), zero_i32x16(), zero_i32x16(), zero_i32x16()
+        for sub in range(subs):
+            at = sub * steps
+            zero = zero_i32x16()
+            a0, a1, a2, a3 = _dots4(False, tile + PANEL + at * 64, steps, q + n0 * GROUP + at * 4, q + n1 * GROUP + at * 4,
+                                    q + n2 * GROUP + at * 4, q + n3 * GROUP + at * 4, zero, zero, zero, zero)  # fmt: skip
+            scale = load_i32x16(tile + SCALES + sub * 64)
+            s0, s1 = add_i32x16(s0, mul_i32x16(a0, scale)), add_i32x16(s1, mul_i32x16(a1, scale))
+            s2, s3 = add_i32x16(s2, mul_i32x16(a2, scale)), add_i32x16(s3, mul_i32x16(a3, scale))
+        lows, wide = tile + LOWS, SUMS * 2
+        low0, low1 = _low(lows, sums + n0 * wide), _low(lows, sums + n1 * wide)
+        low2, low3 = _low(lows, sums + n2 * wide), _low(lows, sums + n3 * wide)
+        _finish_k(six, tile, s0, low0, scales + n0 * 4, acc + t * 64, g == 0)
+        if t + 1 < tokens:
+            _finish_k(six, tile, s1, low1, scales + n1 * 4, acc + t1 * 64, g == 0)
+        if t + 2 < tokens:
+            _finish_k(six, tile, s2, low2, scales + n2 * 4, acc + t2 * 64, g == 0)
+        if t + 3 < tokens:
+            _finish_k(six, tile, s3, low3, scales + n3 * 4, acc + t3 * 64, g == 0)
+
+
+@compiled()
+def tile_k(kind, rows, row_bytes, count, cols, q, scales, sums, index, tokens, acc, tile) -> None:
+    """acc [tokens, 16] = rows · x[index]: `count` ≤ 16 rows of Q4_K, Q5_K or Q6_K. `tile`: TILE_BYTES of scratch."""
+    groups = cols // GROUP
+    size = Q6_K_BYTES if kind == Q6_K else (Q5_K_BYTES if kind == Q5_K else Q4_K_BYTES)
+    for g in range(groups):
+        _build_k(kind, rows, row_bytes, count, g * size, tile)
+        if kind == Q6_K:
+            _tokens_k(True, tile, groups, g, q, scales, sums, index, tokens, acc)
+        else:
+            _tokens_k(False, tile, groups, g, q, scales, sums, index, tokens, acc)
+
+
+@compiled(forceinline=True)
+def _term(has_minimum: bool, tile: int, k: int, a, sums: int):
+    """Block k's float32 term for sixteen rows."""
+    term = mul16(load_f32x16(tile + D + k * 64), to_f32x16(a))
+    if has_minimum:
+        total = dot_pairs(zero_i32x16(), as_i16x32(splat_i32x16(0x10001)), splat_2_shorts(sums + k * 4))
+        term = fma16(load_f32x16(tile + M + k * 64), to_f32x16(total), term)
+    return term
+
+
+@compiled(forceinline=True)
+def _block4(wide: bool, offset: int, has_minimum: bool, tile: int, k: int, q0, q1, q2, q3, s0, s1, s2, s3):
+    """Block k's terms for four tokens; the offset's share of the integer dot comes first."""
+    z, minus = zero_i32x16(), as_i16x32(splat_i32x16((-offset & 0xFFFF) * 0x10001))
+    a0, a1, a2, a3 = z, z, z, z
+    if offset:
+        a0, a1 = dot_pairs(z, minus, splat_2_shorts(s0 + k * 4)), dot_pairs(z, minus, splat_2_shorts(s1 + k * 4))
+        a2, a3 = dot_pairs(z, minus, splat_2_shorts(s2 + k * 4)), dot_pairs(z, minus, splat_2_shorts(s3 + k * 4))
+    at = k * 32
+    a0, a1, a2, a3 = _dots4(wide, tile + PANEL + k * 512, 8, q0 + at, q1 + at, q2 + at, q3 + at, a0, a1, a2, a3)
+    return (_term(has_minimum, tile, k, a0, s0), _term(has_minimum, tile, k, a1, s1),
+            _term(has_minimum, tile, k, a2, s2), _term(has_minimum, tile, k, a3, s3))  # fmt: skip
+
+
+@compiled(forceinline=True)
+def _pair(terms: int, k: int):
+    return add16(load_f32x16(terms + k * 64), load_f32x16(terms + k * 64 + 64))
+
+
+@compiled(forceinline=True)
+def _finish_block(terms: int, scale: int, acc: int, first: bool) -> None:
+    """Adds one token's eight terms in the order of `sum8` over `fold_halves`: ((0+1)+(4+5)) + ((2+3)+(6+7))."""
+    value = add16(add16(_pair(terms, 0), _pair(terms, 4)), add16(_pair(terms, 2), _pair(terms, 6)))
+    before = zero_f32x16() if first else load_f32x16(acc)
+    store_f32x16(acc, fma16(value, splat_f32x16(load_f32(scale)), before))
+
+
+@compiled(forceinline=True)
+def _tokens_blocks(wide, offset, has_minimum, tile, groups, g, q, scales, sums, index, tokens, acc):
+    for t in range(0, tokens, 4):
+        t1, t2, t3 = min(t + 1, tokens - 1), min(t + 2, tokens - 1), min(t + 3, tokens - 1)
+        n0, n1 = load_i32(index + t * 4) * groups + g, load_i32(index + t1 * 4) * groups + g
+        n2, n3 = load_i32(index + t2 * 4) * groups + g, load_i32(index + t3 * 4) * groups + g
+        q0, q1, q2, q3 = q + n0 * GROUP, q + n1 * GROUP, q + n2 * GROUP, q + n3 * GROUP
+        w = SUMS * 2
+        s0, s1, s2, s3 = sums + n0 * w, sums + n1 * w, sums + n2 * w, sums + n3 * w
+        terms = tile + TERMS
+        for k in range(8):
+            x0, x1, x2, x3 = _block4(wide, offset, has_minimum, tile, k, q0, q1, q2, q3, s0, s1, s2, s3)
+            store_f32x16(terms + k * 64, x0)
+            store_f32x16(terms + 512 + k * 64, x1)
+            store_f32x16(terms + 1024 + k * 64, x2)
+            store_f32x16(terms + 1536 + k * 64, x3)
+        _finish_block(terms, scales + n0 * 4, acc + t * 64, g == 0)
+        if t + 1 < tokens:
+            _finish_block(terms + 512, scales + n1 * 4, acc + t1 * 64, g == 0)
+        if t + 2 < tokens:
+            _finish_block(terms + 1024, scales + n2 * 4, acc + t2 * 64, g == 0)
+        if t + 3 < tokens:
+            _finish_block(terms + 1536, scales + n3 * 4, acc + t3 * 64, g == 0)
+
+
+@compiled()
+def tile_blocks(kind, rows, row_bytes, count, cols, table, q, scales, sums, index, tokens, acc, tile) -> None:
+    """The same for rows of 32-weight blocks."""
+    groups, size = (cols + GROUP - 1) // GROUP, block_bytes(kind)
+    for g in range(groups):
+        blocks = min(8, (cols - g * GROUP) // 32)
+        _build_blocks(kind, rows, row_bytes, count, g * 8 * size, blocks, table, tile)
+        if kind == Q4_0:
+            _tokens_blocks(False, 8, False, tile, groups, g, q, scales, sums, index, tokens, acc)
+        elif kind == Q4_1 or kind == Q5_1:
+            _tokens_blocks(False, 0, True, tile, groups, g, q, scales, sums, index, tokens, acc)
+        elif kind == Q5_0:
+            _tokens_blocks(False, 16, False, tile, groups, g, q, scales, sums, index, tokens, acc)
+        elif kind == Q8_0:
+            _tokens_blocks(True, 128, False, tile, groups, g, q, scales, sums, index, tokens, acc)
+        else:
+            _tokens_blocks(True, 127, False, tile, groups, g, q, scales, sums, index, tokens, acc)

@@ -1,0 +1,121 @@
+"""Decoding one token on the GPU: quantized linear layers and the chosen experts' FFNs, read through addresses.
+
+An expert's work is described in device memory, written by the resolve kernel (`gpu_resolve`):
+
+    source int64 [k]   where its bytes are: a slot in GPU memory, or pinned host memory read over the bus
+    target int64 [k]   where they are to be read from for computing; other than `source`: they are copied there on the way
+    rows   int32 [k]   how many of its FFN rows the GPU computes: all, none, or a share (the CPU has the others)
+
+A program that finds source ≠ target first copies just the rows that it needs, 16 bytes per thread, and then computes
+from the copy, which lies in the L2 cache: bytes cross the bus once, in wide requests, and the arithmetic is the same
+whatever the residency.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from localmoe.kernels.gpu_dot import row_dots
+from localmoe.kernels.gpu_formats import pointer8
+
+
+@triton.jit
+def planar(i: tl.tensor, COLS: tl.constexpr) -> tl.tensor:
+    """Where value i of COLS lies in planes of four (see gpu_dot)."""
+    return i % 4 * (COLS // 4) + i // 4
+
+
+@triton.jit
+def _rows_of(
+    KIND: tl.constexpr, address: tl.tensor, x: tl.tensor, y: tl.tensor, first: tl.tensor, rows: tl.tensor, COLS: tl.constexpr, ROW_BYTES: tl.constexpr,
+    ALIGN: tl.constexpr, R: tl.constexpr, UNIT: tl.constexpr, UNITS: tl.constexpr, WORDS: tl.constexpr, ADD: tl.constexpr,
+) -> None:  # fmt: skip
+    r = first + tl.arange(0, R)
+    row = pointer8(address, ALIGN) + r.to(tl.int64) * ROW_BYTES
+    value = row_dots(KIND, row, r < rows, x, COLS // UNIT, COLS, R, UNITS, WORDS)
+    if ADD:
+        value += tl.load(y + r, mask=r < rows, other=0.0)
+    tl.store(y + r, value, mask=r < rows)
+
+
+@triton.jit
+def linear_kernel(
+    x: tl.tensor, y: tl.tensor, address: tl.tensor, rows: tl.tensor, KIND: tl.constexpr, COLS: tl.constexpr, ROW_BYTES: tl.constexpr,
+    ALIGN: tl.constexpr, R: tl.constexpr, UNIT: tl.constexpr, UNITS: tl.constexpr, WORDS: tl.constexpr, ADD: tl.constexpr,
+) -> None:  # fmt: skip
+    """y[rows] (+)= W · x; x in planes [cols], y natural [rows], both float32."""
+    _rows_of(KIND, address, x, y, tl.program_id(0) * R, rows, COLS, ROW_BYTES, ALIGN, R, UNIT, UNITS, WORDS, ADD)
+
+
+@triton.jit
+def copy_bytes(source: tl.tensor, target: tl.tensor, nbytes: tl.tensor, WIDTH: tl.constexpr, SPAN: tl.constexpr) -> None:
+    """nbytes from one address to another, SPAN words of 4 (or, where rows are aligned to 2, halves of 2) bytes at a time."""
+    kind: tl.constexpr = tl.int32 if WIDTH >= 4 else tl.int16
+    size: tl.constexpr = 4 if WIDTH >= 4 else 2
+    read = tl.multiple_of(source.to(tl.pointer_type(kind)), WIDTH)
+    write = tl.multiple_of(target.to(tl.pointer_type(kind)), WIDTH)
+    for first in range(0, nbytes // size, SPAN):
+        at = first + tl.arange(0, SPAN)
+        here = at < nbytes // size
+        tl.store(write + at, tl.load(read + at, mask=here, other=0), mask=here)
+
+
+@triton.jit
+def gate_up_kernel(
+    x: tl.tensor, hidden: tl.tensor, source: tl.tensor, target: tl.tensor, gpu_rows: tl.tensor, UP_START: tl.constexpr, KIND: tl.constexpr,
+    COLS: tl.constexpr, FFN: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr, R: tl.constexpr,
+    UNIT: tl.constexpr, UNITS: tl.constexpr, WORDS: tl.constexpr, SPAN: tl.constexpr,
+) -> None:  # fmt: skip
+    """hidden[choice] = silu(gate · x) * (up · x) for R FFN rows of one chosen expert; hidden [k, ffn] in planes.
+
+    Grid (k, ceil(ffn / R)): the choices alternate, so that reads over the bus and from GPU memory overlap.
+    """
+    choice, first = tl.program_id(0), tl.program_id(1) * R
+    limit = tl.load(gpu_rows + choice)
+    if first < limit:
+        come_from, base = tl.load(source + choice), tl.load(target + choice)
+        start = first.to(tl.int64) * ROW_BYTES
+        if come_from != base:
+            size = tl.minimum(R, limit - first) * ROW_BYTES
+            copy_bytes(come_from + start, base + start, size, ALIGN, SPAN)
+            copy_bytes(come_from + UP_START + start, base + UP_START + start, size, ALIGN, SPAN)
+            tl.debug_barrier()
+        # One tile holds R gate rows and R up rows, so that activations are loaded once.
+        both = tl.arange(0, 2 * R)
+        r = first + both % R
+        offset = r.to(tl.int64) * ROW_BYTES + (both // R).to(tl.int64) * UP_START
+        row = pointer8(base, ALIGN) + tl.multiple_of(offset, ALIGN)
+        values = row_dots(KIND, row, r < limit, x, COLS // UNIT, COLS, 2 * R, UNITS, WORDS)
+        pairs = tl.reshape(values, [2, R])
+        which = tl.arange(0, 2)[:, None]
+        gate = tl.sum(tl.where(which == 0, pairs, 0.0), 0)
+        up = tl.sum(tl.where(which == 1, pairs, 0.0), 0)
+        out = first + tl.arange(0, R)
+        tl.store(hidden + choice * FFN + planar(out, FFN), gate / (1.0 + tl.exp(-gate)) * up, mask=out < limit)
+
+
+@triton.jit
+def down_kernel(
+    hidden: tl.tensor, y: tl.tensor, weights: tl.tensor, source: tl.tensor, target: tl.tensor, gpu_rows: tl.tensor, DOWN_START: tl.constexpr,
+    KIND: tl.constexpr, FFN: tl.constexpr, ROWS: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK: tl.constexpr, BLOCK_BYTES: tl.constexpr, K: tl.constexpr, R: tl.constexpr,
+    UNIT: tl.constexpr, UNITS: tl.constexpr, WORDS: tl.constexpr, SPAN: tl.constexpr,
+) -> None:  # fmt: skip
+    """y[r] += sum over choices, in router order, of weight * (down · hidden[choice]); R rows of `ROWS` per program."""
+    first = tl.program_id(0) * R
+    r = first + tl.arange(0, R)
+    value = tl.load(y + r, mask=r < ROWS, other=0.0)
+    for choice in range(K):
+        limit = tl.load(gpu_rows + choice)
+        if limit > 0:
+            come_from, base = tl.load(source + choice) + DOWN_START, tl.load(target + choice) + DOWN_START
+            if come_from != base:
+                for i in range(tl.minimum(R, ROWS - first)):
+                    start = (first + i).to(tl.int64) * ROW_BYTES
+                    copy_bytes(come_from + start, base + start, limit // BLOCK * BLOCK_BYTES, ALIGN, SPAN)
+                tl.debug_barrier()
+            row = pointer8(base, ALIGN) + r.to(tl.int64) * ROW_BYTES
+            out = row_dots(KIND, row, r < ROWS, hidden + choice * FFN, limit // UNIT, FFN, R, UNITS, WORDS)
+            value += tl.load(weights + choice) * out
+    tl.store(y + r, value, mask=r < ROWS)

@@ -1,0 +1,164 @@
+"""Measuring a loaded model: speed (`localmoe bench`) and quality (`localmoe perplexity`)."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localmoe.errors import UsageError
+from localmoe.runner import Model
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Medians over the repetitions, with the spread; rates in tokens/s, bandwidths in GB/s (10⁹ bytes)."""
+
+    model: str
+    threads: int
+    simd: str
+    prompt_tokens: int
+    generated_tokens: int
+    prefill_tps: float
+    prefill_spread: tuple[float, float]
+    decode_tps: float  # at the depth that the prefill left
+    decode_spread: tuple[float, float]
+    load_s: float
+    first_token_s: float  # from the start of the load to the first token of an answer to a one-token prompt
+    bytes_per_token: int
+    read_gbps: float  # bytes_per_token * decode_tps
+    machine_gbps: float
+    share_of_machine: float
+    peak_rss_bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure_speed(
+    model: Model, prompt: int, generated: int, repeats: int, load_s: float, first_token_s: float
+) -> Speed:
+    """Prefills `prompt` random tokens and decodes `generated` more, `repeats` times after one warm-up."""
+    from localmoe.kernels.bandwidth import read_bandwidth
+
+    if prompt + generated > model.context:
+        raise UsageError(f"{prompt} + {generated} tokens do not fit in the context of {model.context}; raise --context")
+    ids = random_ids(model, prompt + generated)
+    decoder = model.decoder()
+    prefill, decode = [], []
+    for repeat in range(repeats + 1):
+        decoder.rewind(0)
+        start = time.perf_counter()
+        decoder.extend(ids[:prompt])
+        middle = time.perf_counter()
+        for token in ids[prompt:]:
+            decoder.extend([token])
+        end = time.perf_counter()
+        if repeat:
+            prefill.append(prompt / (middle - start))
+            decode.append(generated / (end - middle))
+    machine, status = read_bandwidth(model.threads), model.status()
+    decode_tps, read = statistics.median(decode), model.bytes_per_token()
+    return Speed(
+        model=model.name, threads=model.threads, simd=status["simd"], prompt_tokens=prompt, generated_tokens=generated,
+        prefill_tps=statistics.median(prefill), prefill_spread=(min(prefill), max(prefill)),
+        decode_tps=decode_tps, decode_spread=(min(decode), max(decode)),
+        load_s=load_s, first_token_s=first_token_s, bytes_per_token=read, read_gbps=read * decode_tps / 1e9,
+        machine_gbps=machine, share_of_machine=read * decode_tps / 1e9 / machine, peak_rss_bytes=peak_rss(),
+    )  # fmt: skip
+
+
+def random_ids(model: Model, count: int, seed: int = 0) -> list[int]:
+    """Token ids drawn uniformly from the vocabulary, control tokens at its start left out."""
+    low = min(300, model.config.vocab // 4)
+    return [int(i) for i in np.random.default_rng(seed).integers(low, model.config.vocab, count)]
+
+
+def peak_rss() -> int:
+    """The most memory this process has held, in bytes."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such call
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Perplexity of a text; with a base model, how far the distribution moved from the base's."""
+
+    model: str
+    tokens: int  # scored
+    perplexity: float
+    standard_error: float  # of the perplexity, from the spread over tokens
+    base: str | None = None
+    base_perplexity: float | None = None
+    kl_mean: float | None = None  # KL(base ‖ model), nats per token
+    kl_99: float | None = None
+    same_top: float | None = None  # share of tokens with the same most probable next token
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure_quality(
+    model: Model, text: str, window: int, base: Model | None = None, progress: Callable[[int, int], None] | None = None
+) -> Quality:
+    """Perplexity as llama.cpp's tool defines it: windows of the text, each begun with BOS, their second halves scored.
+
+    A text shorter than one window is scored whole. Raises UsageError for a text of fewer than two tokens.
+    """
+    windows = split_windows(model.tokenizer.encode(text, bos=False), model.tokenizer.bos_id, window)
+    losses: list[NDArray[np.float64]] = []
+    base_losses: list[NDArray[np.float64]] = []
+    divergences: list[NDArray[np.float64]] = []
+    same: list[NDArray[np.bool_]] = []
+    for done, (ids, first) in enumerate(windows):
+        targets = np.array(ids[first:])
+        scores = _log_softmax(model.logits(ids)[first - 1 : -1])  # [scored, vocab]
+        losses.append(-scores[np.arange(len(targets)), targets])
+        if base is not None:
+            theirs = _log_softmax(base.logits(ids)[first - 1 : -1])
+            base_losses.append(-theirs[np.arange(len(targets)), targets])
+            divergences.append((np.exp(theirs) * (theirs - scores)).sum(1))
+            same.append(theirs.argmax(1) == scores.argmax(1))
+        if progress is not None:
+            progress(done + 1, len(windows))
+    loss = np.concatenate(losses)
+    perplexity = float(np.exp(loss.mean()))
+    error = perplexity * float(loss.std(ddof=1) / np.sqrt(len(loss))) if len(loss) > 1 else 0.0
+    if base is None:
+        return Quality(model.name, len(loss), perplexity, error)
+    kl = np.concatenate(divergences)
+    return Quality(
+        model.name, len(loss), perplexity, error, base.name, float(np.exp(np.concatenate(base_losses).mean())),
+        float(kl.mean()), float(np.quantile(kl, 0.99)), float(np.concatenate(same).mean()),
+    )  # fmt: skip
+
+
+def split_windows(ids: Sequence[int], bos: int | None, window: int) -> list[tuple[list[int], int]]:
+    """Windows of ids, each with the position of its first scored id."""
+    head = [] if bos is None else [bos]
+    size = window - len(head)
+    if window < 4:
+        raise UsageError(f"a window of {window} tokens is too short; give at least 4")
+    if len(ids) + len(head) < 2:
+        raise UsageError("the text is too short to score: it needs two tokens at least")
+    if len(ids) <= size:
+        return [(head + list(ids), max(1, len(head)))]
+    starts = range(0, len(ids) - size + 1, size)
+    return [(head + list(ids[at : at + size]), window // 2) for at in starts]
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    x = logits.astype(np.float64)
+    x -= x.max(1, keepdims=True)
+    x -= np.log(np.exp(x).sum(1, keepdims=True))
+    return x
