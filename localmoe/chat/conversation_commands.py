@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from localmoe.chat.attachments import decoded
 from localmoe.chat.conversation import Conversation
+from localmoe.chat.present import keyboard
 from localmoe.errors import UsageError
 from localmoe.history.transfer import FORMATS, as_markdown, as_object, checked
 
@@ -90,7 +91,8 @@ def edited(text: str, suffix: str = ".md") -> str:
         file = Path(directory) / f"prompt{suffix}"
         file.write_text(text, "utf-8")
         try:
-            code = subprocess.run([*shlex.split(editor), str(file)], check=False).returncode
+            with keyboard(echo=True):
+                code = subprocess.run([*shlex.split(editor), str(file)], check=False).returncode
         except (OSError, ValueError) as error:
             raise UsageError(f"The editor {editor!r} could not be started ({error}); set $EDITOR.") from error
         if code:

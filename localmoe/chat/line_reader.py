@@ -89,8 +89,9 @@ def unquoted(text: str) -> str:
 
 
 def _keys() -> KeyBindings:
-    """Enter sends, Alt-Enter breaks the line; inside a triple-quoted block Enter breaks it too."""
-    from prompt_toolkit.filters import completion_is_selected, has_focus
+    """Enter sends, Alt-Enter breaks the line, as does Enter in a triple-quoted block; Ctrl-C discards."""
+    from prompt_toolkit.application import get_app
+    from prompt_toolkit.filters import Condition, completion_is_selected, has_focus
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
     keys = KeyBindings()
@@ -111,6 +112,10 @@ def _keys() -> KeyBindings:
     @keys.add("escape", "enter", filter=typing)
     def _break(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
+
+    @keys.add("c-c", filter=typing & Condition(lambda: bool(get_app().current_buffer.text)))
+    def _discard(event: KeyPressEvent) -> None:
+        event.current_buffer.reset()
 
     return keys
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 import threading
 from collections.abc import Mapping
 from typing import Any, TextIO
@@ -46,10 +48,23 @@ class Notices:
     @staticmethod
     def write(text: str, style: str = "") -> None:
         """`text` made safe, in `style` (SGR parameters) where stderr is a terminal with colours."""
-        plain = safe(text)
+        plain = fitted(safe(text)) if is_terminal(sys.stderr) else safe(text)
         sys.stdout.flush()
         styled = f"\x1b[{style}m{plain}\x1b[0m" if style and colours(sys.stderr) else plain
         print(styled, file=sys.stderr, flush=True)
+
+
+def fitted(text: str) -> str:
+    """`text` with lines no wider than the terminal, broken between words and indented as their first row."""
+    width = max(40, shutil.get_terminal_size().columns - 1)
+    lines = []
+    for line in text.split("\n"):
+        column = re.match(r"\s*(?:\S+(?: \S+)*\s{2,})?", line)
+        indent = " " * min(len(column[0]) if column else 0, width // 2)
+        lines += textwrap.wrap(
+            line, width, subsequent_indent=indent, break_on_hyphens=False, drop_whitespace=True
+        ) if len(line) > width else [line]
+    return "\n".join(lines)
 
 
 class Spinner:
@@ -94,8 +109,8 @@ def status_line(answer: Answer, used: int, context: int, status: Mapping[str, An
     parts = [f"{answer.completion_tokens:,} token{'' if answer.completion_tokens == 1 else 's'}"]
     if timings["decode_tps"]:
         parts.append(f"{timings['decode_tps']:.1f} tok/s")
-    parts.append(f"first after {timings['first_token_s']:.2f} s")
-    parts.append(f"context {used:,} of {context:,}")
+    parts.append(f"first {timings['first_token_s']:.2f} s")
+    parts.append(f"context {used:,}/{context:,}")
     if status.get("hit_rate") is not None:
-        parts.append(f"expert hits {100 * status['hit_rate']:.0f} %")
+        parts.append(f"experts {100 * status['hit_rate']:.0f} %")
     return " · ".join(parts)

@@ -31,17 +31,17 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def quiet_keyboard() -> Iterator[None]:
-    """Keys pressed while an answer comes are not echoed into it; they wait for the next prompt."""
+def keyboard(echo: bool) -> Iterator[None]:
+    """While the block runs, the terminal echoes keys, or not: then they wait unseen for the next prompt."""
     if not sys.stdin.isatty():
         yield
         return
     import termios
 
     before = termios.tcgetattr(sys.stdin)
-    silent = termios.tcgetattr(sys.stdin)
-    silent[3] &= ~termios.ECHO
-    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, silent)
+    wanted = termios.tcgetattr(sys.stdin)
+    wanted[3] = wanted[3] | termios.ECHO if echo else wanted[3] & ~termios.ECHO
+    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, wanted)
     try:
         yield
     finally:

@@ -134,7 +134,8 @@ class AnswerView:
     def _close_block(self, keep: str = "") -> None:
         """Render the open block. `keep`: a line that is shown after it and begins the next one."""
         if self._lines:
-            text = "\n".join(self._lines)
+            # a line break in prose is meant as one: Markdown would join the lines
+            text = ("  \n" if self._kind in ("text", "quote") else "\n").join(self._lines)
             self._lines, self._kind = [], ""
             if keep:  # it is on the screen below the block: take it away, it comes again
                 self._painter.show([row for one in text.split("\n") for row in wrapped(one, self._width)])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import closing
+from importlib import import_module
 
 from localmoe.chat.attachments import Attachment, with_attachments
 from localmoe.chat.commands import COMMANDS, find_command
 from localmoe.chat.line_reader import LineReader, PlainReader, TerminalReader
 from localmoe.chat.output import RED, Notices, is_terminal, status_line
-from localmoe.chat.present import interruptible, quiet_keyboard, write_answer
+from localmoe.chat.present import interruptible, keyboard, write_answer
 from localmoe.chat.session import Answering, Session
 from localmoe.errors import LocalMoeError
 from localmoe.history.database import HistoryError
@@ -50,6 +52,8 @@ class Repl:
     def run(self) -> int:
         """Talk until the user leaves; returns the exit code."""
         self._greet()
+        # Rendering is needed with the first answer, but not before the user has typed something.
+        threading.Thread(target=import_module, args=("localmoe.chat.render",), daemon=True).start()
         asked_to_leave = False
         while not self.leaving:
             try:
@@ -64,7 +68,8 @@ class Repl:
                 self.notices("Press Ctrl-C once more to leave (Ctrl-D leaves at once).")
                 continue
             asked_to_leave = False
-            self._obey_or_answer(text)
+            with keyboard(echo=False):
+                self._obey_or_answer(text)
         return 0
 
     def _greet(self) -> None:
@@ -122,7 +127,7 @@ class Repl:
     def answer(self, ask: Ask) -> None:
         """Show an answer as it comes; Ctrl-C stops it and keeps what there is."""
         session = self.session
-        with quiet_keyboard(), interruptible() as cancelled, closing(ask(cancelled)) as pieces:
+        with interruptible() as cancelled, closing(ask(cancelled)) as pieces:
             write_answer(session, pieces)
             stopped = cancelled()
         if stopped:

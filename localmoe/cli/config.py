@@ -1,0 +1,84 @@
+"""`localmoe config`: the settings in force, and the file they can be put in."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+_TEMPLATE = """\
+# Settings of localmoe. Flags and LOCALMOE_* variables win over what is set here.
+# `localmoe config show` lists every setting with its value and where that comes from.
+#
+# temperature = 0.7
+# system = "Answer briefly."
+# keys = "vi"
+#
+# [models.mixtral-8x7b]
+# temperature = 0.4
+"""
+
+
+@click.group()
+def config() -> None:
+    """Show or edit the settings."""
+
+
+@config.command()
+@click.argument("model", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: setting → value and origin.")
+def show(model: str | None, as_json: bool) -> None:
+    """List every setting, its value and its origin; with MODEL, as they are for that model."""
+    from dataclasses import asdict
+
+    from localmoe.catalogue import entries
+    from localmoe.chat.output import Notices, to_json
+    from localmoe.settings import FIELDS, resolve, shown
+
+    entry = entries().get(model) if model else None
+    resolved = resolve({}, (model,) if model else (), entry.settings if entry else None)
+    for warning in resolved.warnings:
+        Notices.write(warning)
+    values = asdict(resolved.settings)
+    if as_json:
+        both = {name: {"value": value, "origin": resolved.origins[name]} for name, value in values.items()}
+        click.echo(to_json(both))
+        return
+    for name, value in values.items():
+        origin = resolved.origins[name]
+        click.echo(f"{name:18} {shown(name, value):14} {origin:12} {FIELDS[name].metadata['summary']}")
+
+
+@config.command()
+def path() -> None:
+    """Print where the config file is (or would be)."""
+    from localmoe.settings import config_path
+
+    click.echo(str(config_path()))
+
+
+@config.command()
+def edit() -> None:
+    """Open the config file in $EDITOR; it is checked before it replaces the old one."""
+    import tomllib
+
+    from localmoe.chat.conversation_commands import edited
+    from localmoe.chat.output import Notices
+    from localmoe.errors import UsageError
+    from localmoe.settings import config_path, resolve
+
+    if not sys.stdin.isatty():
+        raise UsageError(f"there is no terminal to edit in; the file is {config_path()}")
+    file = config_path()
+    text = edited(file.read_text("utf-8") if file.exists() else _TEMPLATE, ".toml")
+    try:
+        tomllib.loads(text)
+    except ValueError as error:
+        raise UsageError(f"not saved: {error}") from error
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_suffix(".partial")
+    draft.write_text(text, "utf-8")
+    draft.replace(file)
+    for warning in resolve({}).warnings:
+        Notices.write(warning)
+    click.echo(f"Saved to {file}.", err=True)
