@@ -22,7 +22,7 @@ from localmoe.text.tokenizer import Tokenizer
 
 _V1_VOCABULARY = 32_000  # pieces of Mistral's first SentencePiece model
 # Templates that write [INST] but belong to other families, or to fine-tunes with turns of their own.
-_FOREIGN = ("<<SYS>>", "<|", "<start_of_turn>", "### ")
+_FOREIGN = ("<<SYS>>", "<|", "<start_of_turn>", "### Instruction", "USER:")
 
 Turn = tuple[str, str]  # role, text
 

@@ -81,14 +81,15 @@ def _processor(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> Any:
 
 def _model_proto(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> bytes:
     """A serialized ModelProto: field 1 the pieces, 2 the trainer's settings, 3 the normalizer's."""
-    pieces, kinds = vocabulary.pieces, vocabulary.kinds
+    pieces, kinds = vocabulary.pieces, np.array(vocabulary.kinds)
     scores = np.asarray(array(metadata, "scores"))
     if scores.shape != (len(pieces),) or scores.dtype.kind not in "fiu":
         raise TokenizerError(f"tokenizer.ggml.scores is not one number for each of {len(pieces)} tokens")
-    if kinds.count(Kind.UNKNOWN) != 1:
-        raise TokenizerError("tokenizer.ggml.token_type must mark exactly one token as unknown (2)")
-    trainer = _number(3, _BPE) + _number(4, len(pieces)) + _number(35, kinds.count(Kind.BYTE) == 256)
-    unknown = kinds.index(Kind.UNKNOWN)
+    unknown = _unknown(vocabulary)
+    kinds[kinds == Kind.UNKNOWN] = Kind.UNUSED
+    kinds[unknown] = Kind.UNKNOWN  # the library wants exactly one
+    byte_fallback = np.count_nonzero(kinds == Kind.BYTE) == 256
+    trainer = _number(3, _BPE) + _number(4, len(pieces)) + _number(35, byte_fallback)
     trainer += _number(40, unknown) + _bytes(45, pieces[unknown].encode())
     for id_field, name_field, token in (
         (41, 46, vocabulary.bos_id),
@@ -105,7 +106,17 @@ def _model_proto(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> bytes:
     return _piece_fields(pieces, scores, kinds) + _bytes(2, trainer) + _bytes(3, normalizer)
 
 
-def _piece_fields(pieces: list[str], scores: npt.NDArray[Any], kinds: list[int]) -> bytes:
+def _unknown(vocabulary: Vocabulary) -> int:
+    """The id of the piece for what no piece covers. Some converters mark it as control, or mark several."""
+    named = vocabulary.unknown_id if vocabulary.unknown_id is not None else vocabulary.specials.get("<unk>")
+    if named is not None and named not in (vocabulary.bos_id, *vocabulary.eos_ids):
+        return named
+    if Kind.UNKNOWN in vocabulary.kinds:
+        return vocabulary.kinds.index(Kind.UNKNOWN)
+    raise TokenizerError("tokenizer.ggml.unknown_token_id is missing and no token is marked as unknown (2)")
+
+
+def _piece_fields(pieces: list[str], scores: npt.NDArray[Any], kinds: npt.NDArray[Any]) -> bytes:
     """ModelProto.pieces: {1: piece, 2: float score, 3: kind}, one for each token."""
     tails = np.empty(len(pieces), np.dtype([("2", "u1"), ("score", "<f4"), ("3", "u1"), ("kind", "u1")]))
     tails["2"], tails["score"], tails["3"], tails["kind"] = 0x15, scores, 0x18, kinds

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -36,10 +36,9 @@ class TemplateFormat:
             for piece, token in tokenizer.markers().items()
             if len(piece) > 1 and (tokenizer.is_control(token) or piece in template)
         }
-        names = sorted(map(re.escape, self._markers), key=len, reverse=True)
-        anything = "|".join(names) or "(?!)"
-        self._marker = re.compile(f"({anything})")
-        self._marker_start = re.compile(f"(?={anything})")
+        any_marker = _any_of(self._markers)
+        self._marker = re.compile(f"({any_marker})")
+        self._marker_start = re.compile(f"(?={any_marker})")
         self._tails = {c for piece in self._markers for c in piece[1:]}
         self._heads = {c for piece in self._markers for c in piece[:-1]}
         pieces = {token: piece for piece, token in tokenizer.markers().items()}
@@ -107,6 +106,15 @@ class TemplateFormat:
         while bos is not None and start < len(ids) and ids[start] == bos:
             start += 1
         return [bos, *ids[start:]] if bos is not None and start else self._tokenizer.encode("") + ids
+
+
+def _any_of(words: Iterable[str]) -> str:
+    """A pattern for any of the words, the longest first; a look at the letter spares trying them all."""
+    longest_first = sorted(words, key=len, reverse=True)
+    if not longest_first:
+        return "(?!)"
+    letters = "".join(sorted({re.escape(word[0]) for word in longest_first}))
+    return f"(?=[{letters}])(?:{'|'.join(map(re.escape, longest_first))})"
 
 
 def _unguessable() -> str:

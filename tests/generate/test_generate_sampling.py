@@ -229,7 +229,7 @@ def test_settings_out_of_range_are_named(setting: dict[str, Any]) -> None:
 
 
 def test_choosing_is_fast() -> None:
-    """Of 32,000 tokens: 0.01 ms greedy, 0.7 ms with every step; with room for a busy machine."""
+    """Of 32,000 tokens: 0.01 ms greedy, 0.7 ms with every step; of one core."""
     logits = np.random.default_rng(0).normal(0, 3, 32_000).astype(np.float32)
     everything = Sampling(top_k=40, top_p=0.95, min_p=0.05, repeat_penalty=1.1)
     greedy, nucleus = Sampling(temperature=0), Sampling(top_p=0.95)
@@ -237,7 +237,7 @@ def test_choosing_is_fast() -> None:
         sampler = Sampler(sampling)
         seconds = []
         for _ in range(40):
-            began = time.perf_counter()
+            began = time.process_time()
             sampler.choose(logits)
-            seconds.append(time.perf_counter() - began)
+            seconds.append(time.process_time() - began)
         assert min(seconds) < limit, sampling

@@ -55,12 +55,12 @@ def _tekken(tekken: SimpleNamespace) -> Any:
 
 
 def test_tekken_loads_quickly(tekken: SimpleNamespace) -> None:
-    """131,072 pieces: 0.2 s, with room for a busy machine."""
+    """131,072 pieces: 0.2 s of one core."""
     seconds = []
     for _ in range(3):
-        began = time.perf_counter()
+        began = time.process_time()
         load_tokenizer(tekken.metadata)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
     assert min(seconds) < 0.6
 
 

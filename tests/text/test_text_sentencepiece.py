@@ -81,13 +81,13 @@ def test_any_text_round_trips(v1: SimpleNamespace, text: str) -> None:
 
 
 def test_loads_32k_pieces_quickly(data: SimpleNamespace) -> None:
-    """Start-up waits for it: 20-30 ms, with room for a busy machine."""
+    """Start-up waits for it: 20-30 ms of one core."""
     metadata = data.sentencepiece_metadata(data.V1)
     seconds = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         load_tokenizer(metadata)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
     assert min(seconds) < 0.06
 
 
@@ -120,6 +120,18 @@ def test_ends_of_turn_are_recognised_by_name(data: SimpleNamespace) -> None:
     assert tokenizer.eos_id == 2
 
 
+@pytest.mark.parametrize("marked", [(3,), (2, 2)])
+def test_the_unknown_piece_may_be_marked_oddly(
+    v1: SimpleNamespace, data: SimpleNamespace, marked: tuple[int, ...]
+) -> None:
+    metadata = data.sentencepiece_metadata(data.V1)
+    kinds = np.array(metadata["tokenizer.ggml.token_type"])
+    kinds[[0, 31999][: len(marked)]] = marked
+    odd = load_tokenizer(metadata | {"tokenizer.ggml.token_type": kinds})
+    for text in data.CORPUS:
+        assert odd.encode(text) == v1.ours.encode(text)
+
+
 def test_an_end_marked_as_ordinary_is_still_control(data: SimpleNamespace) -> None:
     metadata = data.sentencepiece_metadata(data.V1)
     kinds = np.array(metadata["tokenizer.ggml.token_type"])
@@ -144,7 +156,7 @@ def test_an_end_marked_as_ordinary_is_still_control(data: SimpleNamespace) -> No
         ({"tokenizer.ggml.token_type": None}, "tokenizer.ggml.token_type is missing"),
         ({"tokenizer.ggml.token_type": [1]}, "1 entries for 261"),
         ({"tokenizer.ggml.token_type": [9] * 261}, "1 to 6"),
-        ({"tokenizer.ggml.token_type": [1] * 261}, "unknown"),
+        ({"tokenizer.ggml.token_type": [1] * 261}, "marked as unknown"),
         ({"tokenizer.ggml.bos_token_id": 261}, "outside the 261 tokens"),
         ({"tokenizer.ggml.eos_token_id": -5}, "outside the 261 tokens"),
         ({"tokenizer.ggml.eos_token_id": "2"}, "eos_token_id"),
