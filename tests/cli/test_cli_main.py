@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 
 import click
 import pytest
@@ -34,11 +34,15 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_help_is_quick() -> None:
+    def seconds_used() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
     best = 9.0
-    for _ in range(5):  # the best of several: the machine may be busy
-        start = time.perf_counter()
+    for _ in range(3):  # processor time, and the best of several: the machine may be busy with other things
+        start = seconds_used()
         command("--help")
-        best = min(best, time.perf_counter() - start)
+        best = min(best, seconds_used() - start)
     assert best <= 0.25
 
 

@@ -1,0 +1,262 @@
+"""Models by name: catalogue, downloads from a local stand-in for the hub, import, verify, rm."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gguf import GGUFWriter
+
+from localmoe import catalogue, download
+from localmoe.cli.main import run
+from localmoe.errors import UsageError
+
+WEIGHTS = bytes(range(256)) * 9000
+CONFIG = b'{"a": 1}'
+COMMIT = "c" * 40
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves a repository as the hub does; `cut` ends the first transfers early, `damage` changes a byte."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files = {"model.gguf": WEIGHTS, "config.json": CONFIG, "other.bin": b"x"}
+        self.names = dict.fromkeys(self.files, "")
+        self.cut = 0
+        self.damage = False
+        self.status = 200
+        self.seen: list[tuple[str, str | None, str | None]] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Hub
+
+    def log_message(self, *_arguments: Any) -> None:
+        """Nothing on stderr."""
+
+    def do_GET(self) -> None:
+        hub = self.server
+        hub.seen.append((self.path, self.headers["Range"], self.headers["Authorization"]))
+        if hub.status != 200:
+            self._send(b"", hub.status)
+        elif self.path == "/api/models/some/repo/revision/main":
+            self._send(json.dumps({"sha": COMMIT}).encode())
+        elif self.path.startswith(f"/api/models/some/repo/tree/{COMMIT}"):
+            listing = [{"type": "directory", "path": "d", "oid": "0", "size": 0}]
+            listing += [self._entry(name, data) for name, data in hub.files.items()]
+            self._send(json.dumps(listing).encode())
+        elif self.path.startswith(f"/some/repo/resolve/{COMMIT}/"):  # the real hub redirects to another host
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{hub.server_address[1]}/cdn/{self.path.rsplit('/')[-1]}")
+            self.end_headers()
+        elif self.path.startswith("/cdn/"):
+            self._file(hub.files[self.path.rsplit("/")[-1]])
+        else:
+            self._send(b"", 404)
+
+    def _entry(self, name: str, data: bytes) -> dict[str, Any]:
+        git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        path = self.server.names[name] or name
+        entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": git}
+        if name.endswith(".gguf"):
+            entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        return entry
+
+    def _file(self, data: bytes) -> None:
+        start = int((self.headers["Range"] or "bytes=0-")[6:-1])
+        body = data[start:]
+        if self.server.damage:
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.server.cut and len(data) > 1000:
+            self.server.cut -= 1
+            body = body[: len(body) // 2]
+        self.wfile.write(body)
+
+    def _send(self, body: bytes, status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    server = Hub()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("LOCALMOE_DATA_DIR", str(tmp_path / "data"))
+    facts = vars(catalogue.entries()["mixtral-8x7b"])
+    gguf = catalogue.Source("gguf", "some/repo", ["*.gguf"], 1)
+    original = catalogue.Source("safetensors", "some/repo", ["*.json"], 1)
+    small = catalogue.Entry(**{**facts, "name": "small", "sources": (gguf, original)})
+    known = {**catalogue.entries(), "small": small}
+    monkeypatch.setattr(catalogue, "entries", lambda: known)
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_pull_resumes_and_registers(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.cut = 2
+    assert run(["models", "pull", "small"]) == 0
+    target = tmp_path / "data" / "models" / "small" / "model.gguf"
+    assert target.read_bytes() == WEIGHTS
+    assert not list(target.parent.glob("*.partial"))
+    ranges = [wanted for path, wanted, _ in hub.seen if path.startswith("/cdn")]
+    half = len(WEIGHTS) // 2
+    assert ranges == [None, f"bytes={half}-", f"bytes={half + half // 2}-"]
+    output = capsys.readouterr()
+    assert output.out.strip() == str(target)
+    assert "\x1b" not in output.err
+    assert catalogue.find("small").path == target
+    hub.seen.clear()
+    assert run(["models", "pull", "small"]) == 0
+    assert not [path for path, _, _ in hub.seen if path.startswith("/cdn")]  # nothing is fetched twice
+
+
+def test_a_later_run_goes_on(hub: Hub, tmp_path: Path) -> None:
+    partial = tmp_path / "data" / "models" / "small" / "model.gguf.partial"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(WEIGHTS[:1000])
+    assert run(["models", "pull", "small"]) == 0
+    assert partial.with_suffix("").read_bytes() == WEIGHTS
+    assert "bytes=1000-" in [wanted for _, wanted, _ in hub.seen]
+
+
+def test_the_token_goes_to_the_hub_only(hub: Hub) -> None:
+    assert run(["models", "pull", "small"]) == 0
+    tokens = {path.split("/")[1]: token for path, _, token in hub.seen}
+    assert tokens == {"api": "Bearer secret", "some": "Bearer secret", "cdn": None}
+
+
+def test_damage_is_found(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.damage = True
+    assert run(["models", "pull", "small"]) == 1
+    assert "arrived damaged" in capsys.readouterr().err
+    assert not list((tmp_path / "data" / "models" / "small").iterdir())
+    assert run(["models", "pull", "small", "--source", "safetensors"]) == 1  # checked by the git id
+
+
+@pytest.mark.parametrize(("status", "expected"), [(401, "HF_TOKEN"), (404, "does not have"), (500, "later")])
+def test_refusals(hub: Hub, capsys: pytest.CaptureFixture[str], status: int, expected: str) -> None:
+    hub.status = status
+    assert run(["models", "pull", "small"]) == 1
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["../x.gguf", "/etc/x.gguf", "a\\..\\x.gguf", "c:x.gguf", "e\x1bx.gguf"])
+def test_a_hub_cannot_write_elsewhere(hub: Hub, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    hub.names["model.gguf"] = name
+    assert run(["models", "pull", "small"]) == 1
+    assert "written elsewhere" in capsys.readouterr().err
+
+
+def test_no_room(hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _path: type("Usage", (), {"free": 1000}))
+    assert run(["models", "pull", "small"]) == 2
+    assert "make room" in capsys.readouterr().err
+
+
+def test_pull_without_a_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "pull", "demo"]) == 2
+    assert "built in" in capsys.readouterr().err
+    assert run(["models", "pull", "mixtral-8x7"]) == 2
+    assert "did you mean 'mixtral-8x7b'?" in capsys.readouterr().err
+
+
+# What is on this machine
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LOCALMOE_DATA_DIR", str(tmp_path / "data"))
+    path = tmp_path / "tiny.gguf"
+    writer = GGUFWriter(path, "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_import_verify_rm(tiny: Path, copy: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "import", str(tiny), "--name", "mine", *(["--copy"] if copy else [])]) == 0
+    path = catalogue.find("mine").path
+    assert (path != tiny) == copy
+    assert run(["models", "verify", "mine", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["good"]
+    path.write_bytes(path.read_bytes() + b"x")
+    assert run(["models", "verify", "mine"]) == 1
+    assert "damaged" in capsys.readouterr().out
+    assert run(["models", "rm", "mine"]) == 2  # nobody to ask
+    assert run(["models", "rm", "mine", "--yes"]) == 0
+    assert tiny.exists()
+    assert path.exists() != copy
+    with pytest.raises(UsageError, match="no model or file 'mine'"):
+        catalogue.find("mine")
+
+
+def test_import_refuses(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "import", str(tmp_path / "gone.gguf")]) == 2
+    (tmp_path / "text.gguf").write_text("not a model")
+    assert run(["models", "import", str(tmp_path / "text.gguf")]) == 2
+    assert run(["models", "import", str(tiny), "--name", "../x"]) == 2
+    assert run(["models", "import", str(tiny), "--name", "demo"]) == 2
+    assert run(["models", "import", str(tiny)]) == 0
+    other = tmp_path / "other" / "tiny.gguf"
+    other.parent.mkdir()
+    other.write_bytes(tiny.read_bytes())
+    capsys.readouterr()
+    assert run(["models", "import", str(other)]) == 2
+    assert "choose another --name" in capsys.readouterr().err
+
+
+def test_list_and_show(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["models", "import", str(tiny)])
+    capsys.readouterr()
+    assert run(["models", "list", "--json"]) == 0
+    listed = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert listed["tiny"]["installed"]
+    assert listed["mixtral-8x7b"]["sources"][0]["repo"].startswith("TheBloke/")
+    assert run(["models", "show", "mixtral-8x7b"]) == 0
+    assert "8 experts, 2 per token" in capsys.readouterr().out
+    assert run(["models", "show", "mixtral-8x7"]) == 2
+
+
+def test_find(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny.parent)
+    assert catalogue.find("tiny.gguf").path == Path("tiny.gguf")
+    for name, expected in {
+        "gone.gguf": "no such file",
+        "mixtral-8x22b": "models pull mixtral-8x22b",
+        "mixtral-8x22": "did you mean 'mixtral-8x22b'",
+        "What is this?": "chat -p TEXT",
+    }.items():
+        with pytest.raises(UsageError, match=expected):
+            catalogue.find(name)
+
+
+def test_the_catalogue_is_sound() -> None:
+    for entry in catalogue.entries().values():
+        assert 0 < entry.active <= entry.parameters
+        assert entry.experts_used <= entry.experts
+        assert all(source.files and source.repo.count("/") == 1 for source in entry.sources)
