@@ -107,10 +107,8 @@ class AnswerView:
             return
         indent = len(fence[1])
         self._code.append(line[indent:] if line[:indent].isspace() else line)
-        if not line.strip():
-            self._painter.finish("\n")
-            return
-        self._painter.finish(self._highlighted_last_line(fence[3]) + "\n")
+        self._painter.show(wrapped(line, self._width))
+        self._painter.finish(self._highlighted_last_line(fence[3]) + "\n" if line.strip() else "\n")
 
     def _end_text_line(self, line: str) -> None:
         fence = _FENCE.match(line)
@@ -118,12 +116,14 @@ class AnswerView:
         if kind == "text" and self._kind in ("item", "quote") and not fence:
             kind = self._kind  # the item or quotation goes on
         elif kind != self._kind or kind in ("heading", "rule", "item") or fence:
-            self._close_block(keep=line)
+            self._close_block()
         if fence:
             self._open_gap()
             self._painter.finish(self._dim(f"{fence[2][:3]}{fence[3]}\n"))
             self._fence, self._kind = fence, ""
             return
+        if not self._lines:
+            self._open_gap()
         self._lines.append(line)
         self._kind = kind
         if kind in ("heading", "rule"):
@@ -131,25 +131,19 @@ class AnswerView:
 
     # Blocks
 
-    def _close_block(self, keep: str = "") -> None:
-        """Render the open block. `keep`: a line that is shown after it and begins the next one."""
+    def _close_block(self) -> None:
+        """Render the open block. A line after it that is on the screen already goes away, and comes again."""
         if self._lines:
+            self._painter.show([row for line in self._lines for row in wrapped(line, self._width)])
             # a line break in prose is meant as one: Markdown would join the lines
             text = ("  \n" if self._kind in ("text", "quote") else "\n").join(self._lines)
-            self._lines, self._kind = [], ""
-            if keep:  # it is on the screen below the block: take it away, it comes again
-                self._painter.show([row for one in text.split("\n") for row in wrapped(one, self._width)])
+            self._lines = []
             self._painter.finish(self._markdown(text))
-            if keep:
-                self._line = keep
-                self._show()
-                self._line = ""
         self._kind = ""
 
     def _open_gap(self) -> None:
         """A blank line before a block, where there was one in the text."""
         if self._gap:
-            self._painter.finish("")
             self._painter.finish("\n")
         self._gap = False
         self._begun = True
