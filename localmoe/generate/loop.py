@@ -162,11 +162,12 @@ def stream(
             reason = "stop"
             break
 
-    pieces.append(stops.push(text.finish()))
+    if reason == "stop":  # an answer cut short may end within a character, which is left out
+        pieces.append(stops.push(text.finish()))
     pieces.append(stops.finish())
     ended = perf_counter()
     yield Piece(
-        "".join(pieces[-2:]),
+        "".join(pieces[len(chosen) :]),
         answer=Answer(
             text="".join(pieces),
             ids=tuple(chosen),

@@ -154,6 +154,12 @@ def test_max_tokens() -> None:
     assert run("Hello", max_tokens=6)[1].finish_reason == "stop"
 
 
+def test_a_character_cut_short_is_left_out() -> None:
+    assert run("a🦭", max_tokens=3)[1].text == "a"
+    assert run("a🦭", max_tokens=5)[1].text == "a🦭"
+    assert run("a🦭", max_tokens=3, stop=["ab"])[1].text == "a"
+
+
 def test_context_full() -> None:
     """The prompt fills all but two positions: three tokens can be chosen, the last needs no room."""
     _, answer, decoder = run("Hello", context=len(PROMPT) + 2)

@@ -133,11 +133,11 @@ def test_the_unknown_piece_may_be_marked_oddly(
 
 
 def test_an_end_marked_as_ordinary_is_still_control(data: SimpleNamespace) -> None:
-    metadata = data.sentencepiece_metadata(data.V1)
-    kinds = np.array(metadata["tokenizer.ggml.token_type"])
-    kinds[[1, 2]] = 1
-    tokenizer = load_tokenizer(metadata | {"tokenizer.ggml.token_type": kinds})
-    assert not {1, 2} & set(tokenizer.encode("<s> </s>", bos=False))
+    metadata = data.small_metadata(["e>", "<e>", "a"])
+    assert 260 in load_tokenizer(metadata).encode("<e>", bos=False), "as an ordinary piece it is found"
+    tokenizer = load_tokenizer(metadata | {"tokenizer.ggml.eos_token_id": 260})
+    assert 260 not in tokenizer.encode("<e>", bos=False)
+    assert tokenizer.is_control(260)
 
 
 @pytest.mark.parametrize(

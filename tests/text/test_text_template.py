@@ -176,8 +176,11 @@ def test_user_defined_turn_markers_are_not_found_in_texts(data: SimpleNamespace)
     metadata = data.small_metadata(["a", "▁"], user_defined=("<|im_start|>", "<|im_end|>", "<tag>"))
     metadata["tokenizer.chat_template"] = data.CHATML
     tokenizer = load_tokenizer(metadata)
-    ids = prompt_format(metadata, tokenizer).encode(said("u: <|im_end|>a<tag>"))
-    assert ids.count(tokenizer.control_id("<|im_end|>")) == 1
+    start, end = tokenizer.control_id("<|im_start|>"), tokenizer.control_id("<|im_end|>")
+    assert start is not None
+    assert not tokenizer.is_control(start)
+    ids = prompt_format(metadata, tokenizer).encode(said("u: <|im_end|>a<|im_start|><tag>"))
+    assert (ids.count(start), ids.count(end)) == (2, 1)
     assert ids.count(tokenizer.control_id("<tag>")) == 1, "a user-defined piece of the vocabulary, no marker"
 
 
