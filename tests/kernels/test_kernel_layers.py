@@ -1,0 +1,257 @@
+"""The steps of a layer (`Cpu`) against NumPy, and the numerics rule: the same bits in any company, on any threads."""
+
+from __future__ import annotations
+
+import kernel_reference as reference
+import numpy as np
+import pytest
+from kernel_driver import FLOAT_TYPES, QUANTIZED, Experts, Machine, Weight, shape, taken
+
+from localmoe.kernels.matrix import KERNEL_TYPES
+
+MIXES = (  # gate, up, down
+    ("q4_k", "q4_k", "q6_k"), ("q5_k", "q4_k", "q5_0"), ("q4_0", "q4_1", "q8_0"), ("f16", "q8_0", "f32"),
+    ("bf16", "bf16", "bf16"), ("iq4_nl", "q5_1", "iq4_nl"),
+)  # fmt: skip
+
+
+def close(got, expected, tolerance=2e-5):
+    """Within float32 rounding, relative to the largest value."""
+    assert np.isfinite(got).all()
+    assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
+
+
+def normal(rng, *dims):
+    return rng.standard_normal(dims).astype(np.float32)
+
+
+def close_through_int8(got, expected):
+    """As `close`, but a value that float32 rounding carries over a rounding edge of int8 moves by one step of 127."""
+    assert np.isfinite(got).all()
+    assert np.sqrt(np.mean((got - expected) ** 2)) <= 2e-3 * np.sqrt(np.mean(expected**2))
+
+
+# ---------------------------------------------------------------- linear layers
+@pytest.mark.parametrize("name", KERNEL_TYPES)
+def test_qkv_is_the_references(name, rng):
+    widths = shape(hidden=512 if name.endswith("_k") else 352)
+    x = normal(rng, 5, widths.hidden)
+    q, k, v = (Weight.random(name, rows, widths.hidden, rng) for rows in (128, 64, 64))
+    for exact in (False, True):
+        with Machine(widths, exact=exact) as machine:
+            h = machine.normed(x)
+            seen = taken(h, 5)
+            out = machine.cpu.qkv(h, q.matrix, k.matrix, v.matrix)
+            if name in QUANTIZED and not exact:
+                seen = reference.as_int8(seen)
+            for weight, rows in zip((q, k, v), out, strict=True):
+                close(taken(rows, 5), reference.matvec(weight.values, seen))
+
+
+def test_a_linear_layer_adds_to_the_residual_stream(rng):
+    x, attended = normal(rng, 4, 256), normal(rng, 4, 128)
+    w = Weight.random("f32", 256, 128, rng)
+    with Machine(shape(heads=4, head_dim=32)) as machine:
+        residual = machine.rows(x)
+        machine.cpu.attended.array[:4] = attended
+        machine.cpu.add_linear(residual, machine.cpu.attended, w.matrix)
+        close(taken(residual, 4), x + reference.matvec(w.values, attended))
+
+
+@pytest.mark.parametrize("name", ["q4_k", "q6_k", "q5_1", "q8_0", "f16"])
+def test_logits_of_the_last_and_of_all_tokens_agree(name, rng):
+    x, w = normal(rng, 7, 256), Weight.random(name, 40, 256, rng)
+    with Machine(shape()) as machine:
+        h = machine.normed(x)
+        every = machine.cpu.all_logits(h, w.matrix).copy()
+        last = machine.cpu.last_logits(h, w.matrix).copy()
+        np.testing.assert_array_equal(last, every[-1])
+        seen = reference.as_int8(taken(h, 7)) if name in QUANTIZED else taken(h, 7)
+        close(every, reference.matvec(w.values, seen))
+
+
+@pytest.mark.parametrize("name", ["q4_k", "q4_0", "f32"])
+def test_embedding_is_the_decoded_row(name, rng):
+    w = Weight.random(name, 40, 256, rng)
+    with Machine(shape()) as machine:
+        machine.poison()
+        ids = [3, 0, 39, 3]
+        np.testing.assert_array_equal(taken(machine.cpu.embed(ids, w.matrix), 4), w.values[ids])
+
+
+# ---------------------------------------------------------------- attention
+def cache_of(widths, kv_type, context=1024):
+    from types import SimpleNamespace
+
+    from localmoe.model.kv_cache import KVCache
+
+    config = SimpleNamespace(layers=1, kv_heads=widths.kv_heads, head_dim=widths.head_dim)
+    return KVCache(config, context, kv_type)
+
+
+def attended(machine, cache, q, k, v, position):
+    """One chunk through `attend`: float32 [tokens, heads * head_dim]."""
+    cpu, tokens = machine.cpu, len(q)
+    machine.rows(np.zeros((tokens, machine.cpu.shape.hidden), np.float32))
+    for rows, values in zip((cpu.q, cpu.k, cpu.v), (q, k, v), strict=True):
+        rows.array[:tokens] = values.reshape(tokens, -1)
+    return taken(cpu.attend(cpu.q, cpu.k, cpu.v, cache.layers[0], position), tokens)
+
+
+def in_pieces(machine, cache, q, k, v, sizes):
+    """All positions, in chunks of these sizes: float32 [positions, heads * head_dim]."""
+    out, at = [], 0
+    for size in sizes:
+        piece = slice(at, at + size)
+        out.append(attended(machine, cache, q[piece], k[piece], v[piece], at))
+        at += size
+    assert at == len(q)
+    return np.concatenate(out)
+
+
+SHAPES = [dict(heads=4, kv_heads=1), dict(heads=6, kv_heads=2, rope_pairs=8), dict(heads=2, kv_heads=2, head_dim=64, rope_pairs=32)]
+
+
+@pytest.mark.parametrize("window", [0, 100])
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+@pytest.mark.parametrize("changes", SHAPES)
+def test_attention_is_the_references(changes, kv_type, window, rng):
+    """300 positions, so that two blocks of 256 are merged; heads of other widths, partly rotated, in groups."""
+    widths, n = shape(window=window, **changes), 300
+    q, k, v = (normal(rng, n, heads, widths.head_dim) for heads in (widths.heads, widths.kv_heads, widths.kv_heads))
+    at = np.arange(n)
+    expected = reference.attention(
+        reference.rotate(q, at, widths.rope_pairs), reference.rotate(k, at, widths.rope_pairs), v, 0, window
+    )
+    with Machine(widths, chunk=n) as machine:
+        got = in_pieces(machine, cache_of(widths, kv_type), q, k, v, [n])
+    close(got, expected.reshape(n, -1), 2e-3 if kv_type == "f16" else 3e-2)
+
+
+@pytest.mark.parametrize("window", [0, 100, 300])
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+def test_decoding_and_prefill_attend_alike_to_the_bit(kv_type, window, rng):
+    """Beyond 512 positions a decoded token's blocks are computed apart and merged: the order must be the same."""
+    widths, n = shape(window=window, heads=6), 530
+    q, k, v = (normal(rng, n, heads, widths.head_dim) for heads in (widths.heads, widths.kv_heads, widths.kv_heads))
+    ways = ([n], [1] * n, [255, 1, 1, 254, 1, 18], [7] * 75 + [5])
+    results = []
+    for threads, sizes in zip((2, 3, 1, 2), ways, strict=True):
+        with Machine(widths, threads=threads, chunk=max(sizes)) as machine:
+            results.append(in_pieces(machine, cache_of(widths, kv_type), q, k, v, sizes))
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
+
+
+def test_positions_that_were_taken_back_leave_nothing_behind(rng):
+    widths = shape()
+    q, k, v = (normal(rng, 40, heads, widths.head_dim) for heads in (4, 2, 2))
+    with Machine(widths, chunk=40) as machine:
+        clean, used = cache_of(widths, "f16"), cache_of(widths, "f16")
+        attended(machine, used, q, np.full_like(k, 6e4), np.full_like(v, np.inf), 0)  # then forgotten
+        parts = [in_pieces(machine, cache, q[:20], k[:20], v[:20], [20]) for cache in (clean, used)]
+    np.testing.assert_array_equal(parts[0], parts[1])
+
+
+# ---------------------------------------------------------------- mixture of experts
+def experts_of(rng, types, hidden, ffn, count, parts=1):
+    sizes = ((ffn, hidden), (ffn, hidden), (hidden, ffn))
+    gate, up, down = (
+        [Weight.random(name, *size, rng) for _ in range(count)] for name, size in zip(types, sizes, strict=True)
+    )
+    return Experts(gate, up, down, parts)
+
+
+def mixed(machine, x, router, experts):
+    """x and what the experts add to it."""
+    residual = machine.rows(x)
+    h = machine.cpu.norm(residual, np.ones(x.shape[1], np.float32))
+    machine.cpu.add_experts(residual, h, router, experts)
+    return taken(residual, len(x)), taken(h, len(x))
+
+
+@pytest.mark.parametrize("types", MIXES)
+def test_experts_are_the_references(types, rng):
+    k_types = any(name.endswith("_k") for name in types)
+    ffn = 512 if types[2] in ("q6_k", "q5_k", "q4_k") else 288
+    widths = shape(hidden=256 if k_types else 352, ffn=ffn, experts=5, experts_used=3)
+    experts = experts_of(rng, types, widths.hidden, ffn, 5)
+    x, router = normal(rng, 6, widths.hidden), normal(rng, 5, widths.hidden)
+    values = [np.stack([w.values for w in weights]) for weights in experts.weights]
+    for exact in (False, True):
+        with Machine(widths, exact=exact) as machine:
+            got, h = mixed(machine, x, router, experts)
+        chosen, weights = reference.route(h, router, 3)
+        np.testing.assert_array_equal(experts.observed[-1], chosen)
+        int8 = tuple(name not in FLOAT_TYPES and not exact for name in types)
+        expected = reference.mixture(h, chosen, weights, *values, int8)
+        (close_through_int8 if int8[2] else close)(got - x, expected)
+
+
+def test_equal_router_logits_choose_the_lowest_index(rng):
+    widths = shape(hidden=64, ffn=64, experts=6, experts_used=3)
+    experts = experts_of(rng, ("f32", "f32", "f32"), 64, 64, 6)
+    row = normal(rng, 64)
+    router = np.stack([row, row * 2, row, row * 2, row, row * 2])
+    with Machine(widths) as machine:
+        for sign, expected in ((1, [1, 3, 5]), (-1, [0, 2, 4])):
+            mixed(machine, sign * row[None], router, experts)
+            np.testing.assert_array_equal(experts.observed[-1], [expected])
+
+
+@pytest.mark.parametrize("types", MIXES[:4])
+def test_a_tokens_experts_do_not_depend_on_its_company(types, rng):
+    """Tokens at once, threads, and how the experts are handed out: the same bits."""
+    widths = shape(hidden=256, ffn=512, experts=4, experts_used=2)
+    experts = experts_of(rng, types, 256, 512, 4)
+    x, router = normal(rng, 33, 256), normal(rng, 4, 256)
+    with Machine(widths, threads=1, chunk=33) as machine:
+        alone = np.concatenate([mixed(machine, x[t : t + 1], router, experts)[0] for t in range(33)])
+    for threads, parts, counts in ((1, 1, [33]), (2, 1, range(1, 10)), (3, 4, [33, 17]), (2, 2, [16])):
+        experts.parts = parts
+        with Machine(widths, threads=threads, chunk=33) as machine:
+            for count in counts:
+                index = rng.permutation(33)[:count]
+                np.testing.assert_array_equal(mixed(machine, x[index], router, experts)[0], alone[index])
+
+
+@pytest.mark.parametrize("name", ["q4_k", "q6_k", "q4_0", "q8_0", "bf16"])
+def test_a_tokens_linear_layers_do_not_depend_on_its_company(name, rng):
+    x, w = normal(rng, 65, 256), [Weight.random(name, rows, 256, rng) for rows in (128, 64, 64)]
+    matrices = [weight.matrix for weight in w]
+    with Machine(shape(), threads=1, chunk=65) as machine:
+        alone = np.concatenate([taken(machine.cpu.qkv(machine.normed(x[t : t + 1]), *matrices)[0], 1) for t in range(65)])
+    for threads, counts in ((1, [65]), (2, [*range(2, 10), 31, 32, 33, 64]), (3, [65])):
+        with Machine(shape(), threads=threads, chunk=65) as machine:
+            for count in counts:
+                index = rng.permutation(65)[:count]
+                got = taken(machine.cpu.qkv(machine.normed(x[index]), *matrices)[0], count)
+                np.testing.assert_array_equal(got, alone[index])
+
+
+@pytest.mark.parametrize("types", [("q4_k", "q4_k", "q6_k"), ("f32", "f32", "f32"), ("q8_0", "q5_0", "q4_1")])
+def test_a_dense_ffn_is_the_references_in_any_company(types, rng):
+    ffn = 512 if types[2].endswith("_k") else 352
+    widths = shape(experts=0, experts_used=0, ffn=ffn)
+    gate, up = Weight.random(types[0], ffn, 256, rng), Weight.random(types[1], ffn, 256, rng)
+    down = Weight.random(types[2], 256, ffn, rng)
+    x = normal(rng, 9, 256)
+    results = []
+    for threads, sizes in ((1, [9]), (2, [1] * 9), (3, [4, 5])):
+        with Machine(widths, threads=threads) as machine:
+            parts, at = [], 0
+            for size in sizes:
+                residual = machine.rows(x[at : at + size])
+                h = machine.cpu.norm(residual, np.ones(256, np.float32))
+                seen = taken(h, size)
+                machine.cpu.add_dense(residual, h, gate.matrix, up.matrix, down.matrix)
+                parts.append(taken(residual, size))
+                at += size
+                if size == 9:
+                    int8 = [name not in FLOAT_TYPES for name in types]
+                    g, u = (reference.matvec(w.values, reference.requantized(seen, i)) for w, i in zip((gate, up), int8, strict=False))
+                    inner = reference.requantized(reference.swiglu(g, u), int8[2])
+                    close_through_int8(parts[0] - x, reference.matvec(down.values, inner))
+            results.append(np.concatenate(parts))
+    np.testing.assert_array_equal(results[1], results[0])
+    np.testing.assert_array_equal(results[2], results[0])
