@@ -48,7 +48,9 @@ def measure_speed(
     from localmoe.kernels.bandwidth import read_bandwidth
 
     if prompt + generated > model.context:
-        raise UsageError(f"{prompt} + {generated} tokens do not fit in the context of {model.context}; raise --context")
+        raise UsageError(
+            f"{prompt} + {generated} tokens do not fit in the context of {model.context}; raise --context"
+        )
     ids = random_ids(model, prompt + generated)
     decoder = model.decoder()
     prefill, decode = [], []
@@ -66,7 +68,8 @@ def measure_speed(
     machine, status = read_bandwidth(model.threads), model.status()
     decode_tps, read = statistics.median(decode), model.bytes_per_token()
     return Speed(
-        model=model.name, threads=model.threads, simd=status["simd"], prompt_tokens=prompt, generated_tokens=generated,
+        model=model.name, threads=model.threads, simd=status["simd"], prompt_tokens=prompt,
+        generated_tokens=generated,
         prefill_tps=statistics.median(prefill), prefill_spread=(min(prefill), max(prefill)),
         decode_tps=decode_tps, decode_spread=(min(decode), max(decode)),
         load_s=load_s, first_token_s=first_token_s, bytes_per_token=read, read_gbps=read * decode_tps / 1e9,
@@ -109,9 +112,14 @@ class Quality:
 
 
 def measure_quality(
-    model: Model, text: str, window: int, base: Model | None = None, progress: Callable[[int, int], None] | None = None
+    model: Model,
+    text: str,
+    window: int,
+    base: Model | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Quality:
-    """Perplexity as llama.cpp's tool defines it: windows of the text, each begun with BOS, their second halves scored.
+    """Perplexity as llama.cpp's tool defines it: windows of the text, each begun with BOS, their second
+    halves scored.
 
     A text shorter than one window is scored whole. Raises UsageError for a text of fewer than two tokens.
     """
@@ -138,7 +146,8 @@ def measure_quality(
         return Quality(model.name, len(loss), perplexity, error)
     kl = np.concatenate(divergences)
     return Quality(
-        model.name, len(loss), perplexity, error, base.name, float(np.exp(np.concatenate(base_losses).mean())),
+        model.name, len(loss), perplexity, error, base.name,
+        float(np.exp(np.concatenate(base_losses).mean())),
         float(kl.mean()), float(np.quantile(kl, 0.99)), float(np.concatenate(same).mean()),
     )  # fmt: skip
 

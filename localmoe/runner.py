@@ -50,7 +50,8 @@ def load(
         mode: what a GPU does with experts it does not hold: "auto", "stream", "cpu" or "split".
         kv_type: "f16" or "q8_0".
         exact: keep activations in float32 instead of int8 (slow; for comparison).
-        notice: called with lines a person should see, such as that kernels are being compiled for the first time.
+        notice: called with lines a person should see, such as that kernels are being compiled for the first
+        time.
 
     Raises:
         UsageError, quant.ModelFileError: the file or an argument cannot be used; one line says what to do.
@@ -61,7 +62,9 @@ def load(
     config = ModelConfig.from_gguf(file)
     length = _context(config, context)
     if notice is not None and not cache_directory().exists():
-        notice("First run on this machine: compiling the kernels for this CPU, once, for about 20 seconds ...")
+        notice(
+            "First run on this machine: compiling the kernels for this CPU, once, for about 20 seconds ..."
+        )
     return Model(file, config, found.name, length, _threads(threads), kv_type, exact)
 
 
@@ -69,7 +72,14 @@ class Model:
     """A loaded model. One at a time may compute; conversations are kept apart by their decoders."""
 
     def __init__(
-        self, file: GGUFFile, config: ModelConfig, name: str, context: int, threads: int, kv_type: str, exact: bool
+        self,
+        file: GGUFFile,
+        config: ModelConfig,
+        name: str,
+        context: int,
+        threads: int,
+        kv_type: str,
+        exact: bool,
     ) -> None:
         from localmoe.kernels.cpu import Cpu
         from localmoe.model.decoder import rope_table, shape_of
@@ -77,7 +87,13 @@ class Model:
         from localmoe.model.transformer import Layer, Transformer
 
         weights = bind(file, config)
-        self.config, self.name, self.context, self.path, self.metadata = config, name, context, file.path, file.metadata
+        self.config, self.name, self.context, self.path, self.metadata = (
+            config,
+            name,
+            context,
+            file.path,
+            file.metadata,
+        )
         self.threads = threads
         self.tokenizer = load_tokenizer(file.metadata)
         self.prompt_format = prompt_format(file.metadata, self.tokenizer)
@@ -139,10 +155,17 @@ class Model:
         ignore_eos: bool = False,
         **sampling: Any,
     ) -> Iterator[int]:
-        """Yields the ids of a continuation; the first one comes after the prefill. Further keywords: `Sampling`'s."""
+        """Yields the ids of a continuation; the first one comes after the prefill. Further keywords:
+        `Sampling`'s.
+        """
         settings = Sampling(temperature=temperature, seed=seed, **sampling)
         pieces = stream(
-            self.decoder(), self.tokenizer, list(ids), sampling=settings, max_tokens=max_tokens, ignore_eos=ignore_eos
+            self.decoder(),
+            self.tokenizer,
+            list(ids),
+            sampling=settings,
+            max_tokens=max_tokens,
+            ignore_eos=ignore_eos,
         )
         for piece in pieces:
             if piece.token is not None:
@@ -157,7 +180,9 @@ class Model:
         stop: Sequence[str] = (),
         **sampling: Any,
     ) -> Iterator[str]:
-        """Yields an answer in pieces of text. Text is one user message; a list of messages is a conversation."""
+        """Yields an answer in pieces of text. Text is one user message; a list of messages is a
+        conversation.
+        """
         if isinstance(text_or_messages, str):
             text_or_messages = [{"role": "user", "content": text_or_messages}]
         settings = Sampling(temperature=temperature, seed=seed, **sampling)
@@ -170,7 +195,9 @@ class Model:
                 yield piece.text
 
     def bytes_per_token(self) -> int:
-        """Bytes of weights that decoding one token reads: everything but the embedding, and the chosen experts."""
+        """Bytes of weights that decoding one token reads: everything but the embedding, and the chosen
+        experts.
+        """
         total = self._weights.output.nbytes
         for layer in self._weights.layers:
             total += layer.q.nbytes + layer.k.nbytes + layer.v.nbytes + layer.output.nbytes
@@ -185,7 +212,12 @@ class Model:
         """What the status line shows: device, threads, SIMD form, bytes of weights per token."""
         from localmoe.kernels.simd import FORM
 
-        return {"device": "cpu", "threads": self.threads, "simd": FORM, "bytes_per_token": self.bytes_per_token()}
+        return {
+            "device": "cpu",
+            "threads": self.threads,
+            "simd": FORM,
+            "bytes_per_token": self.bytes_per_token(),
+        }
 
     def close(self) -> None:
         """Ends the threads and unmaps the file."""
@@ -208,7 +240,9 @@ def _context(config: ModelConfig, asked: int | None) -> int:
     if asked is None:
         return min(config.context, DEFAULT_CONTEXT)
     if not 1 <= asked <= config.context:
-        raise UsageError(f"--context {asked}: the model {config.name} has a context of 1 to {config.context} tokens")
+        raise UsageError(
+            f"--context {asked}: the model {config.name} has a context of 1 to {config.context} tokens"
+        )
     return asked
 
 
@@ -220,5 +254,3 @@ def _threads(asked: int | None) -> int:
     if not 1 <= asked <= 1024:
         raise UsageError(f"--threads {asked}: give 1 to 1024")
     return asked
-
-

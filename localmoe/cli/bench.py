@@ -10,19 +10,40 @@ import click
 
 @click.command()
 @click.argument("model")
-@click.option("-p", "--prompt", "prompt", type=click.IntRange(1), default=512, show_default=True, help="Tokens to prefill.")
-@click.option("-n", "--generate", "generated", type=click.IntRange(1), default=32, show_default=True, help="Tokens to decode.")
-@click.option("-r", "--repeats", type=click.IntRange(1, 1000), default=3, show_default=True, help="Repetitions.")
+@click.option(
+    "-p",
+    "--prompt",
+    "prompt",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    help="Tokens to prefill.",
+)
+@click.option(
+    "-n",
+    "--generate",
+    "generated",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Tokens to decode.",
+)
+@click.option(
+    "-r", "--repeats", type=click.IntRange(1, 1000), default=3, show_default=True, help="Repetitions."
+)
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads [default: physical cores].")
 @click.option("--context", type=click.IntRange(1), help="Context length [default: what the test needs].")
-@click.option("--kv-type", type=click.Choice(["f16", "q8_0"]), default="f16", show_default=True, help="KV cache format.")
+@click.option(
+    "--kv-type", type=click.Choice(["f16", "q8_0"]), default="f16", show_default=True, help="KV cache format."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--gpu-memory", metavar="SIZE", help="Most GPU memory to use, such as 8GiB.")
 @click.option("--ram", metavar="SIZE", help="Most RAM for weights, KV cache and scratch, such as 16GiB.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--markdown", is_flag=True, help="Print a Markdown table to paste.")
 def bench(
-    model: str, prompt: int, generated: int, repeats: int, threads: int | None, context: int | None, kv_type: str,
+    model: str, prompt: int, generated: int, repeats: int, threads: int | None, context: int | None,
+    kv_type: str,
     device: str, gpu_memory: str | None, ram: str | None, as_json: bool, markdown: bool,
 ) -> None:  # fmt: skip
     """Measure MODEL's prefill and decode speed.
@@ -37,12 +58,15 @@ def bench(
 
     length = context or _enough(model, prompt + generated)
     loaded = localmoe.load(
-        model, device=device, threads=threads, gpu_memory=gpu_memory, ram=ram, context=length, kv_type=kv_type,
+        model, device=device, threads=threads, gpu_memory=gpu_memory, ram=ram, context=length,
+        kv_type=kv_type,
         notice=lambda line: click.echo(line, err=True),
     )  # fmt: skip
     load_s = time.perf_counter() - start
     with loaded:
-        next(loaded.generate_ids([loaded.tokenizer.bos_id or 0], max_tokens=1, temperature=0, ignore_eos=True))
+        next(
+            loaded.generate_ids([loaded.tokenizer.bos_id or 0], max_tokens=1, temperature=0, ignore_eos=True)
+        )
         first_token_s = time.perf_counter() - start
         speed = measure_speed(loaded, prompt, generated, repeats, load_s, first_token_s)
     if as_json:
@@ -52,7 +76,11 @@ def bench(
         (f"prefill {prompt}", f"{speed.prefill_tps:.1f} tok/s", _spread(speed.prefill_spread)),
         (f"decode {generated}", f"{speed.decode_tps:.1f} tok/s", _spread(speed.decode_spread)),
         ("read per token", f"{speed.bytes_per_token / 1e6:.1f} MB", ""),
-        ("bandwidth", f"{speed.read_gbps:.1f} GB/s", f"{speed.share_of_machine:.0%} of this machine's {speed.machine_gbps:.1f}"),
+        (
+            "bandwidth",
+            f"{speed.read_gbps:.1f} GB/s",
+            f"{speed.share_of_machine:.0%} of this machine's {speed.machine_gbps:.1f}",
+        ),
         ("load", f"{speed.load_s:.2f} s", f"first token after {speed.first_token_s:.2f} s"),
         ("peak memory", f"{speed.peak_rss_bytes / 2**30:.2f} GiB", ""),
     ]

@@ -15,7 +15,9 @@ import click
 @click.option("--kl", "base", metavar="BASE", help="Also compare with this model (the unquantized one, say).")
 @click.option("--window", type=click.IntRange(4), default=512, show_default=True, help="Tokens in a window.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads [default: physical cores].")
-@click.option("--exact", is_flag=True, help="Keep activations in float32: slower, shows what int8 activations cost.")
+@click.option(
+    "--exact", is_flag=True, help="Keep activations in float32: slower, shows what int8 activations cost."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def perplexity(
     model: str, text: Path, base: str | None, window: int, threads: int | None, exact: bool, as_json: bool
@@ -36,7 +38,9 @@ def perplexity(
     loaded = localmoe.load(model, threads=threads, context=None, exact=exact, notice=notice)
     other = localmoe.load(base, threads=threads, exact=exact, notice=notice) if base else None
     if other is not None and other.config.vocab != loaded.config.vocab:
-        raise UsageError(f"--kl {base}: its vocabulary has {other.config.vocab} tokens, {model}'s {loaded.config.vocab}")
+        raise UsageError(
+            f"--kl {base}: its vocabulary has {other.config.vocab} tokens, {model}'s {loaded.config.vocab}"
+        )
     window = min(window, loaded.context, other.context if other else window)
     watching = sys.stderr.isatty()
 
@@ -48,7 +52,9 @@ def perplexity(
     if as_json:
         click.echo(json.dumps(quality.as_json()))
         return
-    click.echo(f"perplexity {quality.perplexity:.4f} ± {quality.standard_error:.4f} over {quality.tokens} tokens")
+    click.echo(
+        f"perplexity {quality.perplexity:.4f} ± {quality.standard_error:.4f} over {quality.tokens} tokens"
+    )
     if quality.base is not None:
         click.echo(f"{quality.base}: {quality.base_perplexity:.4f}")
         click.echo(

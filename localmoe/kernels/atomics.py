@@ -49,7 +49,7 @@ def _function(builder: Any, name: str, arguments: list[Any]) -> Any:
 pause = define(types.none(), _pause)
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba carries no types
+@intrinsic
 def call_task(typingctx: Any, function: Any, args: Any, item: Any, worker: Any) -> Any:
     """Calls the compiled task at address `function` with (args, item, worker)."""
 

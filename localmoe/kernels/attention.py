@@ -1,15 +1,15 @@
 """Grouped-query attention over a KV cache, in blocks of 256 positions merged in fixed order.
 
-Layout, for each layer and KV head: keys in tiles of 16 positions, dimension by dimension, so that 16 keys are 16 lanes and
-a score needs no sum across lanes; values position by position. Both are float16, or int8 with a float16 scale for every
-32 dimensions of a position (`q8_0`).
+Layout, for each layer and KV head: keys in tiles of 16 positions, dimension by dimension, so that 16 keys
+are 16 lanes and a score needs no sum across lanes; values position by position. Both are float16, or int8
+with a float16 scale for every 32 dimensions of a position (`q8_0`).
 
     keys    [kv_heads, context / 16, head_dim, 16]        scales [kv_heads, context / 16, head_dim / 32, 16]
     values  [kv_heads, context, head_dim]                 scales [kv_heads, context, head_dim / 32]
 
 A block gives (max, sum, weighted values) of its own softmax; blocks are merged one after the other
-(Milakov & Gimelshein 2018). Decoding computes a token's blocks on all cores, prefill one token and head after another:
-the same operations in the same order, so the same bits.
+(Milakov & Gimelshein 2018). Decoding computes a token's blocks on all cores, prefill one token and head
+after another: the same operations in the same order, so the same bits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from localmoe.kernels.simd import (
     load_f32,
     load_f32x16,
     load_i8_f32x16,
-    load_i32,
     mul16,
     splat_f32x16,
     store_f16,
@@ -51,7 +50,9 @@ def _exp(x):
 
 @compiled()
 def _rotate(x: int, heads: int, head_dim: int, table: int, pairs: int) -> None:
-    """Rotates pairs (2i, 2i + 1) of each head by the angles at `table`: float32 cos, sin interleaved (Su et al. 2021)."""
+    """Rotates pairs (2i, 2i + 1) of each head by the angles at `table`: float32 cos, sin interleaved (Su et
+    al. 2021).
+    """
     for h in range(heads):
         for i in range(pairs):
             at = x + (h * head_dim + 2 * i) * 4
@@ -94,7 +95,8 @@ def append_task(args: int, item: int, worker: int) -> None:
             at = row + part * SCALED * 4
             k_scale, k_inverse = _scale_of(k + at, SCALED)
             v_scale, v_inverse = _scale_of(v + at, SCALED)
-            store_f16(key_scales + (((h * (context // TILE) + tile) * (head_dim // SCALED) + part) * TILE + lane) * 2, k_scale)
+            key_part = ((h * (context // TILE) + tile) * (head_dim // SCALED) + part) * TILE + lane
+            store_f16(key_scales + key_part * 2, k_scale)
             store_f16(value_scales + ((h * context + position) * (head_dim // SCALED) + part) * 2, v_scale)
             for d in range(SCALED):
                 code = np.int64(np.rint(load_f32(k + at + d * 4) * k_inverse))
@@ -125,7 +127,9 @@ def _values16(q8: int, values: int, scales: int, position: int, head_dim: int, d
 
 @compiled()
 def _scores(q8, q, head_dim, keys, key_scales, first, heads, scale, p) -> None:
-    """p[h, 0..255] = scale * q[h] · key, for four heads (or one) and a block's 256 keys (16 tiles from `first`)."""
+    """p[h, 0..255] = scale * q[h] · key, for four heads (or one) and a block's 256 keys (16 tiles from
+    `first`).
+    """
     for tile in range(BLOCK // TILE):
         if heads == 4:
             s0, s1, s2, s3 = zero_f32x16(), zero_f32x16(), zero_f32x16(), zero_f32x16()
@@ -199,8 +203,10 @@ def _weigh(q8, p, low, high, values, value_scales, start, head_dim, heads, out, 
 
 
 @compiled()
-def _one_block(q8, q, group, head_dim, keys, key_scales, values, value_scales, block, low, high, scale, p, out) -> None:
-    """One block of positions for the `group` query heads of a KV head → out [group, 2 + head_dim]: max, sum, values.
+def _one_block(q8, q, group, head_dim, keys, key_scales, values, value_scales, block, low, high, scale, p,
+               out) -> None:
+    """One block of positions for the `group` query heads of a KV head → out [group, 2 + head_dim]: max, sum,
+    values.
 
     low and high bound the positions that count, relative to the block's first.
     """
@@ -208,10 +214,12 @@ def _one_block(q8, q, group, head_dim, keys, key_scales, values, value_scales, b
     h = 0
     while h < group:
         heads = 4 if group - h >= 4 else 1
-        _scores(q8, q + h * head_dim * 4, head_dim, keys, key_scales, block * (BLOCK // TILE), heads, scale, p)
+        _scores(q8, q + h * head_dim * 4, head_dim, keys, key_scales, block * (BLOCK // TILE), heads,
+                scale, p)
         for i in range(heads):
             _softmax(p + i * BLOCK * 4, low, high, out + (h + i) * stride)
-        _weigh(q8, p, low, high, values, value_scales, block * BLOCK, head_dim, heads, out + h * stride + 8, stride)
+        _weigh(q8, p, low, high, values, value_scales, block * BLOCK, head_dim, heads,
+               out + h * stride + 8, stride)
         h += heads
 
 
@@ -237,14 +245,17 @@ def _finish(part: int, head_dim: int, out: int) -> None:
 
 @compiled_callback(TASK)
 def attend_task(args: int, item: int, worker: int) -> None:
-    """One KV head of one token: all blocks in order. item = token * kv_heads + kv head; out [tokens, heads, head_dim]."""
+    """One KV head of one token: all blocks in order. item = token * kv_heads + kv head; out [tokens, heads,
+    head_dim].
+    """
     (q, out, position0, heads, kv_heads, head_dim, context, keys, key_scales, values, value_scales,
-     q8, scale, window, scratch, scratch_bytes, partial, _, _, _) = args20(args)  # fmt: skip
+     q8, scale, window, scratch, scratch_bytes, _, _, _, _) = args20(args)  # fmt: skip
     token, head = item // kv_heads, item % kv_heads
     position, group = position0 + token, heads // kv_heads
     oldest = max(0, position - window + 1) if window > 0 else 0
     elements = 1 if q8 else 2
-    head_keys, head_values = keys + head * context * head_dim * elements, values + head * context * head_dim * elements
+    head_keys, head_values = keys + head * context * head_dim * elements,
+    values + head * context * head_dim * elements
     scales = head * context * (head_dim // SCALED) * 2
     query = q + (token * heads + head * group) * head_dim * 4
     mine = scratch + worker * scratch_bytes
@@ -254,7 +265,8 @@ def attend_task(args: int, item: int, worker: int) -> None:
     for block in range(oldest // BLOCK, position // BLOCK + 1):
         target = whole if block == oldest // BLOCK else part
         low, high = max(0, oldest - block * BLOCK), min(BLOCK, position + 1 - block * BLOCK)
-        _one_block(q8, query, group, head_dim, head_keys, key_scales + scales, head_values, value_scales + scales,
+        _one_block(q8, query, group, head_dim, head_keys, key_scales + scales, head_values,
+                   value_scales + scales,
                    block, low, high, bits_to_f32(scale), mine, target)  # fmt: skip
         if block != oldest // BLOCK:
             for h in range(group):
@@ -265,8 +277,10 @@ def attend_task(args: int, item: int, worker: int) -> None:
 
 @compiled_callback(TASK)
 def block_task(args: int, item: int, worker: int) -> None:
-    """One block of one KV head of one token, for decoding: item = block * kv_heads + kv head, counted from the oldest."""
-    (q, out, position, heads, kv_heads, head_dim, context, keys, key_scales, values, value_scales,
+    """One block of one KV head of one token, for decoding: item = block * kv_heads + kv head, counted from
+    the oldest.
+    """
+    (q, _, position, heads, kv_heads, head_dim, context, keys, key_scales, values, value_scales,
      q8, scale, window, scratch, scratch_bytes, partial, _, _, _) = args20(args)  # fmt: skip
     oldest = max(0, position - window + 1) if window > 0 else 0
     block, head, group = oldest // BLOCK + item // kv_heads, item % kv_heads, heads // kv_heads
@@ -275,7 +289,8 @@ def block_task(args: int, item: int, worker: int) -> None:
     low, high = max(0, oldest - block * BLOCK), min(BLOCK, position + 1 - block * BLOCK)
     _one_block(q8, q + head * group * head_dim * 4, group, head_dim,
                keys + head * context * head_dim * elements, key_scales + scales,
-               values + head * context * head_dim * elements, value_scales + scales, block, low, high, bits_to_f32(scale),
+               values + head * context * head_dim * elements, value_scales + scales, block, low, high,
+               bits_to_f32(scale),
                scratch + worker * scratch_bytes, partial + item * group * (head_dim + 2) * 4)  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""The machine's read bandwidth, measured as the kernels see it: threads reading memory far larger than the caches."""
+"""The machine's read bandwidth, measured as the kernels see it: threads reading memory far larger than the
+caches.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Up to sixteen weight rows times some tokens' activations, whatever the rows' type: here types are told apart."""
+"""Up to sixteen weight rows times some tokens' activations, whatever the rows' type: here types are told
+apart.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ def dot_row(exact, kind, row, cols, size, table, x, q, scales, sums, index, toke
     """acc[t] = row · token index[t], t < tokens, float32.
 
     Rows of F32, F16 and BF16 meet the float32 activations x [*, cols]; quantized rows meet the int8 ones
-    (q, scales, sums), or, when `exact`, are decoded to `scratch` (cols float32) and meet x. Addresses, all of them.
+    (q, scales, sums), or, when `exact`, are decoded to `scratch` (cols float32) and meet x. Addresses, all
+    of them.
     """
     if exact and kind != F32 and kind != F16 and kind != BF16:
         decode_row(kind, row, cols, size, table, scratch)
@@ -38,8 +41,10 @@ def dot_row(exact, kind, row, cols, size, table, x, q, scales, sums, index, toke
 
 
 @compiled()
-def dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens, out, scratch) -> None:
-    """out[t, r] = row r · token index[t]: `count` ≤ 16 rows, out float32 [tokens, 16], bit-equal for any `tokens`.
+def dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens,
+             out, scratch) -> None:
+    """out[t, r] = row r · token index[t]: `count` ≤ 16 rows, out float32 [tokens, 16], bit-equal for any
+    `tokens`.
 
     scratch: `scratch_bytes(cols, tokens)` of it. Other arguments as in `dot_row`.
     """
@@ -48,7 +53,8 @@ def dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scale
         if kind == Q4_K or kind == Q5_K or kind == Q6_K:
             tile_k(kind, rows, row_bytes, count, cols, q, scales, sums, index, tokens, out, scratch)
         else:
-            tile_blocks(kind, rows, row_bytes, count, cols, table, q, scales, sums, index, tokens, out, scratch)
+            tile_blocks(kind, rows, row_bytes, count, cols, table, q, scales, sums, index, tokens, out,
+                        scratch)
         return
     acc = scratch + cols * 4
     for r in range(count):

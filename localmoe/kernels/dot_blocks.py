@@ -1,12 +1,13 @@
 """Dot products of 32-weight block rows (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL) with int8 activations.
 
-Each block's dot with its 32 activations is an exact integer; the eight blocks of an activation group are scaled,
-added in one fixed tree, and enter the row's float32 sum as one term:
+Each block's dot with its 32 activations is an exact integer; the eight blocks of an activation group are
+scaled, added in one fixed tree, and enter the row's float32 sum as one term:
 
-    term_k = d_k * (dot_k - offset * sum_k)  [+ m_k * sum_k]          acc = fma(tree(term), activation scale, acc)
+    term_k = d_k * (dot_k - offset * sum_k)  [+ m_k * sum_k]          acc = fma(tree(term), activation scale,
+    acc)
 
-A row whose length is no multiple of 256 ends in a group with fewer blocks: those are copied to a buffer that holds
-zeros beyond them, so that nothing is read past the row. Arguments as in `dot_k`.
+A row whose length is no multiple of 256 ends in a group with fewer blocks: those are copied to a buffer that
+holds zeros beyond them, so that nothing is read past the row. Arguments as in `dot_k`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from localmoe.kernels.simd import (
     fma,
     fma8,
     fold_halves,
-    join_i8x16,
     join_i8x32,
     load_f32,
     load_folded_sums,
@@ -127,7 +127,8 @@ def _dot(kind, wide, offset, has_minimum, row, cols, table, q, scales, sums, ind
         b = row + g * 8 * size
         for line in range(0, 8 * size, 64):
             prefetch(b + _AHEAD + line)
-        _group(kind, wide, offset, has_minimum, b, size, table, q, scales, sums, index, tokens, acc, groups, g)
+        _group(kind, wide, offset, has_minimum, b, size, table, q, scales, sums, index, tokens, acc,
+               groups, g)
     if cols % GROUP:
         tail = np.zeros(8 * 34, np.uint8)
         last = row + cols // GROUP * 8 * size
@@ -139,7 +140,9 @@ def _dot(kind, wide, offset, has_minimum, row, cols, table, q, scales, sums, ind
 
 @compiled()
 def dot_blocks(kind, row, cols, table, q, scales, sums, index, tokens, acc) -> None:
-    """acc[t] = row · x[index[t]] for one row of `cols` weights (a multiple of 32) of a 32-weight block type."""
+    """acc[t] = row · x[index[t]] for one row of `cols` weights (a multiple of 32) of a 32-weight block
+    type.
+    """
     if kind == Q4_0:
         _dot(Q4_0, False, 8, False, row, cols, table, q, scales, sums, index, tokens, acc)
     elif kind == Q4_1:

@@ -1,7 +1,7 @@
 """Dot products in float32: rows of F32, F16 or BF16 weights, and the decoding of any row to float32.
 
-Sixteen lanes times four accumulators in one fixed order, whatever the row's type; the rest of a row that is no
-multiple of 64 follows in sixteens, then one by one.
+Sixteen lanes times four accumulators in one fixed order, whatever the row's type; the rest of a row that is
+no multiple of 64 follows in sixteens, then one by one.
 """
 
 from __future__ import annotations
@@ -143,7 +143,9 @@ def _decode_block32(kind: int, b: int, table: int, out: int) -> None:
 
 @compiled()
 def decode_row(kind: int, row: int, n: int, size: int, table: int, out: int) -> None:
-    """Any row of n weights → float32 at `out`; `size` is the bytes of one block of its type. Bit-exact with ggml."""
+    """Any row of n weights → float32 at `out`; `size` is the bytes of one block of its type. Bit-exact with
+    ggml.
+    """
     if kind == F32 or kind == F16 or kind == BF16:
         for i in range(n):
             store_f32_at(out, i, _load1(kind, row, i))

@@ -1,14 +1,17 @@
 """Dot products of K-quant rows (Q4_K, Q5_K, Q6_K) with int8 activations.
 
-A block of 256 weights times a group of 256 activations is a sum of integers, computed exactly in any order; each
-block then adds one float32 term to the row's sum, block after block:
+A block of 256 weights times a group of 256 activations is a sum of integers, computed exactly in any order;
+each block then adds one float32 term to the row's sum, block after block:
 
-    value = d * sum(scale_j * dot_j)  -  dmin * sum(min_j * sum_j)          acc = fma(value, activation scale, acc)
+    value = d * sum(scale_j * dot_j)  -  dmin * sum(min_j * sum_j)          acc = fma(value, activation
+    scale, acc)
 
 So a result depends on nothing but the row and the token: not on neighbours, threads, chunks or the SIMD form.
-Block layouts: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and ggml's block_q4_K, block_q5_K, block_q6_K.
+Block layouts: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and ggml's block_q4_K, block_q5_K,
+block_q6_K.
 
-`x` are activations (q int8, scales float32, sums int16), three addresses; token t's row is number `index[t]` there.
+`x` are activations (q int8, scales float32, sums int16), three addresses; token t's row is number `index[t]`
+there.
 """
 
 from __future__ import annotations
@@ -62,7 +65,8 @@ def _scaled_dots(x, v0, v1, v2, v3, s0, s1, s2, s3):
 
 
 @compiled()
-def dot_q4_k(row: int, groups: int, q: int, scales: int, sums: int, index: int, tokens: int, acc: int) -> None:
+def dot_q4_k(row: int, groups: int, q: int, scales: int, sums: int, index: int, tokens: int,
+             acc: int) -> None:
     """acc[t] = row · x[index[t]]; row is `groups` blocks of Q4_K."""
     for g in range(groups):
         b = row + g * Q4_K_BYTES
@@ -83,7 +87,8 @@ def dot_q4_k(row: int, groups: int, q: int, scales: int, sums: int, index: int, 
 
 
 @compiled()
-def dot_q5_k(row: int, groups: int, q: int, scales: int, sums: int, index: int, tokens: int, acc: int) -> None:
+def dot_q5_k(row: int, groups: int, q: int, scales: int, sums: int, index: int, tokens: int,
+             acc: int) -> None:
     """acc[t] = row · x[index[t]]; row is `groups` blocks of Q5_K."""
     for g in range(groups):
         b = row + g * Q5_K_BYTES
@@ -108,7 +113,8 @@ def dot_q5_k(row: int, groups: int, q: int, scales: int, sums: int, index: int, 
 
 
 @compiled()
-def dot_q6_k(row: int, groups: int, q: int, scales: int, sums: int, index: int, tokens: int, acc: int) -> None:
+def dot_q6_k(row: int, groups: int, q: int, scales: int, sums: int, index: int, tokens: int,
+             acc: int) -> None:
     """acc[t] = row · x[index[t]]; row is `groups` blocks of Q6_K: 16 int8 scales, weights offset by 32."""
     for g in range(groups):
         b = row + g * Q6_K_BYTES

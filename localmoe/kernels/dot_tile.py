@@ -1,14 +1,14 @@
-"""Sixteen weight rows times many tokens: the prefill form of the dot products, with the same bits as the row form.
+"""Sixteen weight rows times many tokens: the prefill form of the dot products, with the same bits as the row
+form.
 
-Each activation group's weights of sixteen rows are unpacked once into a panel [64, 16 rows, 4 bytes], so that sixteen rows are
-sixteen lanes and no sum across lanes is needed: a step is one load of the panel, and for each token one broadcast of
-four activations and one dot instruction. The integers are those of `dot_k` and `dot_blocks`, which compute them
-exactly, and the float32 steps that follow are the same operations in the same order.
+Each activation group's weights of sixteen rows are unpacked once into a panel [64, 16 rows, 4 bytes], so
+that sixteen rows are sixteen lanes and no sum across lanes is needed: a step is one load of the panel, and
+for each token one broadcast of four activations and one dot instruction. The integers are those of `dot_k`
+and `dot_blocks`, which compute them exactly, and the float32 steps that follow are the same operations in
+the same order.
 """
 
 from __future__ import annotations
-
-import numpy as np
 
 from localmoe.kernels.dot_blocks import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, block_bytes, two_blocks
 from localmoe.kernels.dot_k import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES
@@ -64,8 +64,10 @@ from quant.compiled import compiled
 
 Q4_K, Q5_K, Q6_K = 12, 13, 14
 TILE = 16
-# Offsets in the scratch of one tile: the panel, scales, minima (or offsets), d, dmin (or m), and the rows before transposing.
-PANEL, SCALES, LOWS, D, M, ROWS, ROW_SCALES, ROW_LOWS, TAIL, TERMS = 0, 4096, 5120, 6144, 6656, 7168, 11264, 12288, 13312, 13824
+# Offsets in the scratch of one tile: the panel, scales, minima (or offsets), d, dmin (or m), and the rows
+# before transposing.
+PANEL, SCALES, LOWS, D, M = 0, 4096, 5120, 6144, 6656
+ROWS, ROW_SCALES, ROW_LOWS, TAIL, TERMS = 7168, 11264, 12288, 13312, 13824
 TILE_BYTES = 13824 + 2048
 
 
@@ -84,8 +86,11 @@ def _unpack_k(kind: int, b: int, row: int, tile: int) -> None:
     if kind == Q6_K:
         first, second = load_i8x64(b), load_i8x64(b + 64)
         upper0, upper1 = load_i8x32(b + 128), load_i8x32(b + 160)
-        _store_row(codes, or_bytes(low_nibbles(first), two_bits(upper0, 0)), or_bytes(high_nibbles(first), two_bits(upper0, 4)),
-                   or_bytes(low_nibbles(second), two_bits(upper1, 0)), or_bytes(high_nibbles(second), two_bits(upper1, 4)))  # fmt: skip
+        v0 = or_bytes(low_nibbles(first), two_bits(upper0, 0))
+        v1 = or_bytes(high_nibbles(first), two_bits(upper0, 4))
+        v2 = or_bytes(low_nibbles(second), two_bits(upper1, 0))
+        v3 = or_bytes(high_nibbles(second), two_bits(upper1, 4))
+        _store_row(codes, v0, v1, v2, v3)
         signed = load_i8_i32x16(b + 192)
         store_i32x16(scales, signed)
         store_i32x16(lows, pack_pairs(mul_i32x16(signed, splat_i32x16(32))))
@@ -109,7 +114,9 @@ def _unpack_k(kind: int, b: int, row: int, tile: int) -> None:
 
 @compiled()
 def _build_k(kind: int, rows: int, row_bytes: int, count: int, offset: int, tile: int) -> None:
-    """Unpacks block `offset` bytes into each of `count` rows (≤ 16; the last stands in for missing ones) into the panel."""
+    """Unpacks block `offset` bytes into each of `count` rows (≤ 16; the last stands in for missing ones)
+    into the panel.
+    """
     for row in range(TILE):
         _unpack_k(kind, rows + min(row, count - 1) * row_bytes + offset, row, tile)
     for part in range(4):
@@ -119,7 +126,8 @@ def _build_k(kind: int, rows: int, row_bytes: int, count: int, offset: int, tile
 
 
 @compiled()
-def _build_blocks(kind: int, rows: int, row_bytes: int, count: int, offset: int, blocks: int, table: int, tile: int) -> None:
+def _build_blocks(kind: int, rows: int, row_bytes: int, count: int, offset: int, blocks: int, table: int,
+                  tile: int) -> None:
     """The same for eight 32-weight blocks; fewer at the end of a row, whose places are filled with zeros."""
     size = block_bytes(kind)
     for row in range(TILE):
@@ -128,8 +136,9 @@ def _build_blocks(kind: int, rows: int, row_bytes: int, count: int, offset: int,
             for i in range(8 * size):
                 store_i8(tile + TAIL + i, load_u8(b + i) if i < blocks * size else 0)
             b = tile + TAIL
-        _store_row(tile + ROWS + row * GROUP, two_blocks(kind, b, size, table), two_blocks(kind, b + 2 * size, size, table),
-                   two_blocks(kind, b + 4 * size, size, table), two_blocks(kind, b + 6 * size, size, table))  # fmt: skip
+        v0, v1 = two_blocks(kind, b, size, table), two_blocks(kind, b + 2 * size, size, table)
+        v2, v3 = two_blocks(kind, b + 4 * size, size, table), two_blocks(kind, b + 6 * size, size, table)
+        _store_row(tile + ROWS + row * GROUP, v0, v1, v2, v3)
         for k in range(8):
             store_f32(tile + D + (k * TILE + row) * 4, load_f16(b + k * size))
             if kind == Q4_1 or kind == Q5_1:
@@ -143,12 +152,14 @@ def _dots4(wide: bool, panel: int, steps: int, q0: int, q1: int, q2: int, q3: in
     """Adds `steps` panel rows times four tokens' activations to four accumulators (lanes: rows)."""
     for k in range(steps):
         w = load_i8x64(panel + k * 64)
+        x0, x1 = splat_4_bytes(q0 + k * 4), splat_4_bytes(q1 + k * 4)
+        x2, x3 = splat_4_bytes(q2 + k * 4), splat_4_bytes(q3 + k * 4)
         if wide:
-            a0, a1 = dot_bytes_wide(a0, w, splat_4_bytes(q0 + k * 4)), dot_bytes_wide(a1, w, splat_4_bytes(q1 + k * 4))
-            a2, a3 = dot_bytes_wide(a2, w, splat_4_bytes(q2 + k * 4)), dot_bytes_wide(a3, w, splat_4_bytes(q3 + k * 4))
+            a0, a1 = dot_bytes_wide(a0, w, x0), dot_bytes_wide(a1, w, x1)
+            a2, a3 = dot_bytes_wide(a2, w, x2), dot_bytes_wide(a3, w, x3)
         else:
-            a0, a1 = dot_bytes(a0, w, splat_4_bytes(q0 + k * 4)), dot_bytes(a1, w, splat_4_bytes(q1 + k * 4))
-            a2, a3 = dot_bytes(a2, w, splat_4_bytes(q2 + k * 4)), dot_bytes(a3, w, splat_4_bytes(q3 + k * 4))
+            a0, a1 = dot_bytes(a0, w, x0), dot_bytes(a1, w, x1)
+            a2, a3 = dot_bytes(a2, w, x2), dot_bytes(a3, w, x3)
     return a0, a1, a2, a3
 
 
@@ -173,19 +184,22 @@ def _finish_k(six: bool, tile: int, total, low, scale: int, acc: int, first: boo
 
 
 @compiled(forceinline=True)
-def _tokens_k(six: bool, tile: int, groups: int, g: int, q: int, scales: int, sums: int, index: int, tokens: int, acc: int):
-    """Multiplies the panel with every token's group g, four tokens at a time (the last ones again where four do not fit)."""
+def _tokens_k(six: bool, tile: int, groups: int, g: int, q: int, scales: int, sums: int, index: int,
+              tokens: int, acc: int):
+    """Multiplies the panel with every token's group g, four tokens at a time (the last ones again where four
+    do not fit).
+    """
     subs, steps = (16, 4) if six else (8, 8)
     for t in range(0, tokens, 4):
         t1, t2, t3 = min(t + 1, tokens - 1), min(t + 2, tokens - 1), min(t + 3, tokens - 1)
         n0, n1 = load_i32(index + t * 4) * groups + g, load_i32(index + t1 * 4) * groups + g
         n2, n3 = load_i32(index + t2 * 4) * groups + g, load_i32(index + t3 * 4) * groups + g
+        q0, q1, q2, q3 = q + n0 * GROUP, q + n1 * GROUP, q + n2 * GROUP, q + n3 * GROUP
         s0, s1, s2, s3 = zero_i32x16(), zero_i32x16(), zero_i32x16(), zero_i32x16()
         for sub in range(subs):
-            at = sub * steps
-            zero = zero_i32x16()
-            a0, a1, a2, a3 = _dots4(False, tile + PANEL + at * 64, steps, q + n0 * GROUP + at * 4, q + n1 * GROUP + at * 4,
-                                    q + n2 * GROUP + at * 4, q + n3 * GROUP + at * 4, zero, zero, zero, zero)  # fmt: skip
+            z, at = zero_i32x16(), sub * steps * 4
+            panel = tile + PANEL + at * TILE
+            a0, a1, a2, a3 = _dots4(False, panel, steps, q0 + at, q1 + at, q2 + at, q3 + at, z, z, z, z)
             scale = load_i32x16(tile + SCALES + sub * 64)
             s0, s1 = add_i32x16(s0, mul_i32x16(a0, scale)), add_i32x16(s1, mul_i32x16(a1, scale))
             s2, s3 = add_i32x16(s2, mul_i32x16(a2, scale)), add_i32x16(s3, mul_i32x16(a3, scale))
@@ -203,7 +217,9 @@ def _tokens_k(six: bool, tile: int, groups: int, g: int, q: int, scales: int, su
 
 @compiled()
 def tile_k(kind, rows, row_bytes, count, cols, q, scales, sums, index, tokens, acc, tile) -> None:
-    """acc [tokens, 16] = rows · x[index]: `count` ≤ 16 rows of Q4_K, Q5_K or Q6_K. `tile`: TILE_BYTES of scratch."""
+    """acc [tokens, 16] = rows · x[index]: `count` ≤ 16 rows of Q4_K, Q5_K or Q6_K. `tile`: TILE_BYTES of
+    scratch.
+    """
     groups = cols // GROUP
     size = Q6_K_BYTES if kind == Q6_K else (Q5_K_BYTES if kind == Q5_K else Q4_K_BYTES)
     for g in range(groups):
@@ -230,10 +246,13 @@ def _block4(wide: bool, offset: int, has_minimum: bool, tile: int, k: int, q0, q
     z, minus = zero_i32x16(), as_i16x32(splat_i32x16((-offset & 0xFFFF) * 0x10001))
     a0, a1, a2, a3 = z, z, z, z
     if offset:
-        a0, a1 = dot_pairs(z, minus, splat_2_shorts(s0 + k * 4)), dot_pairs(z, minus, splat_2_shorts(s1 + k * 4))
-        a2, a3 = dot_pairs(z, minus, splat_2_shorts(s2 + k * 4)), dot_pairs(z, minus, splat_2_shorts(s3 + k * 4))
+        a0, a1 = dot_pairs(z, minus, splat_2_shorts(s0 + k * 4)), dot_pairs(z, minus,
+                                                                            splat_2_shorts(s1 + k * 4))
+        a2, a3 = dot_pairs(z, minus, splat_2_shorts(s2 + k * 4)), dot_pairs(z, minus,
+                                                                            splat_2_shorts(s3 + k * 4))
     at = k * 32
-    a0, a1, a2, a3 = _dots4(wide, tile + PANEL + k * 512, 8, q0 + at, q1 + at, q2 + at, q3 + at, a0, a1, a2, a3)
+    a0, a1, a2, a3 = _dots4(wide, tile + PANEL + k * 512, 8, q0 + at, q1 + at, q2 + at, q3 + at, a0, a1,
+                            a2, a3)
     return (_term(has_minimum, tile, k, a0, s0), _term(has_minimum, tile, k, a1, s1),
             _term(has_minimum, tile, k, a2, s2), _term(has_minimum, tile, k, a3, s3))  # fmt: skip
 
@@ -245,7 +264,9 @@ def _pair(terms: int, k: int):
 
 @compiled(forceinline=True)
 def _finish_block(terms: int, scale: int, acc: int, first: bool) -> None:
-    """Adds one token's eight terms in the order of `sum8` over `fold_halves`: ((0+1)+(4+5)) + ((2+3)+(6+7))."""
+    """Adds one token's eight terms in the order of `sum8` over `fold_halves`: ((0+1)+(4+5)) +
+    ((2+3)+(6+7)).
+    """
     value = add16(add16(_pair(terms, 0), _pair(terms, 4)), add16(_pair(terms, 2), _pair(terms, 6)))
     before = zero_f32x16() if first else load_f32x16(acc)
     store_f32x16(acc, fma16(value, splat_f32x16(load_f32(scale)), before))

@@ -1,8 +1,8 @@
 """Arithmetic on rows of float32: normalisation, SwiGLU, exponentials, and activations quantized to int8.
 
-Activations are quantized in groups of 256 with one float32 scale, as ggml's Q8_K does: `q = rint(x * 127 / max|x|)`,
-and the sums of every 16 of `q`, which formats with a minimum or an offset need. A row of n values is
-ceil(n / 256) groups; the last is filled with zeros.
+Activations are quantized in groups of 256 with one float32 scale, as ggml's Q8_K does: `q = rint(x * 127 /
+max|x|)`, and the sums of every 16 of `q`, which formats with a minimum or an offset need. A row of n values
+is ceil(n / 256) groups; the last is filled with zeros.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ _F = np.float32
 _ZERO, _ONE, _TOP = _F(0), _F(1), _F(127)
 _LOWEST, _HIGHEST = _F(-87.0), _F(88.0)
 _LOG2E, _LN2_HIGH, _LN2_LOW = _F(1.44269504), _F(-0.693359375), _F(2.12194440e-4)
-_C = [_F(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)]
+_C = [_F(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1,
+                      0.5)]
 _C0, _C1, _C2, _C3, _C4, _C5 = _C
 
 
@@ -95,7 +96,9 @@ def rms_norm(x: int, weight: int, n: int, epsilon: float, out: int) -> None:
 
 @compiled()
 def quantize_group(x: int, n: int, q: int, scale: int, sums: int) -> None:
-    """One group: n ≤ 256 float32 at x (n a multiple of 16) → 256 int8, a float32 scale, 16 int16 sums. Addresses."""
+    """One group: n ≤ 256 float32 at x (n a multiple of 16) → 256 int8, a float32 scale, 16 int16 sums.
+    Addresses.
+    """
     top = zero_f32x16()
     for i in range(0, n * 4, 64):
         top = max16(top, abs16(load_f32x16(x + i)))
@@ -115,7 +118,8 @@ def quantize_group(x: int, n: int, q: int, scale: int, sums: int) -> None:
 def quantize_row(x: int, n: int, q: int, scales: int, sums: int) -> None:
     """A row of n float32 (a multiple of 16) → ceil(n / 256) groups: see the module's docstring. Addresses."""
     for g in range((n + GROUP - 1) // GROUP):
-        quantize_group(x + g * GROUP * 4, min(GROUP, n - g * GROUP), q + g * GROUP, scales + g * 4, sums + g * SUMS * 2)
+        quantize_group(x + g * GROUP * 4, min(GROUP, n - g * GROUP), q + g * GROUP, scales + g * 4,
+                       sums + g * SUMS * 2)
 
 
 @compiled(forceinline=True)

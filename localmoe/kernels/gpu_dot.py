@@ -1,13 +1,15 @@
 """Dot products of quantized rows with one token's float32 activations, for Triton matvec kernels.
 
-Activations come in *planes*: value i is at `(i % 4) * (cols / 4) + i // 4`, so that the word of 4 codes number u of a row
-meets x[plane s][u]: neighbouring threads read neighbouring words and neighbouring activations, 16 bytes each where the
-format is aligned for it (Q4_K, Q5_K, Q5_1 partly). Q4_0, Q5_0, Q8_0 and Q6_K blocks are only 2-byte aligned: words are
-put together from halves. A tile is [rows, units, words of a unit].
+Activations come in *planes*: value i is at `(i % 4) * (cols / 4) + i // 4`, so that the word of 4 codes
+number u of a row meets x[plane s][u]: neighbouring threads read neighbouring words and neighbouring
+activations, 16 bytes each where the format is aligned for it (Q4_K, Q5_K, Q5_1 partly). Q4_0, Q5_0, Q8_0 and
+Q6_K blocks are only 2-byte aligned: words are put together from halves. A tile is [rows, units, words of a
+unit].
 
-Codes become float32 without a conversion: n bits shifted to the top of the mantissa of 1.0 are 1 + code / 2**n, and so
-    sum(code * x) = 2**n * (sum(f * x) - sum(x))
-where sum(x) is needed anyway for a format's minimum or offset. That costs a shift and an and-or per weight.
+Codes become float32 without a conversion: n bits masked where they are, at bit b of a word, and read as a
+float32, are the denormal code * 2**(b - 149), which multiplies at full speed and exactly. Activations are
+scaled by 2**(100 - b) before, so that sums of code * x come out as 2**-49 of themselves: one mask and one
+multiply-add per weight.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ from localmoe.kernels.gpu_formats import half_at
 
 @triton.jit
 def word_at(row: tl.tensor, start: tl.tensor, w: tl.tensor, mask: tl.tensor, WIDE: tl.constexpr) -> tl.tensor:
-    """Word `w` after byte `start` of rows (uint8 pointers): one load if all is 4-byte aligned, else two of 16 bits.
+    """Word `w` after byte `start` of rows (uint8 pointers): one load if all is 4-byte aligned, else two of
+    16 bits.
 
-    Offsets are added to pointers of the loaded type: only so does the compiler see neighbours and load 16 bytes at once.
+    Offsets are added to pointers of the loaded type: only so does the compiler see neighbours and load 16
+    bytes at once.
     """
     if WIDE:
         return tl.load(row.to(tl.pointer_type(tl.int32)) + (start // 4 + w), mask=mask, other=0)
@@ -33,16 +37,18 @@ def word_at(row: tl.tensor, start: tl.tensor, w: tl.tensor, mask: tl.tensor, WID
 
 
 @triton.jit
-def code_at(word: tl.tensor, at: tl.constexpr, TO: tl.constexpr, BITS: tl.constexpr) -> tl.tensor:
-    """BITS bits of words from bit `at`, moved to bit TO; the other bits are 0."""
-    moved = word << (TO - at) if TO >= at else word >> (at - TO)
-    return moved & (((1 << BITS) - 1) << TO)
+def code_at(word: tl.tensor, AT: tl.constexpr, BITS: tl.constexpr) -> tl.tensor:
+    """The BITS bits from bit AT of words, as a denormal float32: code * 2**(place(AT) - 149)."""
+    # whole bytes, until the code ends within 23 bits
+    back: tl.constexpr = 0 if AT <= 16 else (AT - 9) // 8 * 8
+    return ((word >> back) & (((1 << BITS) - 1) << (AT - back))).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def one_plus(mantissa: tl.tensor) -> tl.tensor:
-    """The float32 1 + mantissa / 2**23."""
-    return (mantissa | 0x3F800000).to(tl.float32, bitcast=True)
+def lifted(x: tl.tensor, AT: tl.constexpr) -> tl.tensor:
+    """Activations to multiply with `code_at(.., AT, ..)`: the product is 2**-49 of code * x."""
+    back: tl.constexpr = 0 if AT <= 16 else (AT - 9) // 8 * 8
+    return x * 2.0 ** (100 - AT + back)
 
 
 @triton.jit
@@ -60,23 +66,27 @@ def _scale_pair(s0: tl.tensor, s1: tl.tensor, s2: tl.tensor, shift: tl.tensor, l
 
 
 @triton.jit
-def _dots_k45(KIND: tl.constexpr, row: tl.tensor, rows_in: tl.tensor, unit: tl.tensor, units_in: tl.tensor, x: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
+def _dots_k45(KIND: tl.constexpr, row: tl.tensor, rows_in: tl.tensor, unit: tl.tensor, units_in: tl.tensor,
+              x: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
     """Q4_K, Q5_K: units of 64 weights, two sub-blocks that share bytes."""
     block_bytes: tl.constexpr = 144 if KIND == 12 else 176
     codes: tl.constexpr = 16 if KIND == 12 else 48
-    n: tl.constexpr = 4 if KIND == 12 else 5
     w = tl.arange(0, 8)
     block, part = unit // 4, unit % 4
     mask2 = rows_in[:, None] & units_in[None, :]
     mask3 = mask2[:, :, None] & (w[None, None, :] < 8)
     head = row[:, None].to(tl.pointer_type(tl.int32)) + (block * (block_bytes // 4))[None, :]
     words = row[:, None, None]
-    start = (block * (block_bytes // 4) + part * 8)[None, :, None]  # in words, so that no division hides the alignment
-    q = tl.load(words.to(tl.pointer_type(tl.int32)) + (start + codes // 4 + w[None, None, :]), mask=mask3, other=0)
+    # in words, so that no division hides the alignment
+    start = (block * (block_bytes // 4) + part * 8)[None, :, None]
+    q = tl.load(words.to(tl.pointer_type(tl.int32)) + (start + codes // 4 + w[None, None, :]), mask=mask3,
+                other=0)
     if KIND == 13:
         start = (block * (block_bytes // 4) + 4)[None, :, None]
         fifth = tl.load(words.to(tl.pointer_type(tl.int32)) + (start + w[None, None, :]), mask=mask3, other=0)
+        # bit 0 of each byte for the low codes, bit 1 for the high ones
         fifth = fifth >> (part * 2)[None, :, None]
+        fifth = (fifth & 0x01010101) | ((fifth & 0x02020202) << 3)  # as far apart as the codes
     halves = tl.load(head, mask=mask2, other=0)
     s0, s1 = tl.load(head + 1, mask=mask2, other=0), tl.load(head + 2, mask=mask2, other=0)
     s2 = tl.load(head + 3, mask=mask2, other=0)
@@ -93,21 +103,22 @@ def _dots_k45(KIND: tl.constexpr, row: tl.tensor, rows_in: tl.tensor, unit: tl.t
     for s in tl.static_range(4):
         x0 = tl.load(x + s * PLANE + at, mask=in2, other=0.0)
         x1 = tl.load(x + s * PLANE + at + 8, mask=in2, other=0.0)
-        c0, c1 = code_at(q, 8 * s, 23 - n, 4), code_at(q, 8 * s + 4, 23 - n, 4)
+        lifted0, lifted1 = lifted(x0, 8 * s), lifted(x1, 8 * s + 4)
+        low += code_at(q, 8 * s, 4) * lifted0[None]
+        high += code_at(q, 8 * s + 4, 4) * lifted1[None]
         if KIND == 13:
-            c0 |= code_at(fifth, 8 * s, 22, 1)
-            c1 |= code_at(fifth, 8 * s + 1, 22, 1)
-        low += one_plus(c0) * x0[None]
-        high += one_plus(c1) * x1[None]
+            low += code_at(fifth, 8 * s, 1) * (lifted0 * 16.0)[None]
+            high += code_at(fifth, 8 * s + 4, 1) * (lifted1 * 16.0)[None]
         sum0 += x0
         sum1 += x1
-    scale0, scale1 = d * scale0 * 2**n, d * scale1 * 2**n
-    value = scale0[:, :, None] * low + scale1[:, :, None] * high
-    return value - (scale0 + dmin * minimum0)[:, :, None] * sum0[None] - (scale1 + dmin * minimum1)[:, :, None] * sum1[None]
+    d *= 2.0**49
+    value = (d * scale0)[:, :, None] * low + (d * scale1)[:, :, None] * high
+    return value - (dmin * minimum0)[:, :, None] * sum0[None] - (dmin * minimum1)[:, :, None] * sum1[None]
 
 
 @triton.jit
-def _dots_q6_k(row: tl.tensor, rows_in: tl.tensor, unit: tl.tensor, units_in: tl.tensor, x: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
+def _dots_q6_k(row: tl.tensor, rows_in: tl.tensor, unit: tl.tensor, units_in: tl.tensor, x: tl.tensor,
+               PLANE: tl.constexpr) -> tl.tensor:
     """Q6_K: units of 128 weights, half a block."""
     w = tl.arange(0, 16)
     block, half = unit // 2, unit % 2
@@ -130,30 +141,33 @@ def _dots_q6_k(row: tl.tensor, rows_in: tl.tensor, unit: tl.tensor, units_in: tl
     for s in tl.static_range(4):
         x0 = tl.load(x + s * PLANE + at, mask=in2, other=0.0)
         x1 = tl.load(x + s * PLANE + at + 16, mask=in2, other=0.0)
-        c0 = code_at(q, 8 * s, 17, 4) | code_at(top, 8 * s, 21, 2)
-        c1 = code_at(q, 8 * s + 4, 17, 4) | code_at(top, 8 * s + 4, 21, 2)
-        low += one_plus(c0) * x0[None]
-        high += one_plus(c1) * x1[None]
+        lifted0, lifted1 = lifted(x0, 8 * s), lifted(x1, 8 * s + 4)
+        low += code_at(q, 8 * s, 4) * lifted0[None]
+        low += code_at(top, 8 * s, 2) * (lifted0 * 16.0)[None]
+        high += code_at(q, 8 * s + 4, 4) * lifted1[None]
+        high += code_at(top, 8 * s + 4, 2) * (lifted1 * 16.0)[None]
         sum0 += x0
         sum1 += x1
-    low, high = low - 1.5 * sum0[None], high - 1.5 * sum1[None]  # 64 * (f - 1) - 32 = 64 * (f - 1.5)
-    return (d * 64.0)[:, :, None] * (scale0 * low + scale1 * high)
+    low, high = low * 2.0**49 - 32.0 * sum0[None], high * 2.0**49 - 32.0 * sum1[None]
+    return d[:, :, None] * (scale0 * low + scale1 * high)
 
 
 @triton.jit
-def _dots_nibbles(KIND: tl.constexpr, row: tl.tensor, rows_in: tl.tensor, unit: tl.tensor, units_in: tl.tensor, x: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
+def _dots_nibbles(KIND: tl.constexpr, row: tl.tensor, rows_in: tl.tensor, unit: tl.tensor,
+                  units_in: tl.tensor, x: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
     """Q4_0, Q4_1, Q5_0, Q5_1: units of 32 weights, one block."""
     start: tl.constexpr = 4 if KIND == 3 or KIND == 7 else 2
     five: tl.constexpr = KIND == 6 or KIND == 7
     codes: tl.constexpr = start + 4 if five else start
     block_bytes: tl.constexpr = codes + 16
     wide: tl.constexpr = start == 4
-    n: tl.constexpr = 5 if five else 4
+    offset: tl.constexpr = 16.0 if five else 8.0
     w = tl.arange(0, 4)
     mask2 = rows_in[:, None] & units_in[None, :]
     mask3 = mask2[:, :, None] & (w[None, None, :] < 4)
     block = row[:, None] + (unit * block_bytes)[None, :]
-    q = word_at(row[:, None, None], (unit * block_bytes + codes)[None, :, None], w[None, None, :], mask3, wide)
+    q = word_at(row[:, None, None], (unit * block_bytes + codes)[None, :, None], w[None, None, :], mask3,
+                wide)
     d = half_at(block, mask2)
     at = unit[:, None] * 8 + w[None, :]
     in2 = units_in[:, None] & (w[None, :] < 4)
@@ -164,20 +178,22 @@ def _dots_nibbles(KIND: tl.constexpr, row: tl.tensor, rows_in: tl.tensor, unit: 
     for s in tl.static_range(4):
         x0 = tl.load(x + s * PLANE + at, mask=in2, other=0.0)
         x1 = tl.load(x + s * PLANE + at + 4, mask=in2, other=0.0)
-        c0, c1 = code_at(q, 8 * s, 23 - n, 4), code_at(q, 8 * s + 4, 23 - n, 4)
+        total += code_at(q, 8 * s, 4) * lifted(x0, 8 * s)[None]
+        total += code_at(q, 8 * s + 4, 4) * lifted(x1, 8 * s + 4)[None]
         if five:
-            c0 |= code_at(fifth, s, 22, 1)
-            c1 |= code_at(fifth, s + 16, 22, 1)
-        total += one_plus(c0) * x0[None] + one_plus(c1) * x1[None]
+            total += code_at(fifth, s, 1) * lifted(x0 * 16.0, s)[None]
+            total += code_at(fifth, s + 16, 1) * lifted(x1 * 16.0, s + 16)[None]
         sums += x0 + x1
+    total *= 2.0**49
     if wide:
-        return (d * 2**n)[:, :, None] * (total - sums[None]) + half_at(block + 2, mask2)[:, :, None] * sums[None]
+        return d[:, :, None] * total + half_at(block + 2, mask2)[:, :, None] * sums[None]
     else:
-        return (d * 2**n)[:, :, None] * (total - 1.5 * sums[None])  # the offset is half of 2**n
+        return d[:, :, None] * (total - offset * sums[None])
 
 
 @triton.jit
-def _dots_plain(KIND: tl.constexpr, row: tl.tensor, rows_in: tl.tensor, unit: tl.tensor, units_in: tl.tensor, x: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
+def _dots_plain(KIND: tl.constexpr, row: tl.tensor, rows_in: tl.tensor, unit: tl.tensor,
+                units_in: tl.tensor, x: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
     """F32, F16, BF16 and Q8_0: units of 32 weights, one word of four values after another."""
     w = tl.arange(0, 8)
     mask2 = rows_in[:, None] & units_in[None, :]
@@ -192,13 +208,16 @@ def _dots_plain(KIND: tl.constexpr, row: tl.tensor, rows_in: tl.tensor, unit: tl
         if KIND == 8:
             value = ((q << (24 - 8 * s)) >> 24).to(tl.float32)
         elif KIND == 0:
-            value = tl.load(row[:, None, None].to(tl.pointer_type(tl.float32)) + (at * 4 + s)[None], mask=mask3, other=0.0)
+            value = tl.load(row[:, None, None].to(tl.pointer_type(tl.float32)) + (at * 4 + s)[None],
+                            mask=mask3, other=0.0)
         elif KIND == 1:
-            value = tl.load(row[:, None, None].to(tl.pointer_type(tl.float16)) + (at * 4 + s)[None], mask=mask3, other=0.0)
+            value = tl.load(row[:, None, None].to(tl.pointer_type(tl.float16)) + (at * 4 + s)[None],
+                            mask=mask3, other=0.0)
             value = value.to(tl.float32)
         else:
             tl.static_assert(KIND == 30)
-            bits = tl.load(row[:, None, None].to(tl.pointer_type(tl.uint16)) + (at * 4 + s)[None], mask=mask3, other=0)
+            bits = tl.load(row[:, None, None].to(tl.pointer_type(tl.uint16)) + (at * 4 + s)[None],
+                           mask=mask3, other=0)
             value = (bits.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
         total += value * x0[None]
     if KIND == 8:
@@ -207,8 +226,11 @@ def _dots_plain(KIND: tl.constexpr, row: tl.tensor, rows_in: tl.tensor, unit: tl
 
 
 @triton.jit
-def unit_dots(KIND: tl.constexpr, row: tl.tensor, rows_in: tl.tensor, unit: tl.tensor, units_in: tl.tensor, x: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
-    """Partial dots [rows, units, words]: uint8 row pointers [rows], unit numbers [units], x planes of PLANE values."""
+def unit_dots(KIND: tl.constexpr, row: tl.tensor, rows_in: tl.tensor, unit: tl.tensor, units_in: tl.tensor,
+              x: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
+    """Partial dots [rows, units, words]: uint8 row pointers [rows], unit numbers [units], x planes of PLANE
+    values.
+    """
     if KIND == 12 or KIND == 13:
         return _dots_k45(KIND, row, rows_in, unit, units_in, x, PLANE)
     elif KIND == 14:

@@ -1,12 +1,14 @@
-"""Block formats inside Triton kernels: their geometry, and the decoding of 32 neighbouring weights in natural order.
+"""Block formats inside Triton kernels: their geometry, and the decoding of 32 neighbouring weights in
+natural order.
 
-A format is known to kernels by ggml's type number, a compile-time constant. Layouts: `quant.blocks`, which is the
-specification that the tests compare with.
+A format is known to kernels by ggml's type number, a compile-time constant. Layouts: `quant.blocks`, which
+is the specification that the tests compare with.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 import triton
 import triton.language as tl
 
@@ -17,7 +19,9 @@ GPU_TYPES = ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """How a matvec walks a row: units of `unit` weights, each `words` words of 4 codes (8 where codes are nibbles)."""
+    """How a matvec walks a row: units of `unit` weights, each `words` words of 4 codes (8 where codes are
+    nibbles).
+    """
 
     unit: int
     words: int
@@ -84,13 +88,16 @@ def _five_bits(KIND: tl.constexpr, block: tl.tensor, mask: tl.tensor, lane: tl.t
 
 @triton.jit
 def decode32(KIND: tl.constexpr, row: tl.tensor, sub: tl.tensor, mask: tl.tensor) -> tl.tensor:
-    """32 weights of each row: uint8 pointers to row starts [n], number of the 32 within the row [n] → float32 [n, 32]."""
+    """32 weights of each row: uint8 pointers to row starts [n], number of the 32 within the row [n] →
+    float32 [n, 32].
+    """
     lane = tl.arange(0, 32)[None, :]
     row, sub, mask = row[:, None], sub[:, None], mask[:, None]
     if KIND == 0:
         return tl.load(row.to(tl.pointer_type(tl.float32)) + sub * 32 + lane, mask=mask, other=0.0)
     elif KIND == 1:
-        return tl.load(row.to(tl.pointer_type(tl.float16)) + sub * 32 + lane, mask=mask, other=0.0).to(tl.float32)
+        return tl.load(row.to(tl.pointer_type(tl.float16)) + sub * 32 + lane, mask=mask,
+                       other=0.0).to(tl.float32)
     elif KIND == 30:
         bits = tl.load(row.to(tl.pointer_type(tl.uint16)) + sub * 32 + lane, mask=mask, other=0).to(tl.uint32)
         return (bits << 16).to(tl.float32, bitcast=True)
@@ -106,10 +113,12 @@ def decode32(KIND: tl.constexpr, row: tl.tensor, sub: tl.tensor, mask: tl.tensor
     elif KIND == 14:
         block = row + sub // 8 * 210
         half, quarter = sub % 8 // 4, sub % 4
-        low = tl.load(block + half * 64 + quarter % 2 * 32 + lane, mask=mask, other=0).to(tl.int32) >> (quarter // 2 * 4)
+        low = tl.load(block + half * 64 + quarter % 2 * 32 + lane, mask=mask,
+                      other=0).to(tl.int32) >> (quarter // 2 * 4)
         high = tl.load(block + 128 + half * 32 + lane, mask=mask, other=0).to(tl.int32) >> (quarter * 2)
         q = ((low & 15) | ((high & 3) << 4)) - 32
-        scale = tl.load((block + 192 + sub % 8 * 2 + lane // 16).to(tl.pointer_type(tl.int8)), mask=mask, other=0)
+        scale = tl.load((block + 192 + sub % 8 * 2 + lane // 16).to(tl.pointer_type(tl.int8)), mask=mask,
+                        other=0)
         return half_at(block + 208, mask) * scale.to(tl.float32) * q.to(tl.float32)
     elif KIND == 8:
         block = row + sub * 34

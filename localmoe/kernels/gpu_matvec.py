@@ -1,14 +1,16 @@
-"""Decoding one token on the GPU: quantized linear layers and the chosen experts' FFNs, read through addresses.
+"""Decoding one token on the GPU: quantized linear layers and the chosen experts' FFNs, read through
+addresses.
 
 An expert's work is described in device memory, written by the resolve kernel (`gpu_resolve`):
 
     source int64 [k]   where its bytes are: a slot in GPU memory, or pinned host memory read over the bus
-    target int64 [k]   where they are to be read from for computing; other than `source`: they are copied there on the way
-    rows   int32 [k]   how many of its FFN rows the GPU computes: all, none, or a share (the CPU has the others)
+    target int64 [k]   where they are to be read from for computing; other than `source`: they are copied
+    there on the way rows   int32 [k]   how many of its FFN rows the GPU computes: all, none, or a share (the
+    CPU has the others)
 
-A program that finds source ≠ target first copies just the rows that it needs, 16 bytes per thread, and then computes
-from the copy, which lies in the L2 cache: bytes cross the bus once, in wide requests, and the arithmetic is the same
-whatever the residency.
+A program that finds source ≠ target first copies just the rows that it needs, 16 bytes per thread, and then
+computes from the copy, which lies in the L2 cache: bytes cross the bus once, in wide requests, and the
+arithmetic is the same whatever the residency.
 """
 
 from __future__ import annotations
@@ -28,8 +30,10 @@ def planar(i: tl.tensor, COLS: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def _rows_of(
-    KIND: tl.constexpr, address: tl.tensor, x: tl.tensor, y: tl.tensor, first: tl.tensor, rows: tl.tensor, COLS: tl.constexpr, ROW_BYTES: tl.constexpr,
-    ALIGN: tl.constexpr, R: tl.constexpr, UNIT: tl.constexpr, UNITS: tl.constexpr, WORDS: tl.constexpr, ADD: tl.constexpr,
+    KIND: tl.constexpr, address: tl.tensor, x: tl.tensor, y: tl.tensor, first: tl.tensor, rows: tl.tensor,
+    COLS: tl.constexpr, ROW_BYTES: tl.constexpr,
+    ALIGN: tl.constexpr, R: tl.constexpr, UNIT: tl.constexpr, UNITS: tl.constexpr, WORDS: tl.constexpr,
+    ADD: tl.constexpr,
 ) -> None:  # fmt: skip
     r = first + tl.arange(0, R)
     row = pointer8(address, ALIGN) + r.to(tl.int64) * ROW_BYTES
@@ -41,16 +45,22 @@ def _rows_of(
 
 @triton.jit
 def linear_kernel(
-    x: tl.tensor, y: tl.tensor, address: tl.tensor, rows: tl.tensor, KIND: tl.constexpr, COLS: tl.constexpr, ROW_BYTES: tl.constexpr,
-    ALIGN: tl.constexpr, R: tl.constexpr, UNIT: tl.constexpr, UNITS: tl.constexpr, WORDS: tl.constexpr, ADD: tl.constexpr,
+    x: tl.tensor, y: tl.tensor, address: tl.tensor, rows: tl.tensor, KIND: tl.constexpr,
+    COLS: tl.constexpr, ROW_BYTES: tl.constexpr,
+    ALIGN: tl.constexpr, R: tl.constexpr, UNIT: tl.constexpr, UNITS: tl.constexpr, WORDS: tl.constexpr,
+    ADD: tl.constexpr,
 ) -> None:  # fmt: skip
     """y[rows] (+)= W · x; x in planes [cols], y natural [rows], both float32."""
-    _rows_of(KIND, address, x, y, tl.program_id(0) * R, rows, COLS, ROW_BYTES, ALIGN, R, UNIT, UNITS, WORDS, ADD)
+    _rows_of(KIND, address, x, y, tl.program_id(0) * R, rows, COLS, ROW_BYTES, ALIGN, R, UNIT, UNITS,
+             WORDS, ADD)
 
 
 @triton.jit
-def copy_bytes(source: tl.tensor, target: tl.tensor, nbytes: tl.tensor, WIDTH: tl.constexpr, SPAN: tl.constexpr) -> None:
-    """nbytes from one address to another, SPAN words of 4 (or, where rows are aligned to 2, halves of 2) bytes at a time."""
+def copy_bytes(source: tl.tensor, target: tl.tensor, nbytes: tl.tensor, WIDTH: tl.constexpr,
+               SPAN: tl.constexpr) -> None:
+    """nbytes from one address to another, SPAN words of 4 (or, where rows are aligned to 2, halves of 2)
+    bytes at a time.
+    """
     kind: tl.constexpr = tl.int32 if WIDTH >= 4 else tl.int16
     size: tl.constexpr = 4 if WIDTH >= 4 else 2
     read = tl.multiple_of(source.to(tl.pointer_type(kind)), WIDTH)
@@ -63,11 +73,13 @@ def copy_bytes(source: tl.tensor, target: tl.tensor, nbytes: tl.tensor, WIDTH: t
 
 @triton.jit
 def gate_up_kernel(
-    x: tl.tensor, hidden: tl.tensor, source: tl.tensor, target: tl.tensor, gpu_rows: tl.tensor, UP_START: tl.constexpr, KIND: tl.constexpr,
+    x: tl.tensor, hidden: tl.tensor, source: tl.tensor, target: tl.tensor, gpu_rows: tl.tensor,
+    UP_START: tl.constexpr, KIND: tl.constexpr,
     COLS: tl.constexpr, FFN: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr, R: tl.constexpr,
     UNIT: tl.constexpr, UNITS: tl.constexpr, WORDS: tl.constexpr, SPAN: tl.constexpr,
 ) -> None:  # fmt: skip
-    """hidden[choice] = silu(gate · x) * (up · x) for R FFN rows of one chosen expert; hidden [k, ffn] in planes.
+    """hidden[choice] = silu(gate · x) * (up · x) for R FFN rows of one chosen expert; hidden [k, ffn] in
+    planes.
 
     Grid (k, ceil(ffn / R)): the choices alternate, so that reads over the bus and from GPU memory overlap.
     """
@@ -92,17 +104,21 @@ def gate_up_kernel(
         gate = tl.sum(tl.where(which == 0, pairs, 0.0), 0)
         up = tl.sum(tl.where(which == 1, pairs, 0.0), 0)
         out = first + tl.arange(0, R)
-        tl.store(hidden + choice * FFN + planar(out, FFN), gate / (1.0 + tl.exp(-gate)) * up, mask=out < limit)
+        tl.store(hidden + choice * FFN + planar(out, FFN), gate / (1.0 + tl.exp(-gate)) * up,
+                 mask=out < limit)
 
 
 @triton.jit
 def down_kernel(
-    hidden: tl.tensor, y: tl.tensor, weights: tl.tensor, source: tl.tensor, target: tl.tensor, gpu_rows: tl.tensor, DOWN_START: tl.constexpr,
+    hidden: tl.tensor, y: tl.tensor, weights: tl.tensor, source: tl.tensor, target: tl.tensor,
+    gpu_rows: tl.tensor, DOWN_START: tl.constexpr,
     KIND: tl.constexpr, FFN: tl.constexpr, ROWS: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_BYTES: tl.constexpr, K: tl.constexpr, R: tl.constexpr,
     UNIT: tl.constexpr, UNITS: tl.constexpr, WORDS: tl.constexpr, SPAN: tl.constexpr,
 ) -> None:  # fmt: skip
-    """y[r] += sum over choices, in router order, of weight * (down · hidden[choice]); R rows of `ROWS` per program."""
+    """y[r] += sum over choices, in router order, of weight * (down · hidden[choice]); R rows of `ROWS` per
+    program.
+    """
     first = tl.program_id(0) * R
     r = first + tl.arange(0, R)
     value = tl.load(y + r, mask=r < ROWS, other=0.0)

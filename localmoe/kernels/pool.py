@@ -1,14 +1,15 @@
 """A pool of threads that runs compiled tasks with microseconds of overhead.
 
-A job is a task (the address of compiled code), an argument block and a number of items; threads take items one by one
-from a shared counter, so a thread that loses its core to another process delays only the item in its hands. The
-thread that starts a job works on it too and returns when all items are done: a job never depends on a sleeping
-worker. Workers wait between jobs by spinning for about a millisecond, then sleep until `wake`: a pause between two
-turns of a conversation costs no CPU time.
+A job is a task (the address of compiled code), an argument block and a number of items; threads take items
+one by one from a shared counter, so a thread that loses its core to another process delays only the item in
+its hands. The thread that starts a job works on it too and returns when all items are done: a job never
+depends on a sleeping worker. Workers wait between jobs by spinning for about a millisecond, then sleep until
+`wake`: a pause between two turns of a conversation costs no CPU time.
 
-One int64 counter, `TICKET`, holds (epoch << 32 | items left). A worker takes an item by compare-and-swap on the whole,
-so a worker that was delayed can never take an item of a later job for an item of the one whose arguments it read; and
-because what is left stands in the ticket itself, a finished job has nothing to take while the next is being written.
+One int64 counter, `TICKET`, holds (epoch << 32 | items left). A worker takes an item by compare-and-swap on
+the whole, so a worker that was delayed can never take an item of a later job for an item of the one whose
+arguments it read; and because what is left stands in the ticket itself, a finished job has nothing to take
+while the next is being written.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from localmoe.kernels.atomics import call_task, compare_and_swap, fetch_add, load_acquire, pause, store_release
+from localmoe.kernels.atomics import (
+    call_task,
+    compare_and_swap,
+    fetch_add,
+    load_acquire,
+    pause,
+    store_release,
+)
 from localmoe.kernels.simd import load_i64, store_i64
 from quant.compiled import compiled
 
@@ -139,7 +147,9 @@ def _stop(block: NDArray[np.int64], wakeups: list[threading.Event], workers: lis
 
 
 def usable_cores() -> int:
-    """Cores this process may use: its affinity mask, capped by a cgroup CPU quota, one thread per physical core."""
+    """Cores this process may use: its affinity mask, capped by a cgroup CPU quota, one thread per physical
+    core.
+    """
     affinity: Any = getattr(os, "sched_getaffinity", None)
     logical = set(affinity(0)) if affinity else set(range(os.cpu_count() or 1))
     physical = _one_per_core(logical)

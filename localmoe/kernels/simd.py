@@ -1,14 +1,15 @@
 """SIMD vectors for numba: types whose data model is an LLVM vector, and intrinsics that emit vector IR.
 
-Kernels are written once, in 64-byte vectors (`i8x64`, `i32x16`, `f32x16`); LLVM splits them for narrower machines. Only
-the byte dot product needs a form of its own, because no compiler finds those instructions by itself:
+Kernels are written once, in 64-byte vectors (`i8x64`, `i32x16`, `f32x16`); LLVM splits them for narrower
+machines. Only the byte dot product needs a form of its own, because no compiler finds those instructions by
+itself:
 
     avx512vnni   vpdpbusd on 64 bytes            avxvnni    vpdpbusd on 32 bytes, VEX-coded
     avx2         vpmaddubsw + vpmaddwd           neon       sdot on 16 bytes
     portable     widen, multiply, add: any target
 
-All forms compute the same integers, so results do not depend on the form. Loads and stores take addresses (int64):
-a kernel follows an address wherever the bytes are: an array, a mapped file, a slot.
+All forms compute the same integers, so results do not depend on the form. Loads and stores take addresses
+(int64): a kernel follows an address wherever the bytes are: an array, a mapped file, a slot.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
+from localmoe.kernels.half import float_to_half, half_to_float
 from quant.compiled import cpu_name, simd_request
 
 FORMS = ("avx512vnni", "avxvnni", "avx2", "neon", "portable")
@@ -37,7 +39,8 @@ _FEATURES = {
 _NAMED_CPUS = {
     "haswell": "avx2", "broadwell": "avx2", "skylake": "avx2", "znver2": "avx2", "znver3": "avx2",
     "alderlake": "avxvnni", "raptorlake": "avxvnni",
-    "cascadelake": "avx512vnni", "icelake-server": "avx512vnni", "sapphirerapids": "avx512vnni", "znver4": "avx512vnni",
+    "cascadelake": "avx512vnni", "icelake-server": "avx512vnni", "sapphirerapids": "avx512vnni",
+    "znver4": "avx512vnni",
 }  # fmt: skip
 
 
@@ -52,7 +55,9 @@ def available_forms() -> list[str]:
 
 
 def choose_form(request: str | None = None) -> str:
-    """The form in force: the one asked for (`LOCALMOE_SIMD`), else the best of the CPU kernels compile for."""
+    """The form in force: the one asked for (`LOCALMOE_SIMD`), else the best of the CPU kernels compile
+    for.
+    """
     request = simd_request() if request is None else request
     if request and request not in FORMS:
         raise SimdError(f"LOCALMOE_SIMD={request}: no such form; choose one of {', '.join(FORMS)}")
@@ -168,9 +173,30 @@ def _bf16_to_f32(builder: Any, bits: Any) -> Any:
     return builder.bitcast(shifted, ir.VectorType(_F32, bits.type.count))
 
 
+def _f16_to_f32(builder: Any, bits: Any) -> Any:
+    """The i16 bits of float16, one or a vector → float32."""
+    if FORM == "portable":
+        return half_to_float(builder, bits)
+    if not isinstance(bits.type, ir.VectorType):
+        return builder.fpext(builder.bitcast(bits, _F16), _F32)
+    n = bits.type.count
+    return builder.fpext(builder.bitcast(bits, ir.VectorType(_F16, n)), ir.VectorType(_F32, n))
+
+
+def _f32_to_f16(builder: Any, value: Any) -> Any:
+    """float32, one or a vector → the i16 bits of float16."""
+    if FORM == "portable":
+        return float_to_half(builder, value)
+    if not isinstance(value.type, ir.VectorType):
+        return builder.bitcast(builder.fptrunc(value, _F16), _I16)
+    n = value.type.count
+    return builder.bitcast(builder.fptrunc(value, ir.VectorType(_F16, n)), ir.VectorType(_I16, n))
+
+
 load_i8x16, load_i8x32, load_i8x64 = (_load(v, v.llvm) for v in (i8x16, i8x32, i8x64))
-load_i16x16, load_i16x32, load_i32x16, load_f32x16 = (_load(v, v.llvm) for v in (i16x16, i16x32, i32x16, f32x16))
-load_f16_f32x16 = _load(f32x16, ir.VectorType(_F16, 16), lambda b, v: b.fpext(v, f32x16.llvm))
+load_i16x16, load_i16x32, load_i32x16, load_f32x16 = (_load(v, v.llvm) for v in (i16x16, i16x32, i32x16,
+                                                                                 f32x16))
+load_f16_f32x16 = _load(f32x16, ir.VectorType(_I16, 16), _f16_to_f32)
 load_bf16_f32x16 = _load(f32x16, ir.VectorType(_I16, 16), _bf16_to_f32)
 load_i8_f32x16 = _load(f32x16, i8x16.llvm, lambda b, v: b.sitofp(b.sext(v, i32x16.llvm), f32x16.llvm))
 load_i8_i32x16 = _load(i32x16, i8x16.llvm, lambda b, v: b.sext(v, i32x16.llvm))
@@ -181,21 +207,25 @@ load_u32 = _load(types.uint32, _I32)
 load_i32 = _load(types.int64, _I32, lambda b, v: b.sext(v, _I64))
 load_i64 = _load(types.int64, _I64)
 load_f32 = _load(types.float32, _F32)
-load_f16 = _load(types.float32, _F16, lambda b, v: b.fpext(v, _F32))
+load_f16 = _load(types.float32, _I16, _f16_to_f32)
 store_i8 = _store(types.int64, _I8, lambda b, v: b.trunc(v, _I8))
 store_i16 = _store(types.int64, _I16, lambda b, v: b.trunc(v, _I16))
 store_i32 = _store(types.int64, _I32, lambda b, v: b.trunc(v, _I32))
 store_i64 = _store(types.int64, _I64)
 store_f32 = _store(types.float32, _F32)
-store_f16 = _store(types.float32, _F16, lambda b, v: b.fptrunc(v, _F16))
+store_f16 = _store(types.float32, _I16, _f32_to_f16)
 store_f32x16 = _store(f32x16, f32x16.llvm)
 store_i8x64, store_i32x16 = _store(i8x64, i8x64.llvm), _store(i32x16, i32x16.llvm)
 store_i8x16 = _store(i8x16, i8x16.llvm)
-store_f16_f32x16 = _store(f32x16, ir.VectorType(_F16, 16), lambda b, v: b.fptrunc(v, ir.VectorType(_F16, 16)))
-prefetch = define(
-    types.none(types.int64),
-    lambda b, a: _call(b, "llvm.prefetch.p0", ir.VoidType(), _pointer(b, a, _I8), *(ir.Constant(_I32, x) for x in (0, 3, 1))),
-)
+store_f16_f32x16 = _store(f32x16, ir.VectorType(_I16, 16), _f32_to_f16)
+
+
+def _prefetch(builder: Any, address: Any) -> None:
+    hints = [ir.Constant(_I32, x) for x in (0, 3, 1)]  # to read; into every level of cache; data
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), _pointer(builder, address, _I8), *hints)
+
+
+prefetch = define(types.none(types.int64), _prefetch)
 bits_to_f32 = define(types.float32(types.int64), lambda b, v: b.bitcast(b.trunc(v, _I32), _F32))
 
 
@@ -212,7 +242,8 @@ def _load_args(n: int) -> Any:
     return define(result(types.int64), emit)
 
 
-args4, args6, args8, args10, args12, args14, args16, args20 = (_load_args(n) for n in (4, 6, 8, 10, 12, 14, 16, 20))
+args4, args6, args8, args10, args12, args14, args16, args20 = (_load_args(n) for n in (4, 6, 8, 10, 12, 14,
+                                                                                       16, 20))
 
 
 # ---------------------------------------------------------------- arithmetic on float lanes
@@ -294,10 +325,12 @@ def _lookup16(builder: Any, table: Any, indices: Any) -> Any:
     if FORM in ("avx2", "avxvnni"):
         wide = _shuffle(builder, table, table, list(range(16)) * 2)
         halves = _split(builder, indices, 2)
-        return _concat(builder, [_call(builder, "llvm.x86.avx2.pshuf.b", i8x32.llvm, wide, h) for h in halves])
+        return _concat(builder, [_call(builder, "llvm.x86.avx2.pshuf.b", i8x32.llvm, wide,
+                                       h) for h in halves])
     if FORM == "neon":
         parts = _split(builder, indices, 4)
-        return _concat(builder, [_call(builder, "llvm.aarch64.neon.tbl1.v16i8", i8x16.llvm, table, p) for p in parts])
+        return _concat(builder, [_call(builder, "llvm.aarch64.neon.tbl1.v16i8", i8x16.llvm, table,
+                                       p) for p in parts])
     out = ir.Constant(i8x64.llvm, ir.Undefined)
     for lane in range(64):
         at = builder.extract_element(indices, ir.Constant(_I32, lane))
@@ -313,7 +346,8 @@ def _split(builder: Any, v: Any, parts: int) -> list[Any]:
 def _concat(builder: Any, parts: list[Any]) -> Any:
     while len(parts) > 1:
         n = parts[0].type.count
-        parts = [_shuffle(builder, a, b, list(range(2 * n))) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        parts = [_shuffle(builder, a, b, list(range(2 * n))) for a, b in zip(parts[::2], parts[1::2],
+                                                                             strict=True)]
     return parts[0]
 
 
@@ -324,7 +358,10 @@ def _nibbles(builder: Any, v: Any) -> Any:
 
 
 nibbles = define(i8x64(i8x32), _nibbles)
-nibbles16 = define(i8x32(i8x16), lambda b, v: _concat(b, [b.and_(v, _constant(v.type, 15)), b.lshr(v, _constant(v.type, 4))]))
+nibbles16 = define(
+    i8x32(i8x16),
+    lambda b, v: _concat(b, [b.and_(v, _constant(v.type, 15)), b.lshr(v, _constant(v.type, 4))]),
+)
 
 
 def _bit_planes(builder: Any, v: Any, first: Any) -> Any:
@@ -333,7 +370,8 @@ def _bit_planes(builder: Any, v: Any, first: Any) -> Any:
     one = _constant(v.type, 1)
     low = builder.and_(builder.lshr(v, shift), one)
     high = builder.and_(builder.lshr(v, builder.add(shift, one)), one)
-    return _shuffle(builder, *(builder.shl(x, _constant(v.type, 4)) for x in (low, high)), list(range(64)))
+    low, high = (builder.shl(x, _constant(v.type, 4)) for x in (low, high))
+    return _shuffle(builder, low, high, list(range(64)))
 
 
 bit_planes = define(i8x64(i8x32, types.int64), _bit_planes)
@@ -349,7 +387,9 @@ bits_to_16 = define(i8x32(types.uint32), _bits_to_16)
 
 
 def _two_bits(builder: Any, v: Any, first: Any) -> Any:
-    """32 bytes → 64 values in {0, 16, 32, 48}: bits first..first+1 of every byte, then the two bits above those."""
+    """32 bytes → 64 values in {0, 16, 32, 48}: bits first..first+1 of every byte, then the two bits above
+    those.
+    """
     three = _constant(v.type, 3)
 
     def at(extra: int) -> Any:
@@ -420,7 +460,8 @@ def _quarter_scales(repeat: int) -> Callable[[Any, Any, Any], Any]:
             return _call(builder, "llvm.x86.avx512.permvar.si.512", i32x16.llvm, packed, at)
         out = ir.Constant(i32x16.llvm, ir.Undefined)
         for group in range(16 // repeat):
-            value = builder.extract_element(packed, builder.add(builder.trunc(first, _I32), ir.Constant(_I32, group)))
+            value = builder.extract_element(packed, builder.add(builder.trunc(first, _I32),
+                                                                ir.Constant(_I32, group)))
             for lane in range(group * repeat, (group + 1) * repeat):
                 out = builder.insert_element(out, value, ir.Constant(_I32, lane))
         return out
@@ -433,7 +474,9 @@ repeat8 = define(i32x16(i32x16, types.int64), _quarter_scales(8))
 
 
 def _fold(builder: Any, v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
-    """Four vectors of 2 x 8 lanes → the eight sums, in the order of vectors 0..3 first halves, then second halves."""
+    """Four vectors of 2 x 8 lanes → the eight sums, in the order of vectors 0..3 first halves, then second
+    halves.
+    """
     even, odd = [], []
     for k in range(0, 16, 4):
         even += [k, k + 2, k + 16, k + 18]
@@ -452,14 +495,16 @@ fold_halves = define(i32x8(i32x16, i32x16, i32x16, i32x16), _fold)
 
 
 def _load_halves(builder: Any, address: Any, stride: Any) -> Any:
-    """Eight float16 at address + k * stride, as float32, in the order of `fold_halves`: k = 0 2 4 6 1 3 5 7."""
+    """Eight float16 at address + k * stride, as float32, in the order of `fold_halves`: k = 0 2 4 6 1 3 5
+    7.
+    """
     out = ir.Constant(ir.VectorType(_I16, 8), ir.Undefined)
     for lane, k in enumerate(FOLD_ORDER):
         at = builder.add(address, builder.mul(stride, ir.Constant(_I64, k)))
         half = builder.load(_pointer(builder, at, _I16))
         half.align = 1
         out = builder.insert_element(out, half, ir.Constant(_I32, lane))
-    return builder.fpext(builder.bitcast(out, ir.VectorType(_F16, 8)), f32x8.llvm)
+    return _f16_to_f32(builder, out)
 
 
 FOLD_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -477,7 +522,9 @@ sub_scaled_i32x8 = define(  # x - y * n
 
 def _k_scales(high: bool) -> Callable[[Any, Any], Any]:
     def emit(builder: Any, address: Any) -> Any:
-        """The eight 6-bit scales (lanes 0..7 of 16) or minima (8 lanes) of GGUF's 12-byte K-quant header, as int32."""
+        """The eight 6-bit scales (lanes 0..7 of 16) or minima (8 lanes) of GGUF's 12-byte K-quant header, as
+        int32.
+        """
         words = []
         for at in (0, 4, 8):
             word = builder.load(_pointer(builder, builder.add(address, ir.Constant(_I64, at)), _I32))
@@ -495,14 +542,16 @@ def _k_scales(high: bool) -> Callable[[Any, Any], Any]:
         first = mask(own, 0x3F3F3F3F)
         low = mask(shift(md, 4), 0x0F0F0F0F) if high else mask(md, 0x0F0F0F0F)
         second = builder.or_(low, builder.shl(mask(shift(own, 6), 0x03030303), ir.Constant(_I32, 4)))
-        both = builder.or_(builder.zext(first, _I64), builder.shl(builder.zext(second, _I64), ir.Constant(_I64, 32)))
+        both = builder.or_(builder.zext(first, _I64), builder.shl(builder.zext(second, _I64),
+                                                                  ir.Constant(_I64, 32)))
         eight = builder.zext(builder.bitcast(both, ir.VectorType(_I8, 8)), i32x8.llvm)
         return eight if high else _shuffle(builder, eight, ir.Constant(i32x8.llvm, None), list(range(16)))
 
     return emit
 
 
-k_scales, k_minima = define(i32x16(types.int64), _k_scales(False)), define(i32x8(types.int64), _k_scales(True))
+k_scales, k_minima = define(i32x16(types.int64), _k_scales(False)), define(i32x8(types.int64),
+                                                                           _k_scales(True))
 
 
 def _pair_sums(order: tuple[int, ...]) -> Callable[[Any, Any], Any]:

@@ -1,4 +1,6 @@
-"""Intrinsics of the tile kernels: transposing sixteen rows of dwords, broadcasting four bytes, dots of int16 pairs."""
+"""Intrinsics of the tile kernels: transposing sixteen rows of dwords, broadcasting four bytes, dots of int16
+pairs.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ as_i16x32 = define(i16x32(i32x16), lambda b, v: b.bitcast(v, i16x32.llvm))
 
 
 def _pack_pairs(builder: Any, v: Any) -> Any:
-    """Sixteen int32 in int16's range → lanes 0..7: pairs (v[2i], v[2i + 1]) of int16; lanes 8..15 repeat them."""
+    """Sixteen int32 in int16's range → lanes 0..7: pairs (v[2i], v[2i + 1]) of int16; lanes 8..15 repeat
+    them.
+    """
     even, odd = (_shuffle(builder, v, v, list(range(at, 16, 2)) * 2) for at in (0, 1))
     low = builder.and_(even, _constant(_i32x16, 0xFFFF))
     return builder.or_(low, builder.shl(odd, _constant(_i32x16, 16)))
@@ -82,7 +86,9 @@ double_lanes = define(i32x16(i32x8), _double_lanes)
 
 
 def _transpose(builder: Any, source: Any, stride: Any, target: Any) -> None:
-    """Sixteen rows of sixteen dwords, `stride` bytes apart → target [16, 16]: column c of the rows becomes row c."""
+    """Sixteen rows of sixteen dwords, `stride` bytes apart → target [16, 16]: column c of the rows becomes
+    row c.
+    """
     rows = []
     for i in range(16):
         at = builder.add(source, builder.mul(stride, ir.Constant(_I64, i)))

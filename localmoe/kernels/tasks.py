@@ -1,8 +1,8 @@
 """Tasks for the pool: normalisation, linear layers, routing and experts.
 
-A task is compiled code `task(args, item, worker)`; `args` is the address of its int64 arguments, in the order of the
-tuple that each one unpacks. All buffers are row-major: x [tokens, cols] float32; its int8 form is three buffers
-(q [tokens, groups * 256], scales [tokens, groups], sums [tokens, groups * 16]).
+A task is compiled code `task(args, item, worker)`; `args` is the address of its int64 arguments, in the
+order of the tuple that each one unpacks. All buffers are row-major: x [tokens, cols] float32; its int8 form
+is three buffers (q [tokens, groups * 256], scales [tokens, groups], sums [tokens, groups * 16]).
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ import numpy as np
 from localmoe.kernels.dot import dot_rows
 from localmoe.kernels.dot_float import decode_row, dot_f32
 from localmoe.kernels.dot_tile import TILE
-from localmoe.kernels.elementwise import GROUP, SUMS, exp16, quantize_group, quantize_row, rms_norm, store_f32_at, swiglu
+from localmoe.kernels.elementwise import (
+    GROUP,
+    SUMS,
+    exp16,
+    quantize_group,
+    quantize_row,
+    rms_norm,
+    store_f32_at,
+    swiglu,
+)
 from localmoe.kernels.simd import (
     args10,
     args16,
@@ -71,7 +80,24 @@ def linear_task(args: int, item: int, worker: int) -> None:
 
     `matrices` holds 8 int64 each: address, rows, row bytes, type, block bytes, y, first item, rows per item.
     """
-    (matrices, count, cols, table, x, q, scales, sums, index, tokens, exact, add, scratch, scratch_bytes, _, _) = args16(args)
+    (
+        matrices,
+        count,
+        cols,
+        table,
+        x,
+        q,
+        scales,
+        sums,
+        index,
+        tokens,
+        exact,
+        add,
+        scratch,
+        scratch_bytes,
+        _,
+        _,
+    ) = args16(args)
     mine = scratch + worker * scratch_bytes
     out = mine + scratch_bytes - tokens * TILE * 4
     which = 0
@@ -83,8 +109,9 @@ def linear_task(args: int, item: int, worker: int) -> None:
     first = (item - load_i64(m + 48)) * chunk
     for r in range(first, min(first + chunk, rows), TILE):
         n = min(TILE, rows - r)
-        dot_rows(exact, kind, address + r * row_bytes, row_bytes, n, cols, size, table, x, q, scales, sums, index, tokens,
-                 out, mine)  # fmt: skip
+        row = address + r * row_bytes
+        dot_rows(exact, kind, row, row_bytes, n, cols, size, table, x, q, scales, sums, index, tokens,
+                 out, mine)
         for t in range(tokens):
             for i in range(n):
                 value, at = load_f32(out + (t * TILE + i) * 4), t * rows + r + i
@@ -93,7 +120,9 @@ def linear_task(args: int, item: int, worker: int) -> None:
 
 @compiled_callback(TASK)
 def route_task(args: int, item: int, worker: int) -> None:
-    """Token `item`'s experts: the k largest router logits (lowest index first on ties), softmax over those."""
+    """Token `item`'s experts: the k largest router logits (lowest index first on ties), softmax over
+    those.
+    """
     h, cols, router, experts, k, chosen, weights, logits, _, _ = args10(args)
     mine = logits + item * experts * 4
     for e in range(experts):
@@ -119,11 +148,13 @@ def route_task(args: int, item: int, worker: int) -> None:
 
 
 @compiled("int64(int64, int64, int64, int64, int64, int64, int64)")
-def group_by_expert(chosen: int, tokens: int, k: int, experts: int, token_of: int, place_of: int, starts: int) -> int:
+def group_by_expert(
+    chosen: int, tokens: int, k: int, experts: int, token_of: int, place_of: int, starts: int
+) -> int:
     """Sorts the (token, choice) pairs by expert, in token order within each.
 
-    chosen int32 [tokens, k] → token_of int32 [pairs]: the token of each sorted pair; place_of int32 [tokens, k]: where
-    each pair went; starts int32 [experts + 1]. Returns the number of experts in use.
+    chosen int32 [tokens, k] → token_of int32 [pairs]: the token of each sorted pair; place_of int32 [tokens,
+    k]: where each pair went; starts int32 [experts + 1]. Returns the number of experts in use.
     """
     for e in range(experts + 1):
         store_i32(starts + e * 4, 0)
@@ -156,9 +187,11 @@ def _place(tile: int, tokens: int, count: int, to: int) -> None:
 
 @compiled_callback(TASK)
 def gate_up_task(args: int, item: int, worker: int) -> None:
-    """256 rows of one expert's FFN for all of its tokens: hidden = silu(gate · x) * (up · x), and its int8 form.
+    """256 rows of one expert's FFN for all of its tokens: hidden = silu(gate · x) * (up · x), and its int8
+    form.
 
-    `active` lists the experts in hand, `addresses` int64 [experts, 3] where their gate, up and down weights are.
+    `active` lists the experts in hand, `addresses` int64 [experts, 3] where their gate, up and down weights
+    are.
     """
     (active, chunks, addresses, starts, token_of, cols, ffn, kind, size, row_bytes,
      table, x, q, scales, sums, hidden, exact, scratch, scratch_bytes, formats) = args20(args)  # fmt: skip
@@ -176,11 +209,13 @@ def gate_up_task(args: int, item: int, worker: int) -> None:
     ups = gates + tokens * GROUP * 4
     for r in range(0, rows, TILE):
         n = min(TILE, rows - r)
-        dot_rows(exact, kind, gate + (first + r) * row_bytes, row_bytes, n, cols, size, table, x, q, scales, sums, index, tokens,
-                 out, mine)  # fmt: skip
+        row = gate + (first + r) * row_bytes
+        dot_rows(exact, kind, row, row_bytes, n, cols, size, table, x, q, scales, sums, index, tokens,
+                 out, mine)
         _place(out, tokens, n, gates + r * 4)
-        dot_rows(exact, up_kind, up + (first + r) * up_bytes, up_bytes, n, cols, up_size, table, x, q, scales, sums, index,
-                 tokens, out, mine)  # fmt: skip
+        row = up + (first + r) * up_bytes
+        dot_rows(exact, up_kind, row, up_bytes, n, cols, up_size, table, x, q, scales, sums, index,
+                 tokens, out, mine)
         _place(out, tokens, n, ups + r * 4)
     groups = (ffn + GROUP - 1) // GROUP
     for t in range(tokens):
@@ -208,7 +243,8 @@ def down_task(args: int, item: int, worker: int) -> None:
     tile = mine + scratch_bytes - tokens * TILE * 4
     for r in range(first, min(first + chunk, rows), TILE):
         n = min(TILE, rows - r)
-        dot_rows(exact, kind, down + r * row_bytes, row_bytes, n, ffn, size, table, hidden, hq, hscales, hsums,
+        dot_rows(exact, kind, down + r * row_bytes, row_bytes, n, ffn, size, table, hidden, hq,
+                 hscales, hsums,
                  pair_index + start * 4, tokens, tile, mine)  # fmt: skip
         for t in range(tokens):
             for i in range(n):

@@ -1,7 +1,7 @@
 """A model's shape, read from GGUF metadata and checked.
 
-Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (llama architecture). Mixtral, Mistral and Llama files all
-have the architecture `llama`; a Mixtral is one with `expert_count`.
+Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (llama architecture). Mixtral, Mistral and
+Llama files all have the architecture `llama`; a Mixtral is one with `expert_count`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ ARCHITECTURES = ("llama",)
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Widths and counts of a transformer. `ffn` is one expert's inner width; `experts` is 0 for a dense model."""
+    """Widths and counts of a transformer. `ffn` is one expert's inner width; `experts` is 0 for a dense
+    model.
+    """
 
     name: str
     layers: int
@@ -40,11 +42,16 @@ class ModelConfig:
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> ModelConfig:
-        """Raises ModelFileError for another architecture, missing or impossible metadata; the message names it."""
+        """Raises ModelFileError for another architecture, missing or impossible metadata; the message names
+        it.
+        """
         read = _Metadata(file.path, file.metadata)
         architecture = read.text("general.architecture")
         if architecture not in ARCHITECTURES:
-            raise read.error(f"the architecture {architecture!r} is not supported; supported: Mixtral, Mistral and Llama files")
+            raise read.error(
+                f"the architecture {architecture!r} is not supported; supported: Mixtral, Mistral "
+                "and Llama files"
+            )
         heads, hidden = read.count("llama.attention.head_count"), read.count("llama.embedding_length")
         experts = read.count("llama.expert_count", least=0, default=0)
         head_dim = read.count("llama.attention.key_length", default=max(1, hidden // heads))
@@ -71,17 +78,26 @@ class ModelConfig:
 
     def _check(self, read: _Metadata) -> None:
         if self.heads % self.kv_heads:
-            raise read.error(f"{self.heads} attention heads cannot share {self.kv_heads} KV heads; the metadata is damaged")
+            raise read.error(
+                f"{self.heads} attention heads cannot share {self.kv_heads} KV heads; the metadata is damaged"
+            )
         if self.experts_used > self.experts:
-            raise read.error(f"it uses {self.experts_used} experts of {self.experts}; the metadata is damaged")
+            raise read.error(
+                f"it uses {self.experts_used} experts of {self.experts}; the metadata is damaged"
+            )
         if self.head_dim % 16 or self.rope_dim % 2 or self.rope_dim > self.head_dim:
-            raise read.error(f"heads of {self.head_dim} with {self.rope_dim} rotated are not supported (multiples of 16 are)")
+            raise read.error(
+                f"heads of {self.head_dim} with {self.rope_dim} rotated are not supported "
+                "(multiples of 16 are)"
+            )
         if self.hidden % 32 or self.ffn % 32:
             raise read.error(f"widths {self.hidden} and {self.ffn} are not supported (multiples of 32 are)")
         if read.metadata.get("llama.attention.value_length", self.head_dim) != self.head_dim:
             raise read.error("values of another width than keys are not supported")
         if self.layers > 1024 or self.experts > 256 or self.experts_used > 32:
-            raise read.error(f"{self.layers} layers of {self.experts} experts are beyond what is supported (1024, 256)")
+            raise read.error(
+                f"{self.layers} layers of {self.experts} experts are beyond what is supported (1024, 256)"
+            )
 
     @property
     def is_mixture(self) -> bool:
@@ -112,13 +128,18 @@ class _Metadata:
     def count(self, key: str, least: int = 1, default: int | None = None) -> int:
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-            raise self.error(f"the metadata key {key} is {value!r:.40}, not a count of at least {least}; the file is damaged")
+            raise self.error(
+                f"the metadata key {key} is {value!r:.40}, not a count of at least {least}; the "
+                "file is damaged"
+            )
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
-            raise self.error(f"the metadata key {key} is {value!r:.40}, not a positive number; the file is damaged")
+            raise self.error(
+                f"the metadata key {key} is {value!r:.40}, not a positive number; the file is damaged"
+            )
         return float(value)
 
 
@@ -138,7 +159,8 @@ def _vocabulary_size(file: GGUFFile) -> int:
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     if tokens is not None and len(tokens) != embedding.shape[0]:
         raise ModelFileError(
-            f"{file.path}: {len(tokens)} tokens in the vocabulary but {embedding.shape[0]} rows in token_embd.weight;"
+            f"{file.path}: {len(tokens)} tokens in the vocabulary but {embedding.shape[0]} rows in "
+            "token_embd.weight;"
             " convert the model again"
         )
     return embedding.shape[0]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from localmoe.errors import UsageError
-from localmoe.kernels.cpu import Cpu, Shape
+from localmoe.kernels.cpu import Shape
 from localmoe.model.config import ModelConfig
 from localmoe.model.kv_cache import KVCache
-from localmoe.model.transformer import Transformer
+from localmoe.model.transformer import Compute, Transformer
 
 Floats = NDArray[np.float32]
 
@@ -28,15 +29,24 @@ def rope_table(config: ModelConfig, context: int, factors: Floats | None = None)
 def shape_of(config: ModelConfig) -> Shape:
     c = config
     return Shape(
-        hidden=c.hidden, heads=c.heads, kv_heads=c.kv_heads, head_dim=c.head_dim, ffn=c.ffn, experts=c.experts,
-        experts_used=c.experts_used, vocab=c.vocab, rope_pairs=c.rope_dim // 2, epsilon=c.epsilon, window=c.window,
+        hidden=c.hidden, heads=c.heads, kv_heads=c.kv_heads, head_dim=c.head_dim, ffn=c.ffn,
+        experts=c.experts,
+        experts_used=c.experts_used, vocab=c.vocab, rope_pairs=c.rope_dim // 2, epsilon=c.epsilon,
+        window=c.window,
     )  # fmt: skip
 
 
 class Decoder:
     """One conversation's state. `tokens` are those whose keys and values are held, position by position."""
 
-    def __init__(self, transformer: Transformer, config: ModelConfig, compute: Cpu, context: int, kv_type: str = "f16") -> None:
+    def __init__(
+        self,
+        transformer: Transformer,
+        config: ModelConfig,
+        compute: Compute,
+        context: int,
+        kv_type: str = "f16",
+    ) -> None:
         self.context = context
         self.tokens: list[int] = []
         self._transformer, self._compute, self._vocab = transformer, compute, config.vocab
@@ -57,7 +67,10 @@ class Decoder:
 
     def extend_all(self, ids: Sequence[int]) -> Floats:
         """As `extend`, but the logits after every id: float32 [len(ids), vocab]."""
-        parts = [self._compute.all_logits(self._forward(chunk), self._transformer.output) for chunk in self._chunks(ids)]
+        parts = [
+            self._compute.all_logits(self._forward(chunk), self._transformer.output)
+            for chunk in self._chunks(ids)
+        ]
         return np.concatenate(parts)
 
     def _chunks(self, ids: Sequence[int]) -> list[Sequence[int]]:
@@ -65,14 +78,15 @@ class Decoder:
             raise ValueError("no tokens to extend by")
         if len(self.tokens) + len(ids) > self.context:
             raise UsageError(
-                f"{len(self.tokens) + len(ids)} tokens do not fit in the context of {self.context}; raise --context"
+                f"{len(self.tokens) + len(ids)} tokens do not fit in the context of {self.context}; "
+                "raise --context"
             )
         if min(ids) < 0 or max(ids) >= self._vocab:
             raise UsageError(f"a token id is outside the vocabulary of {self._vocab}")
         size = self._compute.chunk
         return [ids[at : at + size] for at in range(0, len(ids), size)]
 
-    def _forward(self, chunk: Sequence[int]) -> object:
+    def _forward(self, chunk: Sequence[int]) -> Any:
         hidden = self._transformer.forward(self._compute, chunk, len(self.tokens), self._cache.layers)
         self.tokens.extend(int(i) for i in chunk)
         return hidden

@@ -13,7 +13,9 @@ Observer = Callable[[int, NDArray[np.int32]], None]  # (layer, chosen [tokens, k
 
 
 class MappedExperts:
-    """One layer's experts, all of them in the mapped file: kernels follow the addresses and the system does the rest."""
+    """One layer's experts, all of them in the mapped file: kernels follow the addresses and the system does
+    the rest.
+    """
 
     def __init__(self, layer: int, tensors: ExpertTensors, observers: list[Observer]) -> None:
         self.gate, self.up, self.down = tensors.gate, tensors.up, tensors.down

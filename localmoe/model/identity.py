@@ -12,8 +12,8 @@ _SAMPLES, _SAMPLE_BYTES = 64, 4096
 def identity(file: GGUFFile) -> str:
     """A hex digest of the file's size, its header and blocks sampled evenly from its data.
 
-    A full digest of a 27 GB file would take a minute at every start; two files that differ only between the samples
-    are told apart by neither this nor their names.
+    A full digest of a 27 GB file would take a minute at every start; two files that differ only between the
+    samples are told apart by neither this nor their names.
     """
     digest = hashlib.sha256(str(file.size).encode())
     with file.path.open("rb") as handle:

@@ -30,7 +30,10 @@ class KVCache:
             raise UsageError(f"--kv-type {kv_type}: choose one of {', '.join(KV_TYPES)}")
         q8 = kv_type == "q8_0"
         if q8 and config.head_dim % SCALED:
-            raise UsageError(f"--kv-type q8_0 needs heads of a multiple of {SCALED}; this model's are {config.head_dim}: use f16")
+            raise UsageError(
+                f"--kv-type q8_0 needs heads of a multiple of {SCALED}; this model's are "
+                f"{config.head_dim}: use f16"
+            )
         self.type, self.context = kv_type, context
         room = -(-context // BLOCK) * BLOCK
         shape = (config.layers, config.kv_heads, room, config.head_dim)
@@ -38,10 +41,14 @@ class KVCache:
         kind = np.int8 if q8 else np.float16
         # np.zeros takes pages from the system only when they are written
         self.keys, self.values = np.zeros(shape, kind), np.zeros(shape, kind)
-        self.key_scales, self.value_scales = np.zeros(scale_shape, np.float16), np.zeros(scale_shape, np.float16)
+        self.key_scales, self.value_scales = (
+            np.zeros(scale_shape, np.float16),
+            np.zeros(scale_shape, np.float16),
+        )
         arrays = (self.keys, self.key_scales, self.values, self.value_scales)
         self.layers = [
-            CacheLayer(room, q8, tuple(int(a[i].ctypes.data) for a in arrays)) for i in range(config.layers)  # type: ignore[arg-type]  # four of them
+            CacheLayer(room, q8, tuple(int(a[i].ctypes.data) for a in arrays))
+            for i in range(config.layers)  # type: ignore[arg-type]  # four of them
         ]
 
     @staticmethod

@@ -1,7 +1,8 @@
-"""A Mixtral on one page (Jiang et al. 2024, https://arxiv.org/abs/2401.04088); a Mistral or Llama is one without experts.
+"""A Mixtral on one page (Jiang et al. 2024, https://arxiv.org/abs/2401.04088); a Mistral or Llama is one
+without experts.
 
-What computes and where the weights are is behind two interfaces: `Compute` does the arithmetic, an `ExpertSource`
-says where a layer's experts lie while they are computed. Neither shows here.
+What computes and where the weights are is behind two interfaces: `Compute` does the arithmetic, an
+`ExpertSource` says where a layer's experts lie while they are computed. Neither shows here.
 """
 
 from __future__ import annotations
@@ -55,12 +56,18 @@ class Transformer:
     norm: Floats  # [hidden]
     output: Matrix  # [vocab, hidden]
 
-    def forward(self, compute: Compute, ids: Sequence[int], position: int, cache: Sequence[LayerCache]) -> Any:
-        """Runs a chunk of tokens that begins at `position`; returns the final normed activations [tokens, hidden]."""
+    def forward(
+        self, compute: Compute, ids: Sequence[int], position: int, cache: Sequence[LayerCache]
+    ) -> Any:
+        """Runs a chunk of tokens that begins at `position`; returns the final normed activations [tokens,
+        hidden].
+        """
         x = compute.embed(ids, self.embedding)  # [tokens, hidden]
         for layer, layer_cache in zip(self.layers, cache, strict=True):
             h = compute.norm(x, layer.attention_norm)
-            q, k, v = compute.qkv(h, layer.q, layer.k, layer.v)  # [tokens, heads * head_dim]; kv_heads for k and v
+            q, k, v = compute.qkv(
+                h, layer.q, layer.k, layer.v
+            )  # [tokens, heads * head_dim]; kv_heads for k and v
             attended = compute.attend(q, k, v, layer_cache, position)
             compute.add_linear(x, attended, layer.output)
             h = compute.norm(x, layer.ffn_norm)

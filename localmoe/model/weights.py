@@ -1,7 +1,9 @@
-"""From the tensors of a GGUF file to the transformer's weights: every name, shape and type is checked, nothing is copied.
+"""From the tensors of a GGUF file to the transformer's weights: every name, shape and type is checked,
+nothing is copied.
 
-Tensor names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Experts are one 3-D tensor per projection
-(`blk.N.ffn_gate_exps.weight`) or, in files from before April 2024, one tensor each (`blk.N.ffn_gate.E.weight`).
+Tensor names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Experts are one 3-D tensor per
+projection (`blk.N.ffn_gate_exps.weight`) or, in files from before April 2024, one tensor each
+(`blk.N.ffn_gate.E.weight`).
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ class Weights:
 
 
 def bind(file: GGUFFile, config: ModelConfig) -> Weights:
-    """Finds every weight of the model. Raises ModelFileError naming what is missing, misshapen or of another type."""
+    """Finds every weight of the model. Raises ModelFileError naming what is missing, misshapen or of another
+    type.
+    """
     b = _Binder(file)
     c = config
     embedding = b.matrix("token_embd.weight", (c.vocab, c.hidden))
@@ -74,7 +78,9 @@ def bind(file: GGUFFile, config: ModelConfig) -> Weights:
         layers=[_layer(b, c, i) for i in range(c.layers)],
         norm=b.floats("output_norm.weight", (c.hidden,)),
         output=embedding if tied else b.matrix("output.weight", (c.vocab, c.hidden)),
-        rope_factors=b.floats("rope_freqs.weight", (c.rope_dim // 2,)) if "rope_freqs.weight" in file.tensors else None,
+        rope_factors=b.floats("rope_freqs.weight", (c.rope_dim // 2,))
+        if "rope_freqs.weight" in file.tensors
+        else None,
     )
     b.refuse_unknown()
     return weights
@@ -113,9 +119,13 @@ def _experts(b: _Binder, c: ModelConfig, at: str) -> ExpertTensors:
     for projection in PROJECTIONS:
         shape = _ffn_shape(c, projection)
         if old:
-            each = [b.tensor(f"{at}ffn_{projection}.{e}.weight", shape, KERNEL_TYPES) for e in range(c.experts)]
+            each = [
+                b.tensor(f"{at}ffn_{projection}.{e}.weight", shape, KERNEL_TYPES) for e in range(c.experts)
+            ]
             if len({t.type for t in each}) > 1:
-                raise b.error(f"the experts of {at}ffn_{projection} have different types; convert the model again")
+                raise b.error(
+                    f"the experts of {at}ffn_{projection} have different types; convert the model again"
+                )
             addresses.append([t.address for t in each])
             offsets.append([t.offset for t in each])
             matrices.append(Matrix(each[0].address, *shape, each[0].type))
@@ -149,7 +159,10 @@ class _Binder:
         if found.shape != shape:
             raise self.error(f"the tensor {name} has the shape {found.shape}, but the metadata says {shape}")
         if found.type not in types:
-            raise self.error(f"the tensor {name} has the type {found.type}, which is not supported here: {', '.join(types)} are")
+            raise self.error(
+                f"the tensor {name} has the type {found.type}, which is not supported here: "
+                f"{', '.join(types)} are"
+            )
         self.used.add(name)
         return found
 
@@ -163,7 +176,11 @@ class _Binder:
         return np.ascontiguousarray(found.format.decode(rows).reshape(shape), np.float32)
 
     def refuse_unknown(self) -> None:
-        """A tensor that we would leave out (a bias, say) changes what the model computes: better to say so."""
+        """A tensor that we would leave out (a bias, say) changes what the model computes: better to say
+        so.
+        """
         for name in self.file.tensors:
             if name not in self.used and not _IGNORED.fullmatch(name):
-                raise self.error(f"the tensor {name} is not part of a model that is supported (Mixtral, Mistral, Llama)")
+                raise self.error(
+                    f"the tensor {name} is not part of a model that is supported (Mixtral, Mistral, Llama)"
+                )

@@ -1,0 +1,98 @@
+"""Matrix products over many tokens: weight blocks are decoded to bfloat16 tiles that the tensor cores
+multiply.
+
+x are bfloat16 rows, sums are float32. Experts come as a list: program (i, j, n) computes a tile of the n-th
+active expert's tokens, `starts[expert]` to `starts[expert + 1]` of the pairs sorted by expert;
+`place[expert]` is the address of its bytes (gate, up, down one after another).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from localmoe.kernels.gpu_formats import decode32, pointer8
+
+
+@triton.jit
+def _tile(
+    KIND: tl.constexpr, x: tl.tensor, tokens: tl.tensor, token_in: tl.tensor, row: tl.tensor,
+    row_in: tl.tensor,
+    COLS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """x[tokens] · W[rows]ᵀ: float32 [BM, BN], 32 columns at a time."""
+    total = tl.zeros([BM, BN], tl.float32)
+    lane = tl.arange(0, 32)
+    for sub in range(COLS // 32):
+        a = tl.load(x + tokens[:, None] * COLS + sub * 32 + lane[None, :], mask=token_in[:, None], other=0.0)
+        w = decode32(KIND, row, sub + tl.zeros([BN], tl.int32), row_in).to(tl.bfloat16)
+        total = tl.dot(a, tl.trans(w), total)
+    return total
+
+
+@triton.jit
+def linear_many_kernel(
+    x: tl.tensor, y: tl.tensor, address: tl.tensor, tokens: tl.tensor, rows: tl.tensor, KIND: tl.constexpr,
+    COLS: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    ADD: tl.constexpr,
+) -> None:  # fmt: skip
+    """y[tokens, rows] (+)= x[tokens, cols] · Wᵀ. Grid (tokens / BM, rows / BN)."""
+    t = tl.program_id(0) * BM + tl.arange(0, BM)
+    r = tl.program_id(1) * BN + tl.arange(0, BN)
+    row = pointer8(address, ALIGN) + r.to(tl.int64) * ROW_BYTES
+    value = _tile(KIND, x, t.to(tl.int64), t < tokens, row, r < rows, COLS, BM, BN)
+    at = y + t[:, None].to(tl.int64) * rows + r[None, :]
+    inside = (t < tokens)[:, None] & (r < rows)[None, :]
+    if ADD:
+        value += tl.load(at, mask=inside, other=0.0)
+    tl.store(at, value, mask=inside)
+
+
+@triton.jit
+def gate_up_many_kernel(
+    x: tl.tensor, hidden: tl.tensor, active: tl.tensor, place: tl.tensor, starts: tl.tensor,
+    token_of: tl.tensor,
+    UP_START: tl.constexpr, KIND: tl.constexpr, COLS: tl.constexpr, FFN: tl.constexpr,
+    ROW_BYTES: tl.constexpr,
+    ALIGN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+) -> None:  # fmt: skip
+    """hidden[pair] = silu(gate · x) * (up · x), bfloat16 [pairs, ffn]. Grid (most pairs / BM, ffn / BN,
+    active).
+    """
+    expert = tl.load(active + tl.program_id(2))
+    start = tl.load(starts + expert)
+    count = tl.load(starts + expert + 1) - start
+    first = tl.program_id(0) * BM
+    if first < count:
+        pair = first + tl.arange(0, BM)
+        here = pair < count
+        token = tl.load(token_of + start + pair, mask=here, other=0).to(tl.int64)
+        r = tl.program_id(1) * BN + tl.arange(0, BN)
+        row = pointer8(tl.load(place + expert), ALIGN) + r.to(tl.int64) * ROW_BYTES
+        gate = _tile(KIND, x, token, here, row, r < FFN, COLS, BM, BN)
+        up = _tile(KIND, x, token, here, row + UP_START, r < FFN, COLS, BM, BN)
+        value = gate / (1.0 + tl.exp(-gate)) * up
+        at = hidden + (start + pair)[:, None].to(tl.int64) * FFN + r[None, :]
+        tl.store(at, value.to(tl.bfloat16), mask=here[:, None] & (r < FFN)[None, :])
+
+
+@triton.jit
+def down_many_kernel(
+    hidden: tl.tensor, out: tl.tensor, active: tl.tensor, place: tl.tensor, starts: tl.tensor,
+    DOWN_START: tl.constexpr,
+    KIND: tl.constexpr, FFN: tl.constexpr, ROWS: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr,
+) -> None:  # fmt: skip
+    """out[pair] = down · hidden[pair], float32 [pairs, rows]. Grid (most pairs / BM, rows / BN, active)."""
+    expert = tl.load(active + tl.program_id(2))
+    start = tl.load(starts + expert)
+    count = tl.load(starts + expert + 1) - start
+    first = tl.program_id(0) * BM
+    if first < count:
+        pair = first + tl.arange(0, BM)
+        here = pair < count
+        r = tl.program_id(1) * BN + tl.arange(0, BN)
+        row = pointer8(tl.load(place + expert) + DOWN_START, ALIGN) + r.to(tl.int64) * ROW_BYTES
+        value = _tile(KIND, hidden, (start + pair).to(tl.int64), here, row, r < ROWS, FFN, BM, BN)
+        at = out + (start + pair)[:, None].to(tl.int64) * ROWS + r[None, :]
+        tl.store(at, value, mask=here[:, None] & (r < ROWS)[None, :])
