@@ -43,9 +43,7 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class LogProb:
-    """Natural logarithms of probabilities under the model itself, before penalties, filters and
-    temperature.
-    """
+    """Natural logarithms of the model's own probabilities, before penalties, filters, temperature."""
 
     token: int
     logprob: float
@@ -100,8 +98,7 @@ def stream(
     continues: bool = False,
     cancelled: Callable[[], bool] | None = None,
 ) -> Generator[Piece, None, None]:
-    """Generates an answer to the prompt `ids`: one Piece for each token, and a last one that holds the
-    Answer.
+    """Answers the prompt `ids`: one Piece for each token, and a last one that holds the Answer.
 
     The longest common prefix of `ids` and what the decoder holds is not evaluated again (but the last id
     always is). Between two pieces the decoder holds the prompt and all chosen tokens but the last, so the

@@ -67,9 +67,7 @@ def _within(name: str, value: float, low: float, high: float = math.inf) -> None
 def penalize(
     logits: Logits, recent: Sequence[int], repeat: float, presence: float, frequency: float
 ) -> Logits:
-    """Makes tokens of `recent` less likely (Keskar et al. 2019 for `repeat`, OpenAI's definitions for the
-    others).
-    """
+    """Makes recent tokens less likely (`repeat`: Keskar et al. 2019; the others as OpenAI defines them)."""
     if not len(recent):
         return logits
     tokens, counts = np.unique(np.asarray(recent, np.int64), return_counts=True)
@@ -145,9 +143,7 @@ class Sampler:
         self._seen = list(prompt)
 
     def distribution(self, logits: Logits) -> Logits:
-        """The logits that a token is drawn from: all steps but the draw. For temperature 0 only the
-        penalties.
-        """
+        """The logits that a token is drawn from; for temperature 0 only the penalties are applied."""
         s = self.sampling
         if s.penalizes:
             recent = self._seen if s.repeat_last_n < 0 else self._seen[-s.repeat_last_n :]

@@ -47,6 +47,7 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {  # by tokenizer.ggml.pre
     "llama-bpe": _LLAMA_3,
     "llama3": _LLAMA_3,
     "llama-v3": _LLAMA_3,
+    "smaug-bpe": _LLAMA_3,
     "gpt-2": _GPT_2,
     "gpt2": _GPT_2,
 }
@@ -56,16 +57,13 @@ class ByteBPE:
     """A `Tokenizer` over byte-level BPE."""
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
-        """Raises TokenizerError for an unknown pre-tokenizer (named) or a vocabulary that does not hold
-        together.
-        """
+        """Raises TokenizerError for an unknown pre-tokenizer or a vocabulary that does not hold together."""
         import tiktoken
 
-        name = metadata.get("tokenizer.ggml.pre", "gpt-2")
+        name = metadata.get("tokenizer.ggml.pre")
         if not isinstance(name, str) or name not in PRE_TOKENIZERS:
-            raise TokenizerError(
-                f"tokenizer.ggml.pre is {name!r}; pre-tokenizers supported: {', '.join(PRE_TOKENIZERS)}"
-            )
+            found = "missing" if name is None else repr(name)
+            raise TokenizerError(f"tokenizer.ggml.pre is {found}; supported: {', '.join(PRE_TOKENIZERS)}")
         pre = PRE_TOKENIZERS[name]
         self._vocabulary = Vocabulary(metadata, adds_bos=pre.adds_bos)
         self.vocab_size = len(self._vocabulary.pieces)
@@ -79,8 +77,8 @@ class ByteBPE:
         missing = [byte for byte in range(256) if bytes((byte,)) not in ranks]
         if missing:
             raise TokenizerError(f"tokenizer.ggml.tokens lacks {len(missing)} of the 256 single bytes")
-        if len(ranks) != len(order):
-            raise TokenizerError("tokenizer.ggml.tokens holds a piece twice")
+        if len(ranks) != len(order) or b"" in ranks:
+            raise TokenizerError("tokenizer.ggml.tokens holds a piece twice, or an empty one")
         self._encoding = tiktoken.Encoding(
             name, pat_str=pre.pattern, mergeable_ranks=ranks, special_tokens={}
         )
@@ -105,7 +103,7 @@ class ByteBPE:
         return decode(self, ids)
 
     def token_bytes(self, token: int, first: bool = False) -> bytes:
-        return self._bytes[token]
+        return self._bytes[self._vocabulary.checked(token)]
 
     def is_control(self, token: int) -> bool:
         return self._vocabulary.kinds[token] == Kind.CONTROL
@@ -118,20 +116,17 @@ class ByteBPE:
 
 
 def _alphabet() -> dict[int, int]:
-    """GPT-2's alphabet: code point → byte. Printable Latin-1 stands for itself, the rest is moved above
-    255.
-    """
+    """GPT-2's alphabet, code point → byte: printable Latin-1 is itself, the rest stands above 255."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in visible]
     return {byte: byte for byte in visible} | {256 + i: byte for i, byte in enumerate(hidden)}
 
 
 def _piece_bytes(vocabulary: Vocabulary) -> list[bytes]:
-    """The bytes of every piece: none for control, plain UTF-8 for user-defined ones, else GPT-2's alphabet
-    read back.
+    """The bytes of every piece: none for control, plain UTF-8 for user-defined ones.
 
-    All pieces are translated in one sweep (start-up waits for it); a line feed, which is not of the
-    alphabet, parts them.
+    The others are read back from GPT-2's alphabet in one sweep, since start-up waits for it; a line feed,
+    which is not of the alphabet, parts them.
     """
     table = np.full(0x200, -1, np.int16)
     for code_point, byte in _alphabet().items():

@@ -52,9 +52,7 @@ class MistralV1:
 
 
 class MistralV3:
-    """`<s>[INST]user[/INST]answer</s>[INST]system\\n\\nuser[/INST]` with control tokens, for either
-    vocabulary.
-    """
+    """`<s>[INST]user[/INST]answer</s>[INST]system\\n\\nuser[/INST]` with control tokens."""
 
     name = "mistral-v3"
 

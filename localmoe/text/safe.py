@@ -47,9 +47,7 @@ class SafeText:
         return "".join([c for c in map(self._step, text) if c])
 
     def finish(self) -> str:
-        """Ends the text: an unfinished sequence is dropped. Always "", since printable text is never held
-        back.
-        """
+        """Ends the text and drops an unfinished sequence. Always "": printable text is never held back."""
         self._state = _State.GROUND
         return ""
 

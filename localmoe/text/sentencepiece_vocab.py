@@ -44,7 +44,7 @@ class SentencePieceVocabulary:
         return decode(self, ids)
 
     def token_bytes(self, token: int, first: bool = False) -> bytes:
-        kind, piece = self._kinds[token], self._pieces[token]
+        kind, piece = self._kinds[self._vocabulary.checked(token)], self._pieces[token]
         if kind == Kind.CONTROL:
             return b""
         if kind == Kind.BYTE:

@@ -13,14 +13,10 @@ if TYPE_CHECKING:
 
 
 class TextStream:
-    """The text of a growing sequence. What `push` returned plus `finish` is what `tokenizer.decode`
-    returns.
-    """
+    """The text of a growing sequence: all of `push` and `finish` together are `tokenizer.decode`."""
 
     def __init__(self, tokenizer: Tokenizer, *, continues: bool = False) -> None:
-        """`continues`: the ids go on after text that is already there, so a first space belongs to the
-        answer.
-        """
+        """`continues`: the ids go on after a text, so that a first space belongs to them."""
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._first = not continues

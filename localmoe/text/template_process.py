@@ -27,9 +27,7 @@ class TemplateProcess:
     """Renders templates in a process that is started once and kept until this object goes."""
 
     def __init__(self, seconds: float = 3.0, spare_characters: int = 1 << 20) -> None:
-        """`seconds` bounds one rendering; its output may be 4 times the values' size and
-        `spare_characters`.
-        """
+        """`seconds` bounds one rendering, `spare_characters` its output (besides 4 times its input)."""
         self._seconds = seconds
         self._spare = spare_characters
         self._lock = threading.Lock()

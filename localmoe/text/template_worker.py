@@ -106,9 +106,7 @@ def _limit_resources() -> None:
 
 
 def _set_alarm(seconds: float) -> None:
-    """Ends this process after `seconds`, also when the parent is no longer there to do it; 0 calls that
-    off.
-    """
+    """Ends this process after `seconds` even if the parent has gone; 0 calls that off."""
     import signal
 
     if hasattr(signal, "setitimer"):

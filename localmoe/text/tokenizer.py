@@ -41,13 +41,10 @@ class Tokenizer(Protocol):
         """
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids` as that of a whole sequence; control tokens are left out, bad UTF-8 becomes
-        U+FFFD.
-        """
+        """The text of a whole sequence. Control tokens are left out, bad UTF-8 becomes U+FFFD."""
 
     def token_bytes(self, token: int, first: bool = False) -> bytes:
-        """Exactly the bytes that this token adds to the text: whole characters or parts of one, b"" for
-        control.
+        """The bytes this token adds to the text: whole characters or parts of one, b"" for control.
 
         `first`: as the first token of a text, less the space that SentencePiece puts before every text it
         encodes.

@@ -17,21 +17,16 @@ from localmoe.text.errors import TokenizerError
 
 MAX_PIECES = 4_000_000  # ten times the largest known vocabulary; bounds what a hostile file can make us build
 
-# Ends of a turn that files often leave out of tokenizer.ggml.eos_token_id, by the names their authors gave
-# them.
+# Ends of a turn that files often leave out of tokenizer.ggml.eos_token_id, by the names they go by.
 _END_OF_TURN = (
     *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>"),
     *("<|end_of_text|>", "<|endoftext|>", "<end_of_turn>"),
 )
-
-
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def encodable(text: str) -> str:
-    """`text` with U+FFFD for lone surrogates, which have no UTF-8 (undecodable bytes of a file name become
-    such).
-    """
+    """`text` with U+FFFD for lone surrogates, which have no UTF-8 (bad bytes of a file become such)."""
     return _SURROGATES.sub("\ufffd", text)
 
 
@@ -73,11 +68,25 @@ class Vocabulary:
 
     def _special(self, metadata: Mapping[str, Any], name: str) -> int | None:
         value = metadata.get(f"tokenizer.ggml.{name}")
-        if value is None or value in (-1, 0xFFFFFFFF):
+        if value is None:
             return None
-        if not isinstance(value, int) or not 0 <= value < len(self.pieces):
-            raise TokenizerError(f"tokenizer.ggml.{name} is {value!r}, outside the {len(self.pieces)} tokens")
-        return value
+        if not isinstance(value, int | np.integer):
+            raise TokenizerError(f"tokenizer.ggml.{name} is not a number")
+        if value in (-1, 0xFFFFFFFF):  # how files say "none"
+            return None
+        if not 0 <= value < len(self.pieces):
+            raise TokenizerError(f"tokenizer.ggml.{name} is {value}, outside the {len(self.pieces)} tokens")
+        return int(value)
+
+    def checked(self, token: int) -> int:
+        """The id, if there is such a token.
+
+        Raises:
+            TokenizerError: otherwise.
+        """
+        if not 0 <= token < len(self.pieces):
+            raise TokenizerError(f"token id {token} is outside the vocabulary of {len(self.pieces)}")
+        return token
 
 
 def _pieces(metadata: Mapping[str, Any]) -> list[str]:

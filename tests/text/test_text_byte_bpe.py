@@ -120,6 +120,7 @@ def test_user_defined_pieces_are_found_in_text_and_control_ones_are_not(data: Si
     [
         ({"tokenizer.ggml.pre": "deepseek-llm"}, "'deepseek-llm'"),
         ({"tokenizer.ggml.pre": 7}, "pre is 7"),
+        ({"tokenizer.ggml.pre": None}, "pre is missing"),
         ({"tokenizer.ggml.merges": None}, "merges is missing"),
         ({"tokenizer.ggml.merges": ["zz zz"]}, "'zzzz'"),
         ({"tokenizer.ggml.merges": [3]}, "merges holds something"),

@@ -159,7 +159,9 @@ def test_an_end_marked_as_ordinary_is_still_control(data: SimpleNamespace) -> No
         ({"tokenizer.ggml.token_type": [1] * 261}, "marked as unknown"),
         ({"tokenizer.ggml.bos_token_id": 261}, "outside the 261 tokens"),
         ({"tokenizer.ggml.eos_token_id": -5}, "outside the 261 tokens"),
-        ({"tokenizer.ggml.eos_token_id": "2"}, "eos_token_id"),
+        ({"tokenizer.ggml.eos_token_id": "2"}, "eos_token_id is not a number"),
+        ({"tokenizer.ggml.eos_token_id": np.zeros(2)}, "eos_token_id is not a number"),
+        ({"tokenizer.ggml.token_type": [2, 3, 3, *[6] * 10, *[1] * 248]}, "SentencePiece"),
         ({"tokenizer.ggml.precompiled_charsmap": [1, 2, 3]}, "SentencePiece"),
         ({"tokenizer.ggml.precompiled_charsmap": ["x"]}, "SentencePiece"),
     ],
@@ -170,6 +172,12 @@ def test_bad_metadata_is_named(data: SimpleNamespace, change: dict[str, object],
     with pytest.raises(TokenizerError, match=complaint) as caught:
         load_tokenizer({key: value for key, value in metadata.items() if value is not None})
     assert "\n" not in str(caught.value)
+
+
+def test_ids_outside_the_vocabulary_are_named(v1: SimpleNamespace) -> None:
+    for token in (-1, 32_000):
+        with pytest.raises(TokenizerError, match=f"token id {token} .* 32000"):
+            v1.ours.decode([token])
 
 
 def test_a_piece_twice_is_named(data: SimpleNamespace) -> None:
