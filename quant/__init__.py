@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quant.blocks import FORMATS as FORMATS
     from quant.blocks import dequantize as dequantize
-    from quant.blocks import quantize as quantize
+    from quant.encode import quantize as quantize
     from quant.errors import ModelFileError as ModelFileError
     from quant.errors import QuantError as QuantError
     from quant.gguf import GGUFFile as GGUFFile
 
 _WHERE = {
-    "quantize": "quant.blocks",
+    "quantize": "quant.encode",
     "dequantize": "quant.blocks",
     "FORMATS": "quant.blocks",
     "GGUFFile": "quant.gguf",

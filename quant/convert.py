@@ -19,10 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from quant.blocks import FORMATS
+from quant.encode import encode_rows, largest
+from quant.encoders.finite import refused
 from quant.errors import ModelFileError, QuantError
 from quant.gguf_writer import GGUFWriter
 from quant.recipes import Choice, Model, Recipe, choose
-from quant.sources import Floats, Matrix, Source, SourceTensor
+from quant.sources import Matrix, Source, SourceTensor
 from quant.tensor_files import show
 
 RANGE_WEIGHTS = 1 << 20  # weights that a worker encodes at a time
@@ -145,27 +147,20 @@ def _rows_at_once(part: Matrix) -> int:
 def _encode_rows(
     planned: Planned, source: Source, index: int, start: int, stop: int
 ) -> tuple[npt.NDArray[np.uint8], int]:
-    part = planned.tensor.parts[index]
+    part, kind = planned.tensor.parts[index], planned.choice.type
     rows = part.read(source.files, start, stop)
-    _refuse_unrepresentable(rows, planned, source, index, start)
-    encoded = FORMATS[planned.choice.type].encode(rows)
+    bad = refused(rows, largest(kind))
+    if bad is not None:  # it would silently spoil a whole block
+        where = [start + bad[0], bad[1]]
+        if len(planned.tensor.shape) == 3:
+            where.insert(0, index)
+        raise ModelFileError(
+            f"{show(source.path)}: tensor {planned.tensor.name!r} holds {rows[bad]} at {where}, which"
+            f" {kind} cannot express; get the weights again"
+        )
+    encoded = np.empty((stop - start, FORMATS[kind].row_bytes(part.cols)), np.uint8)
+    encode_rows(rows, kind, None, encoded)
     return encoded, (stop - start) * part.row_bytes()
-
-
-def _refuse_unrepresentable(rows: Floats, planned: Planned, source: Source, index: int, start: int) -> None:
-    """A weight that is no number would silently spoil a whole block."""
-    largest = np.abs(rows).max()
-    limit = np.inf if planned.choice.type in ("f32", "bf16") else 65504
-    if largest <= limit and np.isfinite(largest):
-        return
-    row, col = np.argwhere(~(np.abs(rows) <= limit) | ~np.isfinite(rows))[0]
-    where = [start + int(row), int(col)]
-    if len(planned.tensor.shape) == 3:
-        where.insert(0, index)
-    raise ModelFileError(
-        f"{show(source.path)}: tensor {planned.tensor.name!r} holds {rows[row, col]} at {where}, which"
-        f" {planned.choice.type} cannot express; get the weights again"
-    )
 
 
 __all__ = ["Plan", "Planned", "QuantError", "convert", "plan"]

@@ -1,0 +1,180 @@
+"""Our encoders beside ggml's, in one run: speed, errors, peak memory.
+
+    python benchmarks/quantize.py --ggml /path/to/llama_cpp/lib/libggml-base.so [--threads 2] [--json FILE]
+
+Speeds are paired: for each type the two encoders alternate on the same weights, and the ratio of the medians
+is printed, so a busy machine disturbs both alike. Errors are ours over ggml's: plain RMSE, and the weighted
+error that ggml minimises (default weights, and under an importance); 1.000 means equal, less is better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib.util
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quant.blocks import FORMATS
+from quant.encode import quantize
+
+TYPES = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "q4_k", "q5_k", "q6_k")
+COLS = 4096
+
+
+def ggml_encoder(path: Path) -> Callable[..., np.ndarray]:
+    """ggml_quantize_chunk on a matrix, its rows divided among threads."""
+    library = ctypes.CDLL(str(path))
+    call = library.ggml_quantize_chunk
+    call.restype = ctypes.c_size_t
+    integers, pointer = [ctypes.c_int64] * 3, ctypes.c_void_p
+    call.argtypes = [ctypes.c_int, pointer, pointer, *integers, pointer]
+    library.ggml_quantize_init.argtypes = [ctypes.c_int]
+
+    def encode(
+        x: np.ndarray, name: str, importance: np.ndarray | None = None, threads: int = 1
+    ) -> np.ndarray:
+        kind = FORMATS[name]
+        library.ggml_quantize_init(kind.ggml_type)
+        out = np.empty((len(x), kind.row_bytes(x.shape[1])), np.uint8)
+        weights = None if importance is None else importance.ctypes.data
+        step = -(-len(x) // (4 * threads))
+
+        def rows(at: int) -> None:
+            count = min(step, len(x) - at)
+            call(kind.ggml_type, x.ctypes.data, out.ctypes.data, at * x.shape[1], count, x.shape[1], weights)
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(rows, range(0, len(x), step)))
+        return out
+
+    return encode
+
+
+def datasets(rows: int, cols: int) -> dict[str, np.ndarray]:
+    """The kinds of weights that the encoders must do well on."""
+    rng = np.random.default_rng(0)
+    outliers = np.where(rng.random(cols) < 0.01, 8, 1)
+    return {
+        "normal": (0.02 * rng.standard_normal((rows, cols))).astype(np.float32),
+        "heavy tails": (0.02 * rng.standard_t(3, (rows, cols))).astype(np.float32),
+        "outlier columns": (0.02 * rng.standard_normal((rows, cols)) * outliers).astype(np.float32),
+        "laplace": (0.02 * rng.laplace(size=(rows, cols))).astype(np.float32),
+        "uniform": (0.02 * rng.uniform(-1, 1, (rows, cols))).astype(np.float32),
+        "shifted": (0.02 * rng.standard_normal((rows, cols)) + 0.03).astype(np.float32),
+        "bfloat16": FORMATS["bf16"].decode(FORMATS["bf16"].encode(0.02 * rng.standard_normal((rows, cols)))),
+        "constant": np.repeat(rng.uniform(-1, 1, rows), cols).reshape(rows, cols).astype(np.float32),
+        "zero": np.zeros((rows, cols), np.float32),
+    }
+
+
+def error_weights(x: np.ndarray, name: str, importance: np.ndarray | None) -> np.ndarray:
+    """How ggml weights squared errors of this type."""
+    x = x.astype(np.float64)
+    if name in ("q4_k", "q5_k"):
+        parts = x.reshape(-1, 8, 32)
+        squares = parts * parts
+        if importance is None:
+            return (np.sqrt(squares.mean(-1, keepdims=True)) + np.abs(parts)).reshape(x.shape)
+        spread = np.sqrt(2 * squares.mean((1, 2), keepdims=True) + squares).reshape(x.shape)
+        return importance * spread
+    if importance is None:
+        return x * x if name in ("q6_k", "iq4_nl") else np.ones_like(x)
+    if name in ("q6_k", "q8_0"):
+        return np.broadcast_to(importance, x.shape)
+    mean = (x * x).mean(-1, keepdims=True)
+    if name == "iq4_nl":
+        mean = 2 * np.repeat((x * x).reshape(len(x), -1, 32).mean(-1), 32, axis=-1)
+    return importance * np.sqrt(mean + x * x)
+
+
+def compare_errors(
+    ggml: Callable[..., np.ndarray], name: str, x: np.ndarray, importance: Any
+) -> dict[str, float]:
+    """Ours over ggml's, each kind of error a root of a (weighted) mean square."""
+    ours, theirs = quantize(x, name, importance), ggml(x, name, importance)
+    kinds = {"rmse": np.ones(1), "weighted": error_weights(x, name, importance)}
+    if importance is not None:
+        kinds["importance"] = importance
+    decode = FORMATS[name].decode
+    result = {}
+    squares = [(decode(e).astype(np.float64) - x) ** 2 for e in (ours, theirs)]
+    for kind, weight in kinds.items():
+        a, b = (float(np.sqrt((weight * s).sum())) for s in squares)
+        result[kind] = 1.0 if a == b else a / b if b else float("inf")
+    return result
+
+
+def compare_speed(
+    ggml: Callable[..., np.ndarray], name: str, x: np.ndarray, importance: Any, threads: int, pairs: int
+) -> dict[str, float]:
+    """Million weights per second of both, alternating."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    quantize(x[:64], name, importance, threads=threads)  # compiles the kernel
+    for _ in range(pairs):
+        for times, encode in ((ours, quantize), (theirs, ggml)):
+            start = time.perf_counter()
+            encode(x, name, importance, threads=threads)
+            times.append(time.perf_counter() - start)
+    speed = [x.size / statistics.median(times) / 1e6 for times in (ours, theirs)]
+    return {"ours": speed[0], "ggml": speed[1], "ratio": speed[0] / speed[1]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ggml", type=Path, help="libggml-base.so; default: that of an installed llama_cpp")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=1024)
+    parser.add_argument("--types", default=",".join(TYPES))
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    path = arguments.ggml
+    if path is None:
+        found = importlib.util.find_spec("llama_cpp")
+        if found is None or found.origin is None:
+            sys.exit("llama_cpp is not installed: say where libggml-base.so is, with --ggml")
+        path = Path(found.origin).parent / "lib" / "libggml-base.so"
+    ggml = ggml_encoder(path)
+    importance = np.exp(np.random.default_rng(9).normal(size=COLS)).astype(np.float32)
+    report: dict[str, Any] = {"threads": arguments.threads, "types": {}}
+    for name in arguments.types.split(","):
+        rng = np.random.default_rng(1)
+        x = (0.02 * rng.standard_normal((arguments.rows, COLS))).astype(np.float32)
+        entry: dict[str, Any] = {"errors": {}}
+        for label, weight in (("", None), (" +imatrix", importance)):
+            entry["speed" + label] = speed = compare_speed(
+                ggml, name, x, weight, arguments.threads, arguments.pairs
+            )
+            print(
+                f"{name + label:16} {speed['ours']:8.1f} M weights/s, ggml {speed['ggml']:7.1f}:"
+                f" {speed['ratio']:6.2f} times as fast"
+            )
+            for data, weights in datasets(128, COLS).items():
+                errors = compare_errors(ggml, name, weights, weight)
+                entry["errors"][data + label] = errors
+                worse = "  WORSE" if max(errors.values()) > 1.0005 else ""
+                print(
+                    f"    {data:16}", "  ".join(f"{k} {v:.4f}" for k, v in errors.items()) + worse, flush=True
+                )
+        report["types"][name] = entry
+    report["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"peak memory {report['peak_rss_bytes'] / 1e9:.2f} GB (the matrices and both encoders' results)")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

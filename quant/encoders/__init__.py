@@ -1,0 +1,1 @@
+"""The fast encoders: numba kernels that search sixteen blocks side by side."""

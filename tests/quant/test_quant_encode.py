@@ -1,0 +1,129 @@
+"""The compiled encoders: what they share with the specification, and how good they are."""
+
+import numpy as np
+import pytest
+
+from quant.blocks import FORMATS, dequantize
+from quant.encode import quantize
+from quant.errors import QuantError
+
+PLAIN = ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
+SEARCHED = ("iq4_nl", "q4_k", "q5_k", "q6_k")
+WRITABLE = tuple(n for n, f in FORMATS.items() if f.writable)
+# RMSE of ggml's own encoders on these weights (seed 5), over that of the weights; see benchmarks/quantize.py
+GGML = {"iq4_nl": 0.0760, "q4_k": 0.0714, "q5_k": 0.0362, "q6_k": 0.0178}
+
+
+def weights(rows: int = 64, cols: int = 1024, seed: int = 5) -> np.ndarray:
+    return (0.02 * np.random.default_rng(seed).standard_normal((rows, cols))).astype(np.float32)
+
+
+def awkward() -> np.ndarray:
+    """Rows of zeros, of one value, of ties between +x and -x, of outliers, of tiny and of large weights."""
+    x = weights(16)
+    x[0], x[1], x[2], x[3] = 0, 0.3, -0.3, np.where(np.arange(1024) % 2, 0.25, -0.25)
+    x[4, ::100], x[5], x[6] = 3, 1e-30, x[6] * 1e-6
+    x[7], x[8], x[9, 5:] = x[7] * 1e5, np.abs(x[8]), 0
+    x[10] = (weights(1).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    return x
+
+
+def relative_rmse(x: np.ndarray, name: str, importance: np.ndarray | None = None) -> float:
+    error = dequantize(quantize(x, name, importance), name).astype(np.float64) - x
+    return float(np.sqrt(np.mean(error**2) / np.mean(x.astype(np.float64) ** 2)))
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("make", [weights, awkward])
+def test_formats_without_a_search_equal_the_specification(name, make):
+    np.testing.assert_array_equal(quantize(make(), name), FORMATS[name].encode(make()))
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_search_beats_ggml_and_the_plain_specification(name):
+    x = weights()
+    plain = FORMATS[name].decode(FORMATS[name].encode(x)) - x
+    ours = relative_rmse(x, name)
+    assert ours < GGML[name]
+    assert ours <= float(np.sqrt(np.mean(plain**2) / np.mean(x**2))) * 1.001
+
+
+@pytest.mark.parametrize("name", WRITABLE)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_awkward_weights_keep_to_their_error(name, weighted):
+    x = awkward()
+    importance = np.linspace(0.5, 2, 1024, dtype=np.float32) if weighted else None
+    decoded = dequantize(quantize(x, name, importance), name)
+    assert np.isfinite(decoded).all()
+    assert not decoded[0].any()
+    scale = np.abs(x).max(axis=1, keepdims=True)
+    worst = {"f32": 0, "f16": 1e-3, "bf16": 4e-3, "q8_0": 6e-3, "q6_k": 0.04, "q5_k": 0.09}.get(name, 0.18)
+    assert (np.abs(decoded - x) <= worst * scale + 1e-6).all()
+    for row in (1, 2):  # one value throughout: only the rounding of scales is left
+        np.testing.assert_allclose(decoded[row], x[row], rtol=4e-3)
+
+
+@pytest.mark.parametrize("name", [n for n in WRITABLE if n not in ("f32", "f16", "bf16", "q8_0")])
+def test_importance_moves_the_error_to_columns_that_matter_less(name):
+    x = weights()
+    importance = np.where(np.arange(1024) % 8 == 0, 100, 1).astype(np.float32)
+
+    def error(importance_given):
+        decoded = dequantize(quantize(x, name, importance_given), name)
+        return float((importance * (decoded - x) ** 2).sum())
+
+    assert error(importance) < 0.95 * error(None)
+
+
+@pytest.mark.parametrize("name", WRITABLE)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_bytes_do_not_depend_on_threads_or_on_the_rows_beside(name, weighted):
+    x = weights(37, 768)
+    importance = np.random.default_rng(0).random(768).astype(np.float32) if weighted else None
+    one = quantize(x, name, importance, threads=1)
+    np.testing.assert_array_equal(quantize(x, name, importance, threads=3), one)
+    alone = np.concatenate([quantize(row[None], name, importance) for row in x])
+    np.testing.assert_array_equal(alone, one)
+
+
+@pytest.mark.parametrize("name", WRITABLE)
+def test_an_importance_of_nothing_but_zeros_counts_all_alike(name):
+    x = weights(4)
+    assert relative_rmse(x, name, np.zeros(1024)) < 0.1
+
+
+def test_shapes_are_kept():
+    x = weights(6, 512)
+    np.testing.assert_array_equal(quantize(x.reshape(2, 3, 512), "Q4_K").reshape(6, -1), quantize(x, "q4_k"))
+    assert quantize(x[0], "q4_k").shape == (288,)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e6])
+def test_weights_that_no_format_can_hold_are_named(bad):
+    x = weights(600)
+    x[517, 33] = bad
+    with pytest.raises(QuantError, match=r"the weight at \[517, 33\] is .*, which q4_k cannot hold"):
+        quantize(x, "q4_k")
+
+
+def test_large_finite_weights_are_fine_in_f32_and_bf16():
+    x = np.full((1, 256), 1e30, np.float32)
+    assert dequantize(quantize(x, "f32"), "f32")[0, 0] == np.float32(1e30)
+    np.testing.assert_allclose(dequantize(quantize(x, "bf16"), "bf16"), x, rtol=4e-3)
+    x[0, 3] = np.inf
+    with pytest.raises(QuantError, match="f32 cannot hold"):
+        quantize(x, "f32")
+
+
+@pytest.mark.parametrize(
+    ("importance", "message"),
+    [(np.ones(8), "has shape"), (np.full(1024, -1.0), "not negative"), (np.full(1024, np.nan), "finite")],
+)
+def test_a_wrong_importance_is_refused(importance, message):
+    with pytest.raises(QuantError, match=message):
+        quantize(weights(1), "q4_k", importance)
+
+
+def test_a_format_that_is_only_read_is_refused():
+    with pytest.raises(QuantError, match="can be read, not written"):
+        quantize(weights(1), "q2_k")
