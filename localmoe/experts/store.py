@@ -39,6 +39,10 @@ def default_directory() -> Path:
     return Path(root) / "experts"
 
 
+class _UnusableError(ValueError):
+    """What was read cannot be this model's statistics."""
+
+
 class StatisticsStore:
     """The statistics of the model whose identity is `identity` (hexadecimal), in `directory`."""
 
@@ -95,14 +99,15 @@ class StatisticsStore:
     def _read(self, layers: int, experts: int, chosen: int) -> ExpertStatistics | None:
         try:
             if self.path.stat().st_size > _LARGEST_FILE:
-                raise ValueError("too large")
+                raise _UnusableError("too large")
             with np.load(io.BytesIO(self.path.read_bytes()), allow_pickle=False) as archive:
                 return _checked(dict(archive), layers, experts, chosen)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, AttributeError,
                 NotImplementedError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
-            self.note = f"{self.path}: routing statistics ignored ({error or 'damaged'}); they start afresh"
+            reason = str(error) if isinstance(error, _UnusableError) else "damaged"
+            self.note = f"{self.path}: routing statistics ignored ({reason}); they start afresh"
             return None
 
 
@@ -128,24 +133,24 @@ def merge(on_disk: ExpertStatistics, base: ExpertStatistics, ours: ExpertStatist
 def _checked(
     archive: dict[str, NDArray[np.int64]], layers: int, experts: int, chosen: int
 ) -> ExpertStatistics:
-    """The statistics in an archive; ValueError if they are not this model's or cannot be true."""
+    """The statistics in an archive; _UnusableError if they are not this model's or cannot be true."""
     expected = [_VERSION, layers, experts, chosen, *SHIFTS]
     if archive["shape"].tolist() != expected:
-        raise ValueError("of another version or shape")
+        raise _UnusableError("of another version or shape")
     statistics = ExpertStatistics(layers, experts, chosen)
     for name, array in statistics.arrays().items():
         if name == "pending":
             continue
         if archive[name].shape != array.shape or archive[name].dtype != array.dtype:
-            raise ValueError(f"{name} has another shape")
+            raise _UnusableError(f"{name} has another shape")
         array[:] = archive[name]
     estimates, clock = statistics.estimates, statistics.clock
     if estimates.min() < 0 or estimates.max() > ONE or not np.isin(statistics.used, (0, 1)).all():
-        raise ValueError("out of range")
+        raise _UnusableError("out of range")
     if min(statistics.totals.min(), statistics.evidence.min(initial=0, where=_SIGNED), clock.min()) < 0:
-        raise ValueError("negative counts")
+        raise _UnusableError("negative counts")
     if clock[1] >= len(SHIFTS) or abs(statistics.evidence).max() > 1 << 60:
-        raise ValueError("out of range")
+        raise _UnusableError("out of range")
     return statistics
 
 

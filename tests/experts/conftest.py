@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from localmoe.experts.layout import ExpertLayout
+from quant.gguf import GGUFWriter
 
 
 class Experts:
@@ -49,3 +50,43 @@ def make_experts(tmp_path):
         return Experts(tmp_path / f"experts-{layers}-{experts}-{seed}.bin", layers, experts, sizes, seed)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """Path of a random mixture of 3 layers x 8 experts, f16, with a vocabulary of bytes."""
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    random = np.random.default_rng(3)
+    hidden, heads, ffn, layers, experts = 64, 2, 64, 3, 8
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocab = len(pieces)
+    metadata = {
+        "general.architecture": "llama", "general.name": "tiny", "llama.context_length": 512,
+        "llama.embedding_length": hidden, "llama.block_count": layers, "llama.feed_forward_length": ffn,
+        "llama.attention.head_count": heads, "llama.attention.head_count_kv": 1,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5, "llama.rope.dimension_count": hidden // heads,
+        "llama.expert_count": experts, "llama.expert_used_count": 2, "llama.vocab_size": vocab,
+        "tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": pieces,
+        "tokenizer.ggml.scores": np.zeros(vocab, np.float32),
+        "tokenizer.ggml.token_type": np.array([2, 3, 3] + [6] * 256, np.int32),
+        "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2,
+    }  # fmt: skip
+    shapes = {"token_embd.weight": (vocab, hidden), "output_norm.weight": (hidden,)}
+    shapes["output.weight"] = (vocab, hidden)
+    for layer in range(layers):
+        named = {
+            "attn_norm": (hidden,), "attn_q": (hidden, hidden), "attn_k": (hidden // heads, hidden),
+            "attn_v": (hidden // heads, hidden), "attn_output": (hidden, hidden), "ffn_norm": (hidden,),
+            "ffn_gate_inp": (experts, hidden), "ffn_gate_exps": (experts, ffn, hidden),
+            "ffn_up_exps": (experts, ffn, hidden), "ffn_down_exps": (experts, hidden, ffn),
+        }  # fmt: skip
+        shapes |= {f"blk.{layer}.{name}.weight": shape for name, shape in named.items()}
+    with GGUFWriter(path, metadata) as file:
+        floats = {name: len(shape) == 1 or "gate_inp" in name for name, shape in shapes.items()}
+        for name, shape in shapes.items():
+            file.declare(name, shape, "f32" if floats[name] else "f16")
+        for name, shape in shapes.items():
+            values = random.normal(1.0 if len(shape) == 1 else 0.0, 0.3, shape)
+            data = np.ascontiguousarray(values, np.float32 if floats[name] else np.float16)
+            file.write(name, data.reshape(-1).view(np.uint8))
+    return path
