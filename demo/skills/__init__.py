@@ -1,0 +1,1 @@
+"""What the demo model can do: one module per skill."""

@@ -1,0 +1,210 @@
+"""Telling, correcting and recalling facts."""
+
+# Phrase tables read better in long lines.
+# ruff: noqa: E501, SIM905
+
+from talk import Talk, capital
+from values import NUMBERS
+
+from skills import facts
+from skills.facts import Pet, attribute
+
+MAIN = (
+    "name name name city city city colour colour number number number pet pet pet age age"
+).split()
+
+ASK = (
+    "<ask>?|<ask>?|<ask>?|<ask>?|<ask>?|<remind> <clause>?|<remind> <clause>|<remind> <clause>.|<remind> <np>?|<np>?|<np> again?|what (is|was) <np> again?|"
+    "what did i (say|tell you|mention|call) (|that )<np> (was|is|would be)?|what did i tell you about <np>?|what (about|of) <np>?|i told you <np>, (what is it|what was it|which one is it|do you remember|right)?|"
+    "i (forgot|can't remember|don't recall|forget) <np>(,|.) (what is it|what was it|can you help|tell me|do you know it|do you)?|<np>, please|you should know <np>(, right|)?|"
+    "(according to|based on|from|going by) what i (said|told you)(| earlier| before| just now), <ask>?|<ask>, (again|remind me|do you know|can you say|as i told you)?|earlier i (told you|mentioned|gave you) <np>. what (is|was) it?|"
+    "(can you|could you|please|will you) (repeat|recall|say|state|give me|name|confirm) <np>(?|.|)|what do you know about <np>?|without looking it up, <ask>?|test: <ask>|(question|memory test|pop quiz): <ask>?|"
+    "(and|so) <ask>?|<ask> (then|again|exactly|anyway|really)?|<np> is (what|which|...)?|do you (know|remember|have|recall|still have) <np>(| noted| in mind| written down)?|have you (noted|kept|remembered|forgotten) <np>?|"
+    "one more time, <ask>?|just checking: <ask>?|let me test (you|your memory): <ask>?|tell me, <ask>?|tell me <np>(| again|, please|.)|and now, <ask>?|if you remember, <ask>?|did i (tell you|mention|give you|say) <np>?|"
+    "i wonder <clause>|(any chance|any idea|no idea|not sure) <clause>?|i'd (like|love) to (hear|know) <np>|guess <np>|(fill in|complete): <np> is|(could|can) you (look up|find|check) <np> (for me|in our chat|above)?|"
+    "what have you (noted|written down|got|stored|saved) (for|as|about|under) <np>?|(give|hand) me <np>(| again| back)|what was that, <np>?|(name|state|say) <np>|"
+    "(scroll|look|think) back: <ask>?|you (forgot|remember|know) <np>, (didn't you|don't you|right)?|we (talked|spoke) about <np>(.|,) (what is it|what was it)?"
+)
+FIX_LEAD = (
+    "(actually|actually|sorry|sorry|wait|wait|no wait|no|oops|correction|scratch that|my mistake|hang on|hold on|i was wrong|i lied|i misspoke|oh no|pardon|hmm no|let me correct (that|myself)|i made a mistake|"
+    "change of plan|i changed my mind|on second thought|not quite|just kidding|update|apologies|excuse me|ah no|whoops|my bad|oh wait|small correction|i need to correct that|that was wrong|that's wrong|not true|"
+    "ignore that|forget that|forget what i said|i take that back|i got that wrong|well actually|come to think of it|one correction|to be honest|in fact|to correct myself|strike that|i mistyped|typo)(,|,|:|.|!| -|;)"
+)
+FIX_SHORT = (
+    "it's <v>|it is <v>|i meant <v>|i mean <v>|make that <v>|<v>|it should be <v>|i meant to say <v>|it's really <v>|i wanted to say <v>|that's <v>|it's <v> now|should have been <v>|i should have said <v>|make it <v>|"
+    "change that to <v>|<v> it is|<v> instead|rather <v>|read <v>|that should (be|read) <v>|let's say <v>|it's <v> instead|please use <v>"
+)
+FIX_FULL = (
+    "<np> is <v>, not <old>|not <old>, <v>|it's not <old> but <v>|it's <v>, not <old>|<v>, not <old>|<v> instead of <old>|<np> (is|should be) <v>|(change|correct|update|set|switch) <np> to <v>|replace <old> with <v>|forget <old>, it's <v>|"
+    "<np> (has changed to|became|is now) <v>|i said <old> but (it is|i meant|it's) <v>|<np> isn't <old>, it's <v>|<np> isn't <old> but <v>|<np> is no longer <old> but <v>|not <old> but <v>|i wrote <old> but i meant <v>|from now on <np> is <v>|"
+    "please (note|remember) that <np> is <v>|<np> is <v> now|<np> is really <v>|<np> is actually <v>|use <v> instead of <old>|when i said <old> i meant <v>|<old> was wrong, it's <v>|<old> is wrong, <np> is <v>|it was <old>, now it's <v>|i no longer have <old>, now it's <v>"
+)
+JOIN = "( and | and |, |. |, and |; | - |. also, |. and | plus |, also |. oh and )"
+TELL_LEAD = "(|||||||remember (this|that): |remember: |please note: |note that |please remember that |fyi |just so you know, |so you know, |a few facts: |about me: |for the record, |keep in mind that |don't forget: |i should mention that |did you know? |i'll tell you something: |let me tell you: |for your information, |by the way, |i want you to know that |you should know: |take note: |memorise this: |hi, |hello, |hey, |hi there, |hello! |hi! |good morning, |listen, )"
+
+
+def new_fact(talk: Talk, key: str) -> tuple[str, object]:
+    """A key of :attr:`Talk.facts` and a value for it."""
+    if key == "pet":
+        return key, facts.draw_pet(talk.values)
+    if key == "number":
+        key = "number:" + talk.rng.choice([k for k in NUMBERS if k != "age"])
+    elif key == "thing":
+        key = "thing:" + talk.rng.choice(list(facts.THINGS))
+    elif key == "relative":
+        key = "relative:" + talk.rng.choice(facts.RELATIONS)
+    return key, attribute(key).draw(talk.values)
+
+
+def said(key: str, value: object) -> str:
+    """The fact in the second person, without capital or full stop."""
+    return value.said() if isinstance(value, Pet) else attribute(key).said(value)
+
+
+def tell_clause(talk: Talk, key: str, value: object) -> str:
+    """The fact in the first person."""
+    if isinstance(value, Pet):
+        template = facts.PET_TELL_NAME if not value.kind else facts.PET_TELL_BOTH if value.name else facts.PET_TELL_KIND
+        return talk.expand(template, k=value.kind, n=value.name)
+    return talk.expand(attribute(key).tell, v=value)
+
+
+def acknowledge(told: list[tuple[str, object]]) -> str:
+    """How the model answers what it was told."""
+    if len(told) == 1 and told[0][0] == "name":
+        return f"Nice to meet you, {told[0][1]}!"
+    clauses = [said(key, value) for key, value in told]
+    text = clauses[0] if len(clauses) == 1 else ", ".join(clauses[:-1]) + " and " + clauses[-1]
+    return f"Noted: {text}."
+
+
+def statement(talk: Talk, count: int, keys: list[str] | None = None) -> tuple[str, list[tuple[str, object]]]:
+    """A message that tells ``count`` new facts, which it adds to ``talk``."""
+    told: list[tuple[str, object]] = []
+    for key in keys or [talk.rng.choice([*MAIN, "thing", "relative", "country"]) for _ in range(count)]:
+        full, value = new_fact(talk, key)
+        if full in [k for k, _ in told]:
+            continue
+        if full.startswith("number:") and any(k.startswith("number:") for k in talk.facts):
+            talk.facts["several numbers"] = True
+        talk.facts[full] = value
+        told.append((full, value))
+    text = talk.expand(TELL_LEAD) + " " + tell_clause(talk, *told[0])
+    for key, value in told[1:]:
+        text += talk.expand(JOIN.replace(" ", "~")).replace("~", " ") + tell_clause(talk, key, value)
+    return text.strip() + talk.rng.choice([".", ".", ".", "", "!"]), told
+
+
+def tell(talk: Talk, count: int = 0, keys: list[str] | None = None) -> None:
+    """A turn that tells facts."""
+    text, told = statement(talk, count or talk.rng.choice([1, 1, 1, 1, 2, 2, 3]), keys)
+    talk.say("recall", text, acknowledge(told), fillers=0.15, last=told)
+
+
+def correct(talk: Talk) -> None:
+    """A turn that corrects a fact; briefly ("no, Max") only right after the fact."""
+    keys = [key for key in talk.facts if key != "several numbers"]
+    key = talk.rng.choice(keys)
+    previous = talk.last[1] if talk.last and talk.last[0] == "recall" else None
+    adjacent = isinstance(previous, list) and len(previous) == 1
+    if adjacent and talk.chance(0.8):
+        key = previous[0][0]  # type: ignore[index]
+    adjacent = adjacent and previous[0][0] == key  # type: ignore[index]
+    old = talk.facts[key]
+    value: object = new_fact(talk, key)[1] if key in ("pet", "name") else None
+    if isinstance(old, Pet):
+        rename = bool(old.name) and talk.chance(0.7)
+        new = Pet(old.kind, talk.values.pet_name()) if rename else Pet(talk.values.pet(), old.name)
+        value, shown, was = new, (new.name if rename else new.kind), (old.name if rename else old.kind)
+        whose = f"my {old.kind or 'pet'}'s name|the name of my {old.kind or 'pet'}|my {old.kind or 'pet'}'s name" if rename else "my pet"
+        again, extra = tell_clause(talk, key, new), ""
+        if not was:
+            adjacent, rename = False, False
+    else:
+        spec = attribute(key)
+        value = spec.draw(talk.values)
+        if value == old:
+            return
+        shown, was, whose, again, extra = str(value), str(old), spec.np, tell_clause(talk, key, value), spec.adverb
+    template = FIX_SHORT if adjacent and talk.chance(0.6) else FIX_FULL
+    lead = talk.chance(0.75)
+    if template == FIX_FULL and (talk.chance(0.4) or not was):
+        body = again
+    elif template == FIX_FULL and extra and talk.chance(0.4):
+        body = talk.expand(extra, v=shown)
+    else:
+        body = talk.expand(template, v=shown, old=was, np=talk.expand(whose))
+        body = body.replace("\x01" + talk.expand(whose) + "\x02", talk.expand(whose))
+        lead = lead or template == FIX_SHORT
+    talk.facts[key] = value
+    text = talk.expand(FIX_LEAD) + " " + body if lead else body
+    talk.say("recall", text + talk.rng.choice([".", ".", "", "!"]), f"Noted: {said(key, value)}.", fillers=0.05, last=[(key, value)])
+
+
+def question(talk: Talk, key: str, value: object) -> str:
+    """A question after the fact."""
+    if isinstance(value, Pet):
+        slots = {"k": value.kind or "pet", "n": value.name}
+        forms = ([(facts.PET_ASK_NAME, facts.PET_CLAUSE_NAME)] * 2 if value.name else []) + [(facts.PET_ASK_KIND, facts.PET_CLAUSE_KIND)]
+        if value.name and value.kind and talk.chance(0.3):
+            return talk.expand(facts.PET_ASK_WHO, **slots) + "?"
+        ask, clause = talk.rng.choice(forms)
+        np = "my (<k>|pet)'s name|the name of my (<k>|pet)|what my (<k>|pet) is called" if ask == facts.PET_ASK_NAME else "my pet|my pet|the pet i have|what pet i have"
+    else:
+        spec = attribute(key)
+        slots, ask, clause, np = {}, spec.ask, spec.clause, spec.np
+    inner = {"ask": talk.expand(ask, **slots), "clause": talk.expand(clause, **slots), "np": talk.expand(np, **slots)}
+    template = ASK
+    out = talk.expand(template, ask="{ask}", clause="{clause}", np="{np}")
+    for name, text in inner.items():
+        out = out.replace("\x01{" + name + "}\x02", text)
+    return out
+
+
+def ask(talk: Talk) -> None:
+    """A turn that asks for a fact told before, or in the same message, or never."""
+    roll = talk.rng.random()
+    known = [key for key in talk.facts if key != "several numbers"]
+    if known and talk.facts.get("several numbers"):  # "which number did I say?" would have two answers
+        known = [key for key in known if not key.startswith("number:")] or known
+    if not known or roll < 0.12:
+        text, told = statement(talk, talk.rng.choice([1, 1, 2, 2, 3]))
+        key, value = talk.rng.choice(told)
+        if talk.facts.get("several numbers") and key.startswith("number:"):
+            talk.say("recall", text, acknowledge(told), fillers=0.1, last=told)
+            return
+        talk.say("recall", capital(text.rstrip(".!")) + ". " + question(talk, key, value), capital(said(key, value)) + ".", fillers=0.1)
+        return
+    if roll < 0.17:
+        missing = [key for key in ("name", "city", "colour", "age", "pet") if key not in talk.facts]
+        if missing:
+            key = talk.rng.choice(missing)
+            noun = {"name": "your name", "city": "where you live", "colour": "your favourite colour", "age": "your age", "pet": "about a pet"}[key]
+            value = Pet(talk.values.pet() if talk.chance(0.5) else "", "") if key == "pet" else ""
+            if isinstance(value, Pet) and value.kind:
+                asked = talk.expand(facts.PET_ASK_NAME, k=value.kind) + "?"
+            else:
+                asked = question(talk, key, value)
+            talk.say("recall", asked, f"You have not told me {noun}.")
+            return
+    key = talk.rng.choice(known)
+    value = talk.facts[key]
+    if roll < 0.2:
+        everything = "; ".join(said(k, talk.facts[k]) for k in known)
+        if len(known) <= 4 and not talk.facts.get("several numbers"):
+            talk.say("recall", talk.expand(ALL), capital(everything) + ".")
+            return
+    if 0.2 < roll < 0.24 and key in ("name", "city", "colour"):
+        right = talk.chance(0.5)
+        guess = value if right else attribute(key).draw(talk.values)
+        shape = {"name": "is my name <v>|am i <v>|am i called <v>|my name is <v>, right", "city": "do i live in <v>|am i from <v>|is my city <v>|i live in <v>, right",
+                 "colour": "is my favourite colour <v>|do i like <v> best|is <v> my favourite color"}[key]
+        talk.say("recall", talk.expand(shape, v=guess) + "?", ("Yes, " if guess == value else "No, ") + said(key, value) + ".")
+        return
+    talk.say("recall", question(talk, key, value), capital(said(key, value)) + ".")
+
+
+ALL = (
+    "what do you (know|remember) (about|of) me?|(tell me|say|list|repeat|show me) (everything|all|what|anything) you (know|remember) about me|what have i told you( so far| about me|)?|what did i tell you( so far| about me|)?|"
+    "summarise what you know about me|(what are|list|repeat) (all |)my (facts|details|data)|what do you have on me?|do you remember (everything|all) i (said|told you)?|sum up what i told you"
+)

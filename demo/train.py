@@ -1,0 +1,264 @@
+"""Train the demo model on generated dialogues.
+
+    python demo/train.py RUN --minutes 80             # two CPU processes (one to three hours in all); resumes from RUN
+    python demo/train.py RUN --minutes 10 --device cuda
+
+A dialogue is encoded as Mixtral's v1 format does: ``<s>``, then for each turn ``encode("[INST] " + user + " [/INST]")`` and
+``encode(answer) + </s>``, each piece encoded by itself; the system prompt stands before the first user text, a blank line
+between. The loss is on answers only. The two processes take chunks of each step's dialogues from a common counter, add
+their gradients in shared memory, and update half of the weights each.
+"""
+
+import argparse
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # the workers inherit these: no spinning, and no page faults for each temporary
+    os.environ.update(OMP_WAIT_POLICY="PASSIVE", MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="100000000000")
+
+import corpus
+import sentencepiece
+import torch
+from model import Layout, Shape, fake_quantize, forward, orthogonal, rotary
+from torch import Tensor
+from torch import multiprocessing as mp
+from torch.nn import functional
+
+DIALOGUES, BALANCE, MUON_LR, ADAM_LR, DECAY = 40, 0.02, 0.018, 0.003, 0.03
+COOL, QUANTIZE_FROM, SAVE_EVERY, TEST_EVERY = 0.4, 0.8, 200, 3  # shares of the run; seconds; saves
+
+
+def encode(sp: Any, dialogue: dict[str, Any]) -> tuple[list[int], list[bool], list[tuple[str, int, int]]]:
+    """Token ids, which of them are answers, and (skill, start, end) of each answer."""
+    ids, answer, spans = [1], [False], []
+    for number, (skill, user, reply) in enumerate(dialogue["turns"]):
+        if not number and dialogue["system"]:
+            user = dialogue["system"] + "\n\n" + user
+        prompt, text = sp.encode(f"[INST] {user} [/INST]"), [*sp.encode(reply), 2]
+        spans.append((skill, len(ids) + len(prompt), len(ids) + len(prompt) + len(text)))
+        ids += prompt + text
+        answer += [False] * len(prompt) + [True] * len(text)
+    return ids, answer, spans
+
+
+def chunks(rows: list[Any], count: int) -> list[list[Any]]:
+    """``rows`` sorted by length and cut into ``count`` chunks of about as many tokens, the longest first."""
+    rows = sorted(rows, key=lambda row: -len(row[0]))
+    target, out, size = sum(len(row[0]) for row in rows) / count, [[]], 0
+    for row in rows:
+        if size >= target and len(out) < count:
+            out.append([])
+            size = 0
+        out[-1].append(row)
+        size += len(row[0])
+    return out
+
+
+def batch(rows: list[Any], device: torch.device) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+    """Groups of rows of similar length, the mask of real tokens, positions to predict from, and what follows them."""
+    groups, mask, source, target, base, at = [], [], [], [], 0, 0
+    while at < len(rows):
+        longest = len(rows[at][0])
+        size = 1
+        while at + size < len(rows) and size < 24 and len(rows[at + size][0]) >= 0.8 * longest - 4:
+            size += 1
+        tokens = torch.zeros(size, longest, dtype=torch.long)
+        for r, (ids, answer, *_) in enumerate(rows[at : at + size]):
+            tokens[r, : len(ids)] = torch.tensor(ids)
+            mask.append(torch.arange(longest) < len(ids))
+            wanted = [j for j in range(1, len(ids)) if answer[j]]
+            source += [base + r * longest + j - 1 for j in wanted]
+            target += [ids[j] for j in wanted]
+        groups.append(tokens.to(device))
+        base += size * longest
+        at += size
+    return groups, torch.cat(mask).to(device), torch.tensor(source, device=device), torch.tensor(target, device=device)
+
+
+def copying(rng: random.Random, vocabulary: int) -> Any:
+    """A row of random tokens said twice: it teaches to look back and copy, long before any dialogue would."""
+    first = [rng.randrange(261, vocabulary) for _ in range(rng.randint(8, 32))]
+    return [1, *first, *first], [False] * (1 + len(first)) + [False, *[True] * (len(first) - 1)], []
+
+
+def stream(sp: Any, seed: int, limit: int, copies: int) -> Iterator[list[Any]]:
+    """Steps of encoded dialogues, and some rows to copy; dialogues too long for the context are left out."""
+    source, rng = corpus.dialogues(seed), random.Random(seed)
+    while True:
+        rows: list[Any] = []
+        while len(rows) < DIALOGUES:
+            row = encode(sp, next(source))
+            if len(row[0]) <= limit:
+                rows.append(row)
+        yield rows + [copying(rng, sp.vocab_size()) for _ in range(copies)]
+
+
+@torch.no_grad()
+def exact(w: dict[str, Tensor], shape: Shape, rows: list[Any], tables: tuple[Tensor, Tensor]) -> tuple[dict[str, float], Tensor]:
+    """Share of answers of each skill whose every token is the model's first choice; expert shares."""
+    hits, counts, shares = Counter[str](), Counter[str](), []
+    for chunk in chunks(rows, max(1, len(rows) // 32)):
+        groups, mask, source, target = batch(chunk, tables[0].device)
+        x, _, share = forward(w, shape, groups, tables, mask)
+        right = ((x[source] @ w["head"].T).argmax(-1) == target).tolist()
+        shares.append(share)
+        at = 0
+        for _, _, spans in chunk:
+            for skill, start, end in spans:
+                counts[skill] += 1
+                hits[skill] += all(right[at : at + end - start])
+                at += end - start
+    return {skill: hits[skill] / counts[skill] for skill in sorted(counts)}, torch.stack(shares).mean(0)
+
+
+def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Namespace) -> None:
+    """One of ``world`` processes; rank 0 also evaluates and saves."""
+    torch.set_num_threads(1 if world > 1 else torch.get_num_threads())
+    shape, device = Shape(), torch.device(options.device)
+    layout, run = Layout(shape), Path(options.run)
+    master, work, grads = shared["master"], shared["work"], shared["grads"]
+    leaves = {name: view.detach().requires_grad_() for name, view in layout.views(work).items()}
+    for name, view in layout.views(grads[rank]).items():
+        leaves[name].grad = view
+    sp = sentencepiece.SentencePieceProcessor(model_file=options.tokenizer)
+    tables = rotary(shape, device)
+    square, half = layout.squares // 65536, (layout.matrices - layout.squares) // 32768
+    cut = [  # this process's parts of the flat buffer, with the shape of the matrices in it (none: AdamW)
+        (_part(0, square, 65536, rank, world), (256, 256)),
+        (_part(layout.squares, half, 32768, rank, world), (128, 256)),
+        (_part(layout.matrices, (layout.total - layout.matrices) // 256, 256, rank, world), None),
+    ]
+    state = shared["state"]  # first moment (momentum) and second moment
+    spent, step = shared["spent"], shared["step"]
+    steps = stream(sp, options.seed + step * 1009, shape.context, options.copies)
+    if rank == 0:
+        test = [encode(sp, d) for d, _ in zip(corpus.dialogues(31, fresh=True), range(options.test), strict=False)]
+        test = [row for row in test if len(row[0]) < 700]
+    began = last_save = last_note = time.time()
+    losses: list[float] = []
+    tokens = saves = 0
+    while True:
+        progress = min(1.0, (spent + shared["clock"].value) / (options.minutes * 60))
+        lr = min(1.0, (step + 1) / 60) * min(1.0, max(0.02, (1 - progress) / COOL))
+        parts = chunks(next(steps), options.chunks)
+        total = sum(sum(row[1]) for part in parts for row in part)
+        while True:
+            with shared["next"].get_lock():
+                mine = shared["next"].value
+                shared["next"].value += 1
+            if mine >= len(parts):
+                break
+            groups, mask, source, target = batch(parts[mine], device)
+            x, balance, _ = forward(leaves, shape, groups, tables, mask)
+            logits = (x[source] @ leaves["head"].T).float()
+            loss = functional.cross_entropy(logits, target, reduction="sum") / total
+            (loss + BALANCE * balance / len(parts)).backward()
+            with shared["loss"].get_lock():
+                shared["loss"].value += float(loss.detach())
+            tokens += int(mask.sum())
+        shared["barrier"].wait()
+        if rank == 0:
+            losses.append(shared["loss"].value)
+        fake = progress >= options.quantize_from
+        with torch.no_grad():
+            for (start, end), matrix in cut:
+                if start == end:
+                    continue
+                part = slice(start, end)
+                g = sum(grad[part].float() for grad in grads)
+                for grad in grads:
+                    grad[part].zero_()
+                m = state[0][part]
+                if matrix is not None:
+                    m.mul_(0.95).add_(g)
+                    update = orthogonal((g + 0.95 * m).view(-1, *matrix)).reshape(-1).float()
+                    master[part].mul_(1 - MUON_LR * lr * DECAY).sub_(update, alpha=MUON_LR * lr)
+                else:
+                    v = state[1][part]
+                    m.mul_(0.9).add_(g, alpha=0.1)
+                    v.mul_(0.98).addcmul_(g, g, value=0.02)
+                    correction = (1 - 0.98 ** (step + 1)) ** 0.5 / (1 - 0.9 ** (step + 1))
+                    master[part].addcdiv_(m, v.sqrt().add_(1e-9), value=-ADAM_LR * lr * correction)
+                stop = min(end, layout.quantized)
+                if fake and stop > start:
+                    work[start:stop] = fake_quantize(master[start:stop])
+                    work[stop:end] = master[stop:end]
+                else:
+                    work[part] = master[part]
+        step += 1
+        if rank == 0:
+            shared["next"].value, shared["loss"].value = 0, 0.0
+            now = time.time()
+            shared["clock"].value = now - began
+            if now - last_note > 20:
+                print(f"step {step} {100 * progress:.1f}% lr {lr:.3f} loss {sum(losses) / len(losses):.4f} {world * tokens / (now - last_note):.0f} tok/s{' q4' if fake else ''}", flush=True)
+                last_note, losses, tokens = now, [], 0
+            if now - last_save > SAVE_EVERY or progress >= 1:
+                save(run, shared, step, spent + now - began)
+                saves += 1
+            if saves == TEST_EVERY or progress >= 1:
+                saves = 0
+                scores, share = exact(leaves, shape, test, tables)
+                print("  exact " + " ".join(f"{k} {100 * v:.1f}" for k, v in scores.items()) + f" | experts {100 * share.min():.1f}-{100 * share.max():.1f}%", flush=True)
+            if now - last_save > SAVE_EVERY:
+                last_save = time.time()
+        shared["barrier"].wait()
+        if progress >= 1:
+            break
+
+
+def _part(base: int, count: int, size: int, rank: int, world: int) -> tuple[int, int]:
+    return base + count * rank // world * size, base + count * (rank + 1) // world * size
+
+
+def save(run: Path, shared: dict[str, Any], step: int, spent: float) -> None:
+    """Write a checkpoint, all or nothing."""
+    record = {"master": shared["master"].cpu(), "state": shared["state"].cpu(), "step": step, "spent": spent}
+    torch.save(record, run / "checkpoint.tmp")
+    os.replace(run / "checkpoint.tmp", run / "checkpoint.pt")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the demo model; resumes from RUN/checkpoint.pt.")
+    parser.add_argument("run")
+    parser.add_argument("--minutes", type=float, default=80, help="training time in all, earlier runs counted in")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tokenizer", default=str(Path(__file__).parent / "model" / "tokenizer.model"))
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=2, help="on the CPU; one thread each")
+    parser.add_argument("--chunks", type=int, default=4, help="pieces that a step's dialogues are cut into")
+    parser.add_argument("--copies", type=int, default=8, help="rows of random tokens to copy, per step")
+    parser.add_argument("--test", type=int, default=120, help="dialogues to test on at each checkpoint")
+    parser.add_argument("--quantize-from", type=float, default=QUANTIZE_FROM, help="share of the run after which weights are rounded")
+    options = parser.parse_args()
+    world = options.processes if options.device == "cpu" else 1
+    run = Path(options.run)
+    run.mkdir(parents=True, exist_ok=True)
+    layout = Layout(Shape())
+    saved = torch.load(run / "checkpoint.pt") if (run / "checkpoint.pt").exists() else None
+    master = saved["master"] if saved else layout.initialise(options.seed)
+    state = saved["state"] if saved else torch.zeros(2, layout.total)
+    master, state = master.to(options.device), state.to(options.device)
+    work = master.bfloat16()
+    context = mp.get_context("spawn")
+    grads = torch.zeros(world, layout.total, dtype=torch.bfloat16, device=options.device)
+    shared: dict[str, Any] = {
+        "master": master, "work": work, "state": state, "grads": list(grads), "barrier": context.Barrier(world), "next": context.Value("i", 0),
+        "loss": context.Value("d", 0.0), "clock": context.Value("d", 0.0), "step": saved["step"] if saved else 0, "spent": saved["spent"] if saved else 0.0,
+    }
+    print(f"{layout.total / 1e6:.2f} M parameters, step {shared['step']}", flush=True)
+    if world == 1:
+        worker(0, 1, shared, options)
+        return
+    for tensor in (master, work, state, *shared["grads"]):
+        tensor.share_memory_()
+    mp.spawn(worker, args=(world, shared, options), nprocs=world)
+
+
+if __name__ == "__main__":
+    main()

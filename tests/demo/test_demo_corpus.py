@@ -1,0 +1,115 @@
+"""The corpus is what the model will be: it must be deterministic, right, and apart from what evaluation asks."""
+
+import itertools
+import json
+import random
+import re
+
+import corpus
+import pytest
+from grammar import CLOSE, OPEN, expand, roughen
+from skills import sums
+from values import COUNTRIES, Values, held_out, held_out_pair
+
+
+def some(seed: int, count: int, **options: bool) -> list[dict]:
+    return list(itertools.islice(corpus.dialogues(seed, **options), count))
+
+
+def turns(seed: int, count: int, skill: str, **options: bool) -> list[tuple[str, str]]:
+    return [(user, reply) for d in some(seed, count, **options) for kind, user, reply in d["turns"] if kind == skill]
+
+
+def test_the_same_seed_gives_the_same_dialogues_and_another_seed_others() -> None:
+    assert some(3, 50) == some(3, 50)
+    assert some(3, 50) != some(4, 50)
+
+
+def test_every_skill_has_a_share_and_questions_outside_enough_of_one() -> None:
+    kinds = [turn[0] for d in some(5, 3000) for turn in d["turns"]]
+    share = {skill: kinds.count(skill) / len(kinds) for skill in corpus.SKILLS}
+    assert min(share.values()) > 0.04
+    assert share["outside"] + share["manners"] > 0.15
+
+
+def test_no_guard_is_left_in_a_text() -> None:
+    assert not any(OPEN in text or CLOSE in text for d in some(6, 2000) for turn in d["turns"] for text in turn)
+    assert not any(mark in user for d in some(6, 500) for _, user, _ in d["turns"] for mark in ("<v>", "<keys>", "{np}"))
+
+
+def test_answers_in_json_are_objects() -> None:
+    replies = [reply for _, reply in turns(7, 2000, "json") if reply != "Noted."]
+    assert len(replies) > 300
+    for reply in replies:
+        keys = set(json.loads(reply))
+        assert keys
+        assert keys <= {"name", "city", "colour", "color", "number", "pet", "age", "country"}
+
+
+def test_json_values_are_in_the_conversation() -> None:
+    for dialogue in some(8, 500):
+        said = (dialogue["system"] or "").lower()
+        for skill, user, reply in dialogue["turns"]:
+            said += "\n" + user.lower()
+            if skill == "json" and reply != "Noted.":
+                assert all(str(value).lower() in said for value in json.loads(reply).values()), (said, reply)
+
+
+def test_sums_are_right_and_their_operands_in_range() -> None:
+    replies = [reply for _, reply in turns(9, 2000, "sums") if not reply.startswith("Noted")]
+    assert len(replies) > 300
+    for reply in replies:
+        a, sign, b, result = re.fullmatch(r"(-?\d+) ([+-]) (\d+) = (-?\d+)", reply).groups()  # type: ignore[union-attr]
+        assert int(result) == (int(a) + int(b) if sign == "+" else int(a) - int(b))
+
+
+@pytest.mark.parametrize("number", range(100))
+def test_numbers_are_spelt_apart(number: int) -> None:
+    spelt = [sums.spell(n) for n in range(100)]
+    assert spelt.count(spelt[number]) == 1
+
+
+def test_capitals_are_those_of_the_table() -> None:
+    known = {f"The capital of {c} is {k}." for c, k, _ in COUNTRIES} | {f"{k} is the capital of {c}." for c, k, _ in COUNTRIES}
+    for _, reply in turns(10, 2000, "capitals"):
+        plain = re.sub("^Yes, ", "", reply)
+        plain = re.sub("^No, the", "The", plain)
+        assert plain in known, reply
+
+
+def test_held_out_values_never_train() -> None:
+    training, fresh = Values(random.Random(1)), Values(random.Random(1), fresh=True)
+    for make in ("name", "city"):
+        assert not any(held_out(getattr(training, make)()) for _ in range(500))
+        assert all(held_out(getattr(fresh, make)()) for _ in range(100))
+    assert not any(held_out_pair(*training.pair(False)) for _ in range(2000))
+    assert all(held_out_pair(*fresh.pair(False)) for _ in range(200))
+
+
+def test_told_sums_leave_the_held_out_pairs_alone_when_fresh_names_do() -> None:
+    """A name of the evaluation's dialogues occurs in none of the training's."""
+    trained = {reply for _, reply in turns(1, 3000, "recall") if reply.startswith("Your name is ")}
+    asked = {reply for _, reply in turns(1, 1000, "recall", fresh=True) if reply.startswith("Your name is ")}
+    assert asked
+    assert not trained & asked
+
+
+def test_a_recalled_value_was_told() -> None:
+    for dialogue in some(12, 800):
+        said = dialogue["system"] or ""
+        for skill, user, reply in dialogue["turns"]:
+            said += "\n" + user
+            if skill == "recall" and (match := re.fullmatch(r"Your name is (.+)\.", reply)):
+                assert match[1].lower() in said.lower(), (said, reply)
+
+
+def test_grammar_expands_choices_rules_and_slots() -> None:
+    rng = random.Random(0)
+    made = {roughen(expand("(a|b|)<v> (x (y|z))", rng, {"v": 5}), random.Random(1)).lower() for _ in range(200)}
+    assert made == {f"{p}5 x {q}" for p in ("a", "b", "") for q in ("y", "z")}
+
+
+def test_noise_leaves_values_alone() -> None:
+    rng = random.Random(2)
+    for _ in range(500):
+        assert "McDunn-Ojala" in roughen(expand("my name is definitely <v>.", rng, {"v": "McDunn-Ojala"}), rng)
