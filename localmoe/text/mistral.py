@@ -1,5 +1,4 @@
-"""Mistral's instruct formats: v1 (Mixtral 8x7B), v3 (8x22B, 7B v0.3; tekken: Nemo) and v7 (Large 2411,
-Small 3).
+"""Mistral's instruct formats: v1 (Mixtral 8x7B), v3 (8x22B, Nemo) and v7 (Large 2411, Small 3).
 
 Token-identical with mistral-common 1.13.1 for text conversations. What they have in common: neighbouring
 messages of one role are joined by a blank line, an answer ends with EOS, there is one BOS. How they differ:

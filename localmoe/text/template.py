@@ -39,6 +39,8 @@ class TemplateFormat:
         any_marker = _any_of(self._markers)
         self._marker = re.compile(f"({any_marker})")
         self._marker_start = re.compile(f"(?={any_marker})")
+        user_defined = [piece for piece, token in self._markers.items() if not tokenizer.is_control(token)]
+        self._found_in_text = re.compile(_any_of(user_defined))  # by `encode`, as all user-defined pieces are
         self._tails = {c for piece in self._markers for c in piece[1:]}
         self._heads = {c for piece in self._markers for c in piece[:-1]}
         pieces = {token: piece for piece, token in tokenizer.markers().items()}
@@ -76,8 +78,7 @@ class TemplateFormat:
         return self._one_bos(self._ids(text, word))
 
     def _shield(self, content: str, word: str) -> str:
-        """`content` in which no control token stands, with `word` where one would have been or could arise.
-        """
+        """`content` without any control token: `word` stands inside each, and where one could arise."""
         inside = [match.start() + 1 for match in self._marker_start.finditer(content)]
         inner = content.strip()
         if inner:
@@ -94,9 +95,8 @@ class TemplateFormat:
                 ids.append(self._markers[part])
                 continue
             plain = part.replace(word, "")
-            # A user-defined piece would be found in text again: then the text stays in the parts the word
-            # makes.
-            for run in part.split(word) if self._marker.search(plain) else [plain]:
+            # Where a marker would be found again, the text is encoded in the parts that the word makes.
+            for run in part.split(word) if self._found_in_text.search(plain) else [plain]:
                 ids += self._tokenizer.encode(run, bos=False) if run else []
         return ids
 
@@ -118,7 +118,7 @@ def _any_of(words: Iterable[str]) -> str:
 
 
 def _unguessable() -> str:
-    """A word of eight private-use characters, 120 random bits: nobody can have written it into a message."""
+    """A word of eight private-use characters, 128 random bits: nobody can have written it into a message."""
     return "".join(chr(0xF0000 + secrets.randbelow(0xFFFE)) for _ in range(8))
 
 

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from localmoe.text.errors import PromptError
@@ -68,7 +69,7 @@ class TemplateProcess:
         timer = threading.Timer(self._seconds + (_START_SECONDS if self._fresh else 0.0), process.kill)
         timer.daemon = True
         timer.start()
-        line = ""
+        began, line = perf_counter(), ""
         try:
             with suppress(OSError):
                 process.stdin.write(request + "\n")
@@ -79,7 +80,9 @@ class TemplateProcess:
             if not line:
                 self._end()
         if not line:
-            return {"error": f"it did not end within {self._seconds:g} seconds", "refused": False}
+            late = perf_counter() - began >= self._seconds
+            reason = f"it did not end within {self._seconds:g} seconds" if late else "its process died"
+            return {"error": reason, "refused": False}
         self._fresh = False
         answer: dict[str, Any] = json.loads(line)
         return answer
