@@ -55,7 +55,7 @@ class Timings(TypedDict):
 
     prefill_s: float
     first_token_s: float  # from the call to the first token
-    decode_s: float  # from the first token to the end
+    decode_s: float  # from the first token to the end, less what the caller took between pieces
     prefill_tps: float  # evaluated prompt tokens
     decode_tps: float  # tokens after the first
 
@@ -120,7 +120,9 @@ def stream(
     if not ids:
         raise ContextError("the prompt is empty")
     if len(ids) > decoder.context:
-        raise ContextError(f"the prompt has {len(ids)} tokens, more than the context's {decoder.context}")
+        raise ContextError(
+            f"the prompt has {len(ids)} tokens, the context {decoder.context}: shorten it, or raise --context"
+        )
     sampler = Sampler(sampling, ids)
     text, stops = TextStream(tokenizer, continues=continues), StopStrings(stop)
     pieces: list[str] = []
@@ -131,6 +133,7 @@ def stream(
     decoder.rewind(reused)
     logits = decoder.extend(ids[reused:])
     prefilled = first = perf_counter()
+    caller = 0.0  # seconds that whoever takes the pieces spent on them
 
     while True:
         if cancelled is not None and cancelled():
@@ -154,7 +157,9 @@ def stream(
         chosen.append(token)
         scores += [] if score is None else [score]
         pieces.append(stops.push(text.push(token)))
+        handed_over = perf_counter()
         yield Piece(pieces[-1], token, score)
+        caller += perf_counter() - handed_over
         if stops.found is not None:
             reason = "stop"
             break
@@ -162,7 +167,7 @@ def stream(
     if reason == "stop":  # an answer cut short may end within a character, which is left out
         pieces.append(stops.push(text.finish()))
     pieces.append(stops.finish())
-    ended = perf_counter()
+    decode_s = perf_counter() - first - caller
     yield Piece(
         "".join(pieces[len(chosen) :]),
         answer=Answer(
@@ -176,9 +181,9 @@ def stream(
             timings=Timings(
                 prefill_s=prefilled - began,
                 first_token_s=first - began,
-                decode_s=ended - first,
+                decode_s=decode_s,
                 prefill_tps=_rate(len(ids) - reused, prefilled - began),
-                decode_tps=_rate(len(chosen) - 1, ended - first),
+                decode_tps=_rate(len(chosen) - 1, decode_s),
             ),
             logprobs=tuple(scores),
         ),

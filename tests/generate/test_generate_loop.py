@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -247,6 +248,15 @@ def test_timings_add_up() -> None:
     assert math.isclose(times["prefill_tps"], len(PROMPT) / times["prefill_s"])
     assert math.isclose(times["decode_tps"], 4 / times["decode_s"])
     assert run("")[1].timings["decode_tps"] == 0
+
+
+def test_the_callers_time_is_not_the_models() -> None:
+    timings = None
+    for piece in stream(FakeDecoder("Hello", PROMPT), TOKENIZER, PROMPT, sampling=GREEDY):
+        time.sleep(0.05)
+        timings = piece.answer.timings if piece.answer else None
+    assert timings is not None
+    assert 0 < timings["decode_s"] < 0.1
 
 
 def test_output_that_is_no_number_is_an_error() -> None:
