@@ -116,8 +116,8 @@ class Cpu:
         attention_cols, kv_cols = s.heads * s.head_dim, s.kv_heads * s.head_dim
         self.residual = Rows(chunk, s.hidden, False)
         self.normed = Rows(chunk, s.hidden, quantized)
-        self.q, self.k, self.v = Rows(chunk, attention_cols, False), Rows(chunk, kv_cols, False),
-        Rows(chunk, kv_cols, False)
+        self.q = Rows(chunk, attention_cols, False)
+        self.k, self.v = Rows(chunk, kv_cols, False), Rows(chunk, kv_cols, False)
         self.attended = Rows(chunk, attention_cols, quantized)
         self.logits = Rows(1, s.vocab, False)
         self._linears: dict[tuple[int, ...], tuple[NDArray[np.int64], int]] = {}
