@@ -91,23 +91,19 @@ def unquoted(text: str) -> str:
 def _keys() -> KeyBindings:
     """Enter sends, Alt-Enter breaks the line, as does Enter in a triple-quoted block; Ctrl-C discards."""
     from prompt_toolkit.application import get_app
-    from prompt_toolkit.filters import Condition, completion_is_selected, has_focus
+    from prompt_toolkit.filters import Condition, has_focus
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
     keys = KeyBindings()
     typing = has_focus("DEFAULT_BUFFER")
 
-    @keys.add("enter", filter=typing & ~completion_is_selected)
+    @keys.add("enter", filter=typing)
     def _send(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
         if open_block(buffer.text):
             buffer.insert_text("\n")
         else:
             buffer.validate_and_handle()
-
-    @keys.add("enter", filter=typing & completion_is_selected)
-    def _take(event: KeyPressEvent) -> None:
-        event.current_buffer.complete_state = None
 
     @keys.add("escape", "enter", filter=typing)
     def _break(event: KeyPressEvent) -> None:

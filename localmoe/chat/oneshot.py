@@ -27,7 +27,9 @@ class Presentation:
     stats: bool = False
 
 
-def answer_once(session: Session, prompt: str, typed: str, show: Presentation) -> int:
+def answer_once(
+    session: Session, prompt: str, typed: str, show: Presentation, notices: Notices
+) -> int:
     """Ask `prompt`, write the answer, return the exit code."""
     with (
         interruptible() as cancelled,
@@ -37,7 +39,7 @@ def answer_once(session: Session, prompt: str, typed: str, show: Presentation) -
             text = "".join(pieces)
             print(to_json(answer_object(session, text)), flush=True)
         else:
-            write_answer(session, pieces, show.quiet)
+            write_answer(session, pieces, notices)
         stopped = cancelled()
     if session.answer is not None and (show.stats and not show.quiet):
         answer = session.answer

@@ -40,10 +40,23 @@ class Notices:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
+        self._held: list[str] | None = None
 
     def __call__(self, text: str) -> None:
-        if not self.quiet:
+        if self._held is not None:
+            self._held.append(text)
+        elif not self.quiet:
             self.write(text, DIM)
+
+    def hold(self) -> None:
+        """Keep lines back: an answer is being written, and a line in the middle of it would be drawn over."""
+        self._held = self._held or []
+
+    def release(self) -> None:
+        """Show the lines that were kept back, and from now on each at once."""
+        held, self._held = self._held, None
+        for text in held or ():
+            self(text)
 
     @staticmethod
     def write(text: str, style: str = "") -> None:

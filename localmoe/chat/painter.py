@@ -16,25 +16,57 @@ _BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"  # a terminal that knows synchronize
 _TAB = 4
 
 
-def wrapped(line: str, width: int) -> list[str]:
-    """`line` cut into rows of at most `width` cells, between words where possible; at least one row."""
-    rows: list[str] = []
-    row, used = "", 0
-    for part in re.findall(r"\s+|\S+", line.expandtabs(_TAB)):
+class Wrapper:
+    """Cuts one growing line into rows of at most `width` cells, between words where possible.
+
+    A token adds a few characters to a line of perhaps thousands: what is settled is not cut again.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._rows: list[str] = []  # full ones
+        self._row, self._used = "", 0  # the last one, and its cells
+        self._open = ""  # a word, or white space, that may still grow
+
+    def feed(self, text: str) -> None:
+        """Append `text`, which holds no line break."""
+        for part in re.findall(r"\s+|\S+", text.expandtabs(_TAB)):
+            if self._open and part.isspace() == self._open.isspace():
+                self._open += part
+            else:
+                self._rows, self._row, self._used = self._placed()
+                self._open = part
+
+    def rows(self) -> list[str]:
+        """The rows of the line so far; at least one."""
+        rows, row, _ = self._placed()
+        return [*rows, row]
+
+    def _placed(self) -> tuple[list[str], str, int]:
+        """Rows, last row and its cells with the open part in place."""
+        rows, row, used, part = self._rows, self._row, self._used, self._open
         cells = cell_len(part)
-        if used + cells <= width:
-            row, used = row + part, used + cells
-        elif part.isspace():
-            rows, row, used = [*rows, row], "", 0
-        elif cells <= width:
-            rows, row, used = [*rows, row], part, cells
-        else:  # longer than a row
-            for character in part:
-                cells = cell_len(character)
-                if used + cells > width:
-                    rows, row, used = [*rows, row], "", 0
-                row, used = row + character, used + cells
-    return [*rows, row]
+        if used + cells <= self._width:
+            return rows, row + part, used + cells
+        if part.isspace():
+            return [*rows, row], "", 0
+        if cells <= self._width:
+            return [*rows, row], part, cells
+        rows = list(rows)
+        for character in part:  # longer than a row
+            cells = cell_len(character)
+            if used + cells > self._width:
+                rows.append(row)
+                row, used = "", 0
+            row, used = row + character, used + cells
+        return rows, row, used
+
+
+def wrapped(line: str, width: int) -> list[str]:
+    """`line` cut into rows of at most `width` cells; at least one row."""
+    wrapper = Wrapper(width)
+    wrapper.feed(line)
+    return wrapper.rows()
 
 
 class Painter:

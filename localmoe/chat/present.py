@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from localmoe.chat.output import Spinner, is_terminal
+from localmoe.chat.output import Notices, Spinner, is_terminal
 from localmoe.chat.session import Session
 from localmoe.text.safe import SafeText
 
@@ -40,7 +40,8 @@ def keyboard(echo: bool) -> Iterator[None]:
 
     before = termios.tcgetattr(sys.stdin)
     wanted = termios.tcgetattr(sys.stdin)
-    wanted[3] = wanted[3] | termios.ECHO if echo else wanted[3] & ~termios.ECHO
+    # NOFLSH: Ctrl-C must not throw away what was typed ahead
+    wanted[3] = wanted[3] | termios.ECHO if echo else (wanted[3] | termios.NOFLSH) & ~termios.ECHO
     termios.tcsetattr(sys.stdin, termios.TCSADRAIN, wanted)
     try:
         yield
@@ -48,29 +49,54 @@ def keyboard(echo: bool) -> Iterator[None]:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
-def write_answer(session: Session, pieces: Iterable[str], quiet: bool = False) -> None:
-    """Write `pieces` to stdout as they come: rendered on a terminal, plain otherwise; its last line ends."""
-    with Spinner("thinking", quiet) as spinner:
+def write_answer(session: Session, pieces: Iterable[str], notices: Notices) -> None:
+    """Write `pieces` to stdout as they come: rendered on a terminal, plain otherwise; its last line ends.
 
-        def progress(done: int, total: int) -> None:
-            spinner.text = f"reading the prompt, {done:,} of {total:,} tokens"
+    Notices that arise meanwhile are shown before the first word or after the last one.
+    """
+    notices.hold()
+    try:
+        with Spinner("thinking", notices.quiet) as spinner:
 
-        session.decoder.progress = progress
-        if is_terminal(sys.stdout) and session.settings.markdown:
-            from localmoe.chat.render import AnswerView
+            def progress(done: int, total: int) -> None:
+                spinner.text = f"reading the prompt, {done:,} of {total:,} tokens"
 
-            with AnswerView(session.settings.theme) as view:
-                for piece in pieces:
-                    spinner.stop()
-                    view.feed(piece)
-            return
-        cleaner, last = SafeText(), "\n"
-        for piece in pieces:
-            spinner.stop()
-            text = cleaner.feed(piece)
-            if text:
-                last = text[-1]
-                sys.stdout.write(text)
-                sys.stdout.flush()
-        if last != "\n":
-            print(flush=True)
+            session.decoder.progress = progress
+            def begin() -> None:
+                spinner.stop()
+                notices.release()
+                notices.hold()
+
+            shown = _when_first(pieces, begin)
+            if is_terminal(sys.stdout) and session.settings.markdown:
+                from localmoe.chat.render import AnswerView
+
+                with AnswerView(session.settings.theme) as view:
+                    for piece in shown:
+                        view.feed(piece)
+            else:
+                _write_plain(shown)
+    finally:
+        notices.release()
+
+
+def _when_first(pieces: Iterable[str], act: Callable[[], object]) -> Iterator[str]:
+    """`pieces`; `act` is called before the first."""
+    first = True
+    for piece in pieces:
+        if first:
+            act()
+        first = False
+        yield piece
+
+
+def _write_plain(pieces: Iterable[str]) -> None:
+    cleaner, last = SafeText(), "\n"
+    for piece in pieces:
+        text = cleaner.feed(piece)
+        if text:
+            last = text[-1]
+            sys.stdout.write(text)
+            sys.stdout.flush()
+    if last != "\n":
+        print(flush=True)

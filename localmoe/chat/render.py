@@ -17,7 +17,7 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from localmoe.chat.output import colours
-from localmoe.chat.painter import Painter, wrapped
+from localmoe.chat.painter import Painter, Wrapper, wrapped
 from localmoe.text.safe import SafeText
 
 _MAX_WIDTH = 100  # longer lines of prose are hard to read
@@ -56,7 +56,9 @@ class AnswerView:
         self._colour = colours(self._stream)
         self._width = max(20, min(self._painter.size.columns - 1, _MAX_WIDTH))
         self._lines: list[str] = []  # of the open block
+        self._rows: list[str] = []  # theirs, as they are shown
         self._line = ""  # the open line
+        self._wrapper = Wrapper(self._width)  # holds the open line
         self._kind = ""  # of the open block: "", text, item, table, quote
         self._fence: re.Match[str] | None = None
         self._code: list[str] = []
@@ -72,24 +74,28 @@ class AnswerView:
     def feed(self, text: str) -> None:
         """Show more of the answer."""
         first, *rest = self._safe.feed(text).split("\n")
-        self._line += first
+        self._extend(first)
         for line in rest:
             self._end_line()
-            self._line = line
+            self._extend(line)
         self._show()
+
+    def _extend(self, text: str) -> None:
+        self._line += text
+        self._wrapper.feed(text)
 
     def finish(self) -> None:
         """Render what is still open."""
         if self._line.strip():
             self._end_line()
-        self._line = ""
+        self._line, self._wrapper = "", Wrapper(self._width)
         self._close_block()
         self._fence = None
 
     # Lines
 
     def _end_line(self) -> None:
-        line, self._line = self._line, ""
+        line, self._line, self._wrapper = self._line, "", Wrapper(self._width)
         if self._fence is not None:
             self._end_code_line(line, self._fence)
         elif not line.strip():
@@ -125,6 +131,7 @@ class AnswerView:
         if not self._lines:
             self._open_gap()
         self._lines.append(line)
+        self._rows += wrapped(line, self._width)
         self._kind = kind
         if kind in ("heading", "rule"):
             self._close_block()
@@ -134,10 +141,10 @@ class AnswerView:
     def _close_block(self) -> None:
         """Render the open block. A line after it that is on the screen already goes away, and comes again."""
         if self._lines:
-            self._painter.show([row for line in self._lines for row in wrapped(line, self._width)])
+            self._painter.show(self._rows)
             # a line break in prose is meant as one: Markdown would join the lines
             text = ("  \n" if self._kind in ("text", "quote") else "\n").join(self._lines)
-            self._lines = []
+            self._lines, self._rows = [], []
             self._painter.finish(self._markdown(text))
         self._kind = ""
 
@@ -150,15 +157,15 @@ class AnswerView:
 
     def _show(self) -> None:
         """Bring the open block and line to the screen as they are."""
+        begun = not self._line.isspace() and self._line != ""
         if self._fence is not None:
-            self._painter.show(wrapped(self._line, self._width) if self._line.strip() else [])
+            self._painter.show(self._wrapper.rows() if begun else [])
             return
-        if not self._lines and not self._line.strip():
+        if not self._lines and not begun:
             return
         if not self._lines:
             self._open_gap()
-        lines = [*self._lines, *([self._line] if self._line.strip() else [])]
-        self._painter.show([row for line in lines for row in wrapped(line, self._width)])
+        self._painter.show(self._rows + (self._wrapper.rows() if begun else []))
 
     # Styles
 

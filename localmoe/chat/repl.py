@@ -128,7 +128,7 @@ class Repl:
         """Show an answer as it comes; Ctrl-C stops it and keeps what there is."""
         session = self.session
         with interruptible() as cancelled, closing(ask(cancelled)) as pieces:
-            write_answer(session, pieces)
+            write_answer(session, pieces, self.notices)
             stopped = cancelled()
         if stopped:
             self.notices("(stopped here; /continue goes on, /regen answers anew)")

@@ -98,7 +98,7 @@ def _run(
 
         typed = prompt or ""
         show = Presentation(options["as_json"], options["quiet"], options["stats"])
-        return answer_once(session, with_attachments(typed, attachments), typed, show)
+        return answer_once(session, with_attachments(typed, attachments), typed, show, notices)
     finally:
         loaded.close()
 

@@ -1,0 +1,289 @@
+"""The conversation in a real pseudo-terminal, with the scripted model."""
+
+from __future__ import annotations
+
+import base64
+import os
+import sqlite3
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from terminal import Program
+
+RUNNER = Path(__file__).with_name("fake_model.py")
+Start = Callable[..., Program]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def start(home: Path) -> Start:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LOCALMOE_")}
+    for name in ("NO_COLOR", "VISUAL", "WAYLAND_DISPLAY", "DISPLAY"):
+        kept.pop(name, None)
+
+    def program(*arguments: str, rows: int = 24, **settings: str) -> Program:
+        environment = {
+            **kept,
+            "PYTHONPATH": str(RUNNER.parents[2]),
+            "LOCALMOE_DATA_DIR": str(home / "data"),
+            "LOCALMOE_CONFIG_DIR": str(home / "config"),
+            "HOME": str(home),
+            **settings,
+        }
+        started = Program([str(RUNNER), "chat", *arguments], environment, rows)
+        started.see("/help lists the commands")
+        started.prompt()
+        return started
+
+    return program
+
+
+def rows(home: Path, query: str) -> list[tuple[object, ...]]:
+    connection = sqlite3.connect(home / "data" / "history" / "history.db")
+    try:
+        return connection.execute(query).fetchall()
+    finally:
+        connection.close()
+
+
+def test_first_conversation(start: Start) -> None:
+    with start() as chat:
+        chat.say("hello")
+        chat.see("You said: hello", "tok/s", "context 24/1,000", "experts 88 %")
+        chat.say("long")
+        text = chat.text()
+        assert "Title\n\nSome words here.\n\n```python\ndef f(x):\n    return x + 1\n```\n\n • one" in text
+        assert "**" not in text
+        chat.say("/help")
+        chat.see("/set [NAME [VALUE]]", "/recall WORDS", "Alt-Enter")
+        chat.type("\x04")
+        assert chat.end() == 0
+
+
+def test_multi_line_input(start: Start) -> None:
+    with start() as chat:
+        chat.type('"""one\r')
+        chat.see("...")
+        chat.say('two"""')
+        chat.see("You said: one\ntwo\n")
+        chat.type("three\x1b\r")  # Alt-Enter
+        chat.see(">>> three\n...")
+        chat.say("four")
+        chat.see("You said: three\nfour\n")
+        chat.type("\x1b[200~five\rsix\r\x1b[201~")  # a bracketed paste is not sent by its line ends
+        chat.see("... six")
+        chat.pump(0.3)
+        assert "You said: five" not in chat.text()
+        chat.say("seven")
+        chat.see("You said: five\nsix\nseven\n")
+        chat.say("漢字 ok")
+        chat.see("You said: 漢")
+
+
+def test_ctrl_c_keeps_the_partial_answer(start: Start, home: Path) -> None:
+    with start(FAKE_DELAY="0.01") as chat:
+        chat.type("count\r")
+        chat.see("0 1 2 3 4")
+        chat.type("\x03")
+        chat.see("(stopped here; /continue goes on")
+        chat.prompt()
+        status, content = rows(home, "SELECT status, content FROM messages WHERE role = 'assistant'")[0]
+        assert status == "interrupted"
+        assert str(content).startswith("0 1 2 3 4")
+        chat.type("/continue\r")
+        chat.see("20 21 22")
+        chat.type("\x03")
+        chat.prompt()
+        again = rows(home, "SELECT content FROM messages WHERE role = 'assistant'")
+        assert len(again) == 1
+        assert str(again[0][0]).startswith(str(content))
+        chat.type("draft\x03")  # at a prompt with text in it: discards that
+        chat.pump(0.3)
+        chat.type("\x03")
+        chat.see("Press Ctrl-C once more")
+        chat.prompt()
+        chat.type("\x03")
+        assert chat.end() == 0
+
+
+def test_keys_typed_during_an_answer_wait(start: Start) -> None:
+    with start(FAKE_DELAY="0.01") as chat:
+        chat.type("count\r")
+        chat.see("0 1 2 3")
+        chat.type("next")
+        chat.pump(0.5)
+        chat.type("\x03")
+        chat.see("(stopped here")
+        chat.see(">>> next")
+        assert chat.text().count("next") == 1
+
+
+def test_commands_on_the_conversation(start: Start, home: Path) -> None:
+    with start() as chat:
+        chat.say("first")
+        chat.say("second")
+        chat.say("/regen")
+        chat.type("/undo\r")
+        chat.see(">>> second")  # the prompt comes back, to be changed
+        chat.type("\x15third\r")
+        chat.see("You said: third")
+        chat.prompt()
+        chat.say("/branch")
+        chat.see("  1  4 turns  second", "  2  4 turns  second", "* 3  4 turns  third")
+        chat.say("/branch 1")
+        chat.say("/show")
+        chat.see("exchanges     2, in 3 branches", "model         fake")
+        chat.say("/system Talk like a pirate.")
+        chat.say("/system")
+        chat.see("Talk like a pirate.")
+        chat.say("/set temperature 0.25")
+        chat.see("temperature is now 0.25")
+        chat.say("/set temprature 1")
+        chat.see("did you mean 'temperature'?")
+        chat.say("/set context 4096")
+        chat.see("localmoe chat --context")
+        chat.say("/stats")
+        chat.see("found in the KV cache")
+        chat.say("/new")
+        chat.say("/show")
+        chat.see("conversation  new (not saved)")
+        chat.say("/frobnicate")
+        chat.see("There is no command /frobnicate")
+        chat.say("/history")
+        chat.see("first")
+        chat.type("/quit\r")
+        assert chat.end() == 0
+    system = rows(home, "SELECT system FROM conversations")
+    assert system == [("Talk like a pirate.",)]
+    assert len(rows(home, "SELECT 1 FROM messages")) == 7
+
+
+def test_files_copy_edit_save_load_export(start: Start, home: Path) -> None:
+    editor = home / "editor"
+    editor.write_text("#!/bin/sh\nprintf 'from the editor' >> \"$1\"\n")
+    editor.chmod(editor.stat().st_mode | stat.S_IXUSR)
+    (home / "notes.txt").write_text("content")
+    (home / "picture.png").write_bytes(b"\x89PNG\0" * 100)
+    with start(EDITOR=str(editor)) as chat:
+        chat.say(f"/file {home}/picture.png")
+        chat.see("(500 B)")
+        chat.type(f"/file {home}/no")
+        chat.see("notes.txt")  # in the menu
+        chat.type("\t\r")
+        chat.see("notes.txt goes with your next prompt")
+        chat.prompt()
+        chat.say("read it")
+        chat.see("notes.txt:\n```\ncontent\n```\n\nread it")
+        chat.say("long")
+        chat.say("/copy")
+        chat.see("Code block copied (26 characters)")
+        code = base64.b64encode(b"def f(x):\n    return x + 1").decode()
+        assert f"\x1b]52;c;{code}\x07".encode() in chat.received  # there is no desktop here
+        chat.say("/edit")
+        chat.see(">>> from the editor", "You said: from the editor")
+        chat.say(f"/save {home}/talk.jsonl")
+        chat.say(f"/export {home}/talk.md")
+        chat.say("/export talk.doc")
+        chat.see(".md, .json or .jsonl")
+        chat.say("/new")
+        chat.say(f"/load {home}/talk.jsonl")
+        chat.see("3 exchanges")
+        chat.type(f"/save {home}/talk.jsonl\r")
+        chat.see("Replace it?")
+        chat.type("n\r")
+        chat.prompt()
+    text = (home / "talk.md").read_text()
+    assert "## User\n\nfrom the editor\n\n## Assistant\n\nYou said: from the editor" in text
+
+
+def test_resume_search_and_recall(start: Start, home: Path) -> None:
+    with start() as chat:
+        chat.say("my cat is called Milo")
+        chat.type("\x04")
+        assert chat.end() == 0
+    with start("-c") as chat:
+        chat.see('Continuing "my cat is called Milo"', ">>> my cat is called Milo")
+        chat.say("more")
+        chat.say("/new")
+        chat.say("/search milo")
+        chat.see("user: my cat is called Milo")
+        chat.say("/search nothing")
+        chat.see("Nothing found for 'nothing'")
+        chat.type("/recall cat\r")
+        chat.see('From "my cat is called Milo"', "Use this in your next prompt?")
+        chat.type("y\r")
+        chat.see("It goes with your next prompt.")
+        chat.prompt()
+        chat.say("what is it called")
+        chat.see("```\nmy cat is called Milo\n```")
+        name = rows(home, "SELECT id FROM conversations ORDER BY created")[0][0]
+        chat.say(f"/resume {name}")
+        chat.see("2 exchanges")
+        chat.type("\x12my cat")  # Ctrl-R finds prompts of other conversations
+        chat.see("my cat is called Milo")
+        chat.type("\x07\x03")
+    assert len(rows(home, "SELECT 1 FROM conversations")) == 2
+
+
+def test_completion_of_commands(start: Start) -> None:
+    with start() as chat:
+        chat.type("/his")
+        chat.see("the last conversations")  # the menu says what it does
+        chat.type("\t\r")
+        chat.see("There are no conversations yet.")
+        chat.prompt()
+        chat.type("/set temperat")
+        chat.see("0.7: 0: the likeliest token")
+        chat.type("\t0\r")
+        chat.see("temperature is now 0.0")
+
+
+def test_no_history_and_a_damaged_one(start: Start, home: Path) -> None:
+    with start("--no-history") as chat:
+        chat.say("secret")
+        chat.say("/history")
+        chat.see("runs without a history")
+    assert not (home / "data").exists()
+    (home / "data" / "history").mkdir(parents=True)
+    (home / "data" / "history" / "history.db").write_bytes(b"garbage " * 999)
+    with start() as chat:
+        chat.see("This conversation is not saved.")
+        chat.say("hello")
+        chat.see("You said: hello")
+
+
+def test_a_long_answer_scrolls_whole(start: Start) -> None:
+    with start(FAKE_CONTEXT="9000", rows=10) as chat:
+        chat.say("count")
+        told = chat.text().split("count\n", 1)[1].split(" tokens ·")[0].split()[:-1]
+        assert told == [str(n) for n in range(1000)]
+
+
+def test_hostile_output(start: Start) -> None:
+    with start() as chat:
+        chat.say("hostile")
+        chat.see("abcde")
+        answer = chat.received.split(b"hostile")[-1]
+        assert b"\x1b]" not in answer
+        assert b"\xc2\x9b" not in answer
+
+
+def test_no_colour(start: Start) -> None:
+    with start(NO_COLOR="1") as chat:
+        chat.say("long")
+        chat.see("End.")
+        assert b"\x1b[38" not in chat.received.split(b"long")[-1]
+
+
+def test_vi_keys(start: Start, home: Path) -> None:
+    (home / "config").mkdir()
+    (home / "config" / "config.toml").write_text('keys = "vi"\n')
+    with start() as chat:
+        chat.type("xhello\x1b0xA!\r")  # Escape, to the line's start, delete, append
+        chat.see("You said: hello!", seconds=8)
