@@ -254,8 +254,8 @@ def attend_task(args: int, item: int, worker: int) -> None:
     position, group = position0 + token, heads // kv_heads
     oldest = max(0, position - window + 1) if window > 0 else 0
     elements = 1 if q8 else 2
-    head_keys, head_values = keys + head * context * head_dim * elements,
-    values + head * context * head_dim * elements
+    head_keys = keys + head * context * head_dim * elements
+    head_values = values + head * context * head_dim * elements
     scales = head * context * (head_dim // SCALED) * 2
     query = q + (token * heads + head * group) * head_dim * 4
     mine = scratch + worker * scratch_bytes

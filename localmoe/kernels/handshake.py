@@ -239,6 +239,7 @@ class Worker:
             _DOWN: tasks.down_task.address, _CHUNK: max(8, min(64, -(-hidden // (pool.threads * 8)))),
         }  # fmt: skip
         words.update({place: int(array.ctypes.data) for place, array in self._arrays.items()})
+        self._arrays[_FORMATS][4:7] = [words[i] for i in (_INNER_Q, _INNER_SCALES, _INNER_SUMS)]
         self._words = np.array([words[i] for i in range(len(words))], np.int64)
         self._wakeup, self._ending = threading.Event(), threading.Event()
         self._thread = threading.Thread(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from localmoe.errors import UsageError
 from localmoe.kernels.attention import BLOCK, SCALED
@@ -47,9 +49,10 @@ class KVCache:
         )
         arrays = (self.keys, self.key_scales, self.values, self.value_scales)
         self.layers = [
-            CacheLayer(room, q8, tuple(int(a[i].ctypes.data) for a in arrays))
-            for i in range(config.layers)  # type: ignore[arg-type]  # four of them
-        ]
+            CacheLayer(room, q8, (_at(self.keys[i]), _at(self.key_scales[i]), _at(self.values[i]),
+                                  _at(self.value_scales[i])))
+            for i in range(config.layers)
+        ]  # fmt: skip
 
     @staticmethod
     def bytes_for(config: ModelConfig, context: int, kv_type: str = "f16") -> int:
@@ -57,3 +60,7 @@ class KVCache:
         room = -(-context // BLOCK) * BLOCK
         per_value = 1 + 2 / SCALED if kv_type == "q8_0" else 2
         return int(2 * config.layers * config.kv_heads * room * config.head_dim * per_value)
+
+
+def _at(array: NDArray[Any]) -> int:
+    return int(array.ctypes.data)
