@@ -64,7 +64,7 @@ def show(repl: Repl, _argument: str) -> None:
     lines = [
         f"model         {session.model.name} ({session.reference})",
         f"conversation  {conversation.title or 'new'} ({conversation.id or 'not saved'})",
-        f"exchanges     {exchanges}, in {len(conversation.leaves())} branches",
+        f"exchanges     {exchanges}{_branches(len(conversation.leaves()))}",
         f"context       {session.used:,} of {session.model.context:,} tokens in use",
         f"system        {conversation.system or 'none'}",
         f"attached      {', '.join(one.name for one in repl.attachments) or 'nothing'}",
@@ -72,6 +72,10 @@ def show(repl: Repl, _argument: str) -> None:
         *changed,
     ]
     repl.notices.write("\n".join(lines))
+
+
+def _branches(count: int) -> str:
+    return f", in {count} branches" if count > 1 else ""
 
 
 def model(repl: Repl, argument: str) -> None:
@@ -111,11 +115,11 @@ def stats(repl: Repl, _argument: str) -> None:
     reused = answer.prompt_tokens - answer.prefilled_tokens
     lines = [
         status_line(answer, session.used, session.model.context, status),
-        f"prompt      {answer.prompt_tokens:,} tokens, {reused:,} of them found in the KV cache",
-        f"prefill     {answer.prefilled_tokens:,} tokens in {timings['prefill_s']:.2f} s",
-        f"decode      {answer.completion_tokens:,} tokens in {timings['decode_s']:.2f} s",
-        f"ended by    {answer.finish_reason}; seed {answer.seed}",
-        *(f"{name.replace('_', ' '):11} {value}" for name, value in status.items() if value is not None),
+        f"prompt          {answer.prompt_tokens:,} tokens, {reused:,} of them found in the KV cache",
+        f"prefill         {answer.prefilled_tokens:,} tokens in {timings['prefill_s']:.2f} s",
+        f"decode          {answer.completion_tokens:,} tokens in {timings['decode_s']:.2f} s",
+        f"ended by        {answer.finish_reason}; seed {answer.seed}",
+        *(f"{name.replace('_', ' '):15} {value}" for name, value in status.items() if value is not None),
     ]
     repl.notices.write("\n".join(lines))
 

@@ -34,7 +34,7 @@ def start(model: str | None, options: Mapping[str, Any]) -> int:
     if options["jsonl"] and (options["prompt"] is not None or options["files"] or options["go_on"]):
         raise UsageError("--jsonl takes its prompts from stdin, without -p, -f or -c")
     attachments = [read_attachment(path) for path in options["files"]]
-    prompt = None if options["jsonl"] else _prompt(options["prompt"])
+    prompt = None if options["jsonl"] or options["plan"] else _prompt(options["prompt"])
     unsaved = options["no_history"] or options["jsonl"] or (options["dry_run"] and not _resumes(options))
     recorder = Recorder(None, notices) if unsaved else Recorder.open(history_path(), notices)
     try:

@@ -64,7 +64,8 @@ class FakeDecoder:
         self.tokens += ids
         assert len(self.tokens) <= self.context
         self.extended.append(list(ids))
-        time.sleep(self._model.delay)
+        if self._model.delay:
+            time.sleep(self._model.delay)
         logits = np.zeros(261, np.float32)
         logits[self._model.next_token(self.tokens)] = 50.0
         return logits

@@ -1,0 +1,93 @@
+"""Where settings come from, and what they may be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localmoe.errors import UsageError
+from localmoe.settings import FIELDS, Settings, format_size, parse, parse_size, resolve, shown
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("8GiB", 8 << 30), ("8G", 8 * 10**9), ("500 MB", 5 * 10**8), ("1.5kib", 1536), ("12", 12)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1G", "8 apples", "1e3", "8GiBB", "nan", "i", "8i"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_size(text)
+
+
+def test_format_size() -> None:
+    assert [format_size(n) for n in (5, 2048, 3 << 30, 5 << 40)] == ["5 B", "2.0 KiB", "3.0 GiB", "5.0 TiB"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("temperature", "0", 0.0),
+        ("seed", "none", None),
+        ("seed", "7", 7),
+        ("status", "off", False),
+        ("stop", "END", ("END",)),
+        ("stop", ["a", "b"], ("a", "b")),
+        ("ram", "1KiB", 1024),
+        ("ram", 1024, 1024),
+        ("device", "cuda:1", "cuda:1"),
+    ],
+)
+def test_values(name: str, text: Any, value: Any) -> None:
+    assert parse(name, text) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("temperature", "warm"), ("temperature", "nan"), ("temperature", "inf"), ("top_p", "1.5"),
+        ("seed", "-1"),
+        ("overflow", "burst"), ("status", "maybe"), ("system", 3), ("device", "gpu"), ("threads", "0"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be(name: str, text: Any) -> None:
+    with pytest.raises(UsageError, match=name):
+        parse(name, text)
+
+
+def test_every_default_is_valid() -> None:
+    for name, about in FIELDS.items():
+        if about.default is not None:
+            shown(name, about.default)
+            assert parse(name, about.default) == about.default
+
+
+def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCALMOE_CONFIG_DIR", str(tmp_path))
+    (tmp_path / "config.toml").write_text('top-k = 2\n[models."my model"]\ntop_k = 3\n')
+
+    def top_k(flags: dict[str, Any], names: tuple[str, ...], environment: dict[str, str]) -> tuple[int, str]:
+        resolved = resolve(flags, names, {"top_k": 1}, environment)
+        return resolved.settings.top_k, resolved.origins["top_k"]
+
+    variable = {"LOCALMOE_TOP_K": "4"}
+    assert top_k({"top_k": 0}, ("my model",), variable) == (0, "flag")
+    assert top_k({"top_k": None}, ("my model",), variable) == (4, "environment")
+    assert top_k({}, ("my model",), {}) == (3, "config.toml [models.my model]")
+    assert top_k({}, ("other",), {}) == (2, "config.toml")
+    (tmp_path / "config.toml").unlink()
+    assert top_k({}, (), {}) == (1, "catalogue")
+    assert resolve({}, environment={}).settings == Settings()
+
+
+@pytest.mark.parametrize("text", ["models = 3", "models = {demo = 3}", "top_k = [", "top_k = 'x'"])
+def test_a_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("LOCALMOE_CONFIG_DIR", str(tmp_path))
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(UsageError, match=r"config\.toml"):
+        resolve({}, environment={})
