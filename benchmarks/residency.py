@@ -72,7 +72,8 @@ def measure(traces: list[NDArray[np.uint8]], experts: int) -> dict[str, Any]:
     learned.observe_tokens(traces[0])
     print("\n".join(simulation_table(results)))
     print("worst margin over the best rival, points: " + " ".join(f"{margin:+.2f}" for margin in margins))
-    print(f"{replayed / seconds / 1e6:.1f} M accesses/s; half-life at the end {learned.half_life:.0f} tokens\n")
+    speed = f"{replayed / seconds / 1e6:.1f} M accesses/s"
+    print(f"{speed}; half-life at the end {learned.half_life:.0f} tokens\n")
     return {
         "tokens": [len(trace) for trace in traces],
         "layers": traces[0].shape[1],

@@ -10,10 +10,10 @@ tell them apart:
                 compute the experts `active`, whose bytes are at table[expert] (gate, up, down)
 
 A batch holds until the next is asked for. A pass of one token is decoding: it feeds statistics and policy at
-  once, and a missing expert is read into its victim's slot if the policy admits it, else into a transit slot,
-  which the next layer's misses use again. A longer pass is prefill: each missing expert is read once, while
-  others are computed; it evicts nothing, but keeps the most used in slots that are free, evenly over the
-  layers.
+once, and a missing expert is read into its victim's slot if the policy admits it, else into a transit slot,
+which the next layer's misses use again. A longer pass is prefill: each missing expert is read once, while
+others are computed; it evicts nothing, but keeps the most used in slots that are free, evenly over the
+layers.
 """
 
 from __future__ import annotations
@@ -165,9 +165,11 @@ class Residency:
                 if slot is not None:
                     self.slots.abandon(slot)
 
-    def routed(self, routing: NDArray[np.uint8]) -> None:
-        """Instead of `batches`, for mapped experts: routing uint8 [tokens, layers, k] of this whole pass."""
-        self._seen = [routing[:, layer] for layer in range(self.layout.layers)]
+    def observe(self, layer: int, chosen: NDArray[np.integer]) -> None:
+        """Instead of `batches`, where experts are mapped and the engine reads `table[layer]` itself: a
+        microsecond.
+        """
+        self._seen[layer] = chosen.astype(np.uint8)
 
     # -- around it -------------------------------------------------------------------------------------------
 

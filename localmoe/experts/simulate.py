@@ -5,11 +5,9 @@ round(share · layers · experts) slots, empty at the start. The policies:
 
   ours     policy.py on fresh statistics; an expert that the layer under way uses is never its victim
   lru      evicts the least recently used; admits every miss
-  lfu      evicts the least often used so far (counts outlive eviction; of equals the least recent); admits
-    every miss
+  lfu      evicts the least often used so far, of equals the least recent; admits every miss
   static   keeps the most frequent set of the trace's first half, each loaded at its first use
-  belady   knows the future: evicts what is needed last, and bypasses what is needed even later: the upper
-    bound
+  belady   knows the future: evicts what is needed last, bypasses what is needed even later: the bound
 """
 
 from __future__ import annotations

@@ -9,11 +9,11 @@ A reader may look at it at any time, without a lock; what it finds stays true un
     reader.leave()          # nothing found above is used any more
 
 A slot goes through four states. FREE: nobody's. FILLING: `take` gave it to someone who writes into it; no
-  table entry leads to it. READY: `publish` has put its address into the table. RETIRED: `evict` has put the
-  file's address back, and the slot waits until every reader that may have seen its address has left; then it
-  is FREE. This is reclamation by epochs: an eviction begins a new epoch, and a slot retired at its beginning
-  is free when each reader under way entered in it or later. Nobody ever waits for a reader: `take` gives a
-  slot or says that there is none.
+table entry leads to it. READY: `publish` has put its address into the table. RETIRED: `evict` has put the
+file's address back, and the slot waits until every reader that may have seen its address has left; then it is
+FREE. This is reclamation by epochs: an eviction begins a new epoch, and a slot retired at its beginning is
+free when each reader under way entered in it or later. Nobody ever waits for a reader: `take` gives a slot or
+says that there is none.
 """
 
 from __future__ import annotations
