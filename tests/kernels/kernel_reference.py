@@ -85,7 +85,7 @@ def attention(q: Floats, k: Floats, v: Floats, first: int, window: int = 0) -> F
 
 
 def route(h: NDArray[np.floating], router: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], Floats]:
-    """The k experts with the largest logits, best first (lowest index on ties), and the softmax over those logits."""
+    """The k experts with the largest logits, best first (lowest index on ties); the softmax over those."""
     logits = matvec(router, h)
     chosen = np.argsort(-logits, axis=1, kind="stable")[:, :k]
     return chosen, softmax(np.take_along_axis(logits, chosen, 1))
@@ -104,7 +104,9 @@ def mixture(
     h: NDArray[np.float32], chosen: NDArray[np.int64], weights: Floats, gate: NDArray[np.float32],
     up: NDArray[np.float32], down: NDArray[np.float32], int8: tuple[bool, bool, bool],
 ) -> Floats:  # fmt: skip
-    """The weighted sum of the chosen experts' FFNs: gate, up [experts, ffn, hidden], down [experts, hidden, ffn].
+    """The weighted sum of the chosen experts' FFNs.
+
+    h [tokens, hidden]; gate, up [experts, ffn, hidden]; down [experts, hidden, ffn] → [tokens, hidden].
 
     `int8`: whether gate, up and down meet activations in int8 (quantized types do) or in float.
     """
@@ -112,6 +114,7 @@ def mixture(
     for t in range(len(h)):
         row = h[t : t + 1]
         for e, w in zip(chosen[t], weights[t], strict=True):
-            inner = swiglu(matvec(gate[e], requantized(row, int8[0])), matvec(up[e], requantized(row, int8[1])))
+            g, u = matvec(gate[e], requantized(row, int8[0])), matvec(up[e], requantized(row, int8[1]))
+            inner = swiglu(g, u)
             out[t] += w * matvec(down[e], requantized(inner, int8[2]))[0]
     return out

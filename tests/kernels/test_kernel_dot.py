@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
-from kernel_driver import (
+from kernel_rows import (
     FLOAT_TYPES,
     QUANTIZED,
     address,
@@ -16,6 +16,7 @@ from kernel_driver import (
     dots,
     quantized_activations,
     random_blocks,
+    tile_dots,
 )
 
 from localmoe.kernels.dot_blocks import IQ4_NL_TABLE
@@ -63,20 +64,36 @@ def test_a_token_does_not_depend_on_its_company(name, cols, rng):
         np.testing.assert_array_equal(dots(name, blocks, a, index), alone[index])
 
 
+@pytest.mark.parametrize(("name", "cols"), CASES)
+@pytest.mark.parametrize("exact", [False, True])
+def test_sixteen_rows_at_once_give_the_bits_of_one(name, cols, exact, rng):
+    """Whatever way is taken for few and many tokens, and where fewer than sixteen rows are left."""
+    blocks, x = random_blocks(name, 16, cols, rng), rng.standard_normal((21, cols)).astype(np.float32)
+    a = quantized_activations(x)
+    alone = dots(name, blocks, a, range(21), exact)
+    for count in (1, 2, 3, 5, 6, 7, 8, 9, 16, 21):
+        index, rows = rng.permutation(21)[:count], int(rng.integers(1, 17))
+        got = tile_dots(name, blocks[:rows], a, index, exact)
+        np.testing.assert_array_equal(got, alone[index, :rows])
+
+
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_largest_codes_and_activations_do_not_overflow(name, rng):
     cols = 768
     x = np.ones((2, cols), np.float32)
     x[1] = -1
     blocks = random_blocks(name, 3, cols, rng).reshape(3, -1, FORMATS[name].block_bytes)
-    scales = {"q6_k": slice(208, 210)}.get(name, slice(0, 4 if name in ("q4_k", "q5_k", "q4_1", "q5_1") else 2))
+    with_minimum = name in ("q4_k", "q5_k", "q4_1", "q5_1")
+    scales = slice(208, 210) if name == "q6_k" else slice(0, 4 if with_minimum else 2)
     kept = blocks[..., scales].copy()
     blocks[0], blocks[1], blocks[2] = 0xFF, 0x7F, 0x80
     blocks[..., scales] = kept
     flat = blocks.reshape(3, -1)
     weights = decoded(name, flat)
-    got = dots(name, flat, quantized_activations(x), range(2))
-    assert_close(got, reference.matvec(weights, x), weights, x)
+    a = quantized_activations(x)
+    assert_close(dots(name, flat, a, range(2)), reference.matvec(weights, x), weights, x)
+    many = tile_dots(name, flat, a, [0, 1] * 4)
+    assert_close(many[:2], reference.matvec(weights, x), weights, x)
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
@@ -103,7 +120,8 @@ def test_decoded_rows_are_ggmls_to_the_bit(name, rng):
     with np.errstate(all="ignore"):
         expected = dequantize(blocks, GGMLQuantizationType[name.upper()])
     got = np.full((6, 768), np.nan, np.float32)
-    for r in range(6):
-        decode_row(kind.ggml_type, address(blocks[r]), 768, kind.block_bytes, address(IQ4_NL_TABLE), address(got[r]))
+    table = address(IQ4_NL_TABLE)
+    for row, out in zip(blocks, got, strict=True):
+        decode_row(kind.ggml_type, address(row), 768, kind.block_bytes, table, address(out))
     same = (got.view(np.uint32) == expected.view(np.uint32)) | (np.isnan(got) & np.isnan(expected))
     assert same.all()

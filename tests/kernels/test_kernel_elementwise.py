@@ -5,7 +5,7 @@ from __future__ import annotations
 import kernel_reference as reference
 import numpy as np
 import pytest
-from kernel_driver import address, quantized_activations
+from kernel_rows import address, quantized_activations
 
 from localmoe.kernels.elementwise import exp16, rms_norm, swiglu
 from localmoe.kernels.simd import load_f32x16, store_f32x16

@@ -1,11 +1,12 @@
-"""The steps of a layer (`Cpu`) against NumPy, and the numerics rule: the same bits in any company, on any threads."""
+"""The steps of a layer (`Cpu`) against NumPy, and the numerics rule: the same bits in any company."""
 
 from __future__ import annotations
 
 import kernel_reference as reference
 import numpy as np
 import pytest
-from kernel_driver import FLOAT_TYPES, QUANTIZED, Experts, Machine, Weight, shape, taken
+from kernel_machine import Experts, Machine, Weight, shape, taken
+from kernel_rows import FLOAT_TYPES, QUANTIZED
 
 from localmoe.kernels.matrix import KERNEL_TYPES
 
@@ -26,7 +27,7 @@ def normal(rng, *dims):
 
 
 def close_through_int8(got, expected):
-    """As `close`, but a value that float32 rounding carries over a rounding edge of int8 moves by one step of 127."""
+    """As `close`, but a value that float32 rounding carries over an edge of int8 moves by a step of 127."""
     assert np.isfinite(got).all()
     assert np.sqrt(np.mean((got - expected) ** 2)) <= 2e-3 * np.sqrt(np.mean(expected**2))
 
@@ -53,8 +54,8 @@ def test_a_linear_layer_adds_to_the_residual_stream(rng):
     w = Weight.random("f32", 256, 128, rng)
     with Machine(shape(heads=4, head_dim=32)) as machine:
         residual = machine.rows(x)
-        machine.cpu.attended.array[:4] = attended
-        machine.cpu.add_linear(residual, machine.cpu.attended, w.matrix)
+        machine.cpu.buffers.attended.array[:4] = attended
+        machine.cpu.add_linear(residual, machine.cpu.buffers.attended, w.matrix)
         close(taken(residual, 4), x + reference.matvec(w.values, attended))
 
 
@@ -89,13 +90,19 @@ def cache_of(widths, kv_type, context=1024):
     return KVCache(config, context, kv_type)
 
 
+def heads_of(widths, n, rng):
+    """q, k and v of n positions: [n, heads, head_dim]."""
+    counts = (widths.heads, widths.kv_heads, widths.kv_heads)
+    return [normal(rng, n, heads, widths.head_dim) for heads in counts]
+
+
 def attended(machine, cache, q, k, v, position):
     """One chunk through `attend`: float32 [tokens, heads * head_dim]."""
-    cpu, tokens = machine.cpu, len(q)
+    cpu, b, tokens = machine.cpu, machine.cpu.buffers, len(q)
     machine.rows(np.zeros((tokens, machine.cpu.shape.hidden), np.float32))
-    for rows, values in zip((cpu.q, cpu.k, cpu.v), (q, k, v), strict=True):
+    for rows, values in zip((b.q, b.k, b.v), (q, k, v), strict=True):
         rows.array[:tokens] = values.reshape(tokens, -1)
-    return taken(cpu.attend(cpu.q, cpu.k, cpu.v, cache.layers[0], position), tokens)
+    return taken(cpu.attend(b.q, b.k, b.v, cache.layers[0], position), tokens)
 
 
 def in_pieces(machine, cache, q, k, v, sizes):
@@ -109,16 +116,20 @@ def in_pieces(machine, cache, q, k, v, sizes):
     return np.concatenate(out)
 
 
-SHAPES = [dict(heads=4, kv_heads=1), dict(heads=6, kv_heads=2, rope_pairs=8), dict(heads=2, kv_heads=2, head_dim=64, rope_pairs=32)]
+SHAPES = [
+    {"heads": 4, "kv_heads": 1},
+    {"heads": 6, "kv_heads": 2, "rope_pairs": 8},
+    {"heads": 2, "kv_heads": 2, "head_dim": 64, "rope_pairs": 32},
+]
 
 
 @pytest.mark.parametrize("window", [0, 100])
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
 @pytest.mark.parametrize("changes", SHAPES)
 def test_attention_is_the_references(changes, kv_type, window, rng):
-    """300 positions, so that two blocks of 256 are merged; heads of other widths, partly rotated, in groups."""
+    """300 positions: two blocks of 256 are merged. Heads of other widths, partly rotated, in groups."""
     widths, n = shape(window=window, **changes), 300
-    q, k, v = (normal(rng, n, heads, widths.head_dim) for heads in (widths.heads, widths.kv_heads, widths.kv_heads))
+    q, k, v = heads_of(widths, n, rng)
     at = np.arange(n)
     expected = reference.attention(
         reference.rotate(q, at, widths.rope_pairs), reference.rotate(k, at, widths.rope_pairs), v, 0, window
@@ -131,9 +142,9 @@ def test_attention_is_the_references(changes, kv_type, window, rng):
 @pytest.mark.parametrize("window", [0, 100, 300])
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
 def test_decoding_and_prefill_attend_alike_to_the_bit(kv_type, window, rng):
-    """Beyond 512 positions a decoded token's blocks are computed apart and merged: the order must be the same."""
+    """Beyond 512 positions a decoded token's blocks are computed apart and merged: in the same order."""
     widths, n = shape(window=window, heads=6), 530
-    q, k, v = (normal(rng, n, heads, widths.head_dim) for heads in (widths.heads, widths.kv_heads, widths.kv_heads))
+    q, k, v = heads_of(widths, n, rng)
     ways = ([n], [1] * n, [255, 1, 1, 254, 1, 18], [7] * 75 + [5])
     results = []
     for threads, sizes in zip((2, 3, 1, 2), ways, strict=True):
@@ -145,7 +156,7 @@ def test_decoding_and_prefill_attend_alike_to_the_bit(kv_type, window, rng):
 
 def test_positions_that_were_taken_back_leave_nothing_behind(rng):
     widths = shape()
-    q, k, v = (normal(rng, 40, heads, widths.head_dim) for heads in (4, 2, 2))
+    q, k, v = heads_of(widths, 40, rng)
     with Machine(widths, chunk=40) as machine:
         clean, used = cache_of(widths, "f16"), cache_of(widths, "f16")
         attended(machine, used, q, np.full_like(k, 6e4), np.full_like(v, np.inf), 0)  # then forgotten
@@ -156,16 +167,15 @@ def test_positions_that_were_taken_back_leave_nothing_behind(rng):
 # ---------------------------------------------------------------- mixture of experts
 def experts_of(rng, types, hidden, ffn, count, parts=1):
     sizes = ((ffn, hidden), (ffn, hidden), (hidden, ffn))
-    gate, up, down = (
-        [Weight.random(name, *size, rng) for _ in range(count)] for name, size in zip(types, sizes, strict=True)
-    )
-    return Experts(gate, up, down, parts)
+    kinds = zip(types, sizes, strict=True)
+    each = [[Weight.random(name, *size, rng) for _ in range(count)] for name, size in kinds]
+    return Experts(*each, parts)
 
 
 def mixed(machine, x, router, experts):
     """x and what the experts add to it."""
     residual = machine.rows(x)
-    h = machine.cpu.norm(residual, np.ones(x.shape[1], np.float32))
+    h = machine.norm(residual)
     machine.cpu.add_experts(residual, h, router, experts)
     return taken(residual, len(x)), taken(h, len(x))
 
@@ -220,7 +230,8 @@ def test_a_tokens_linear_layers_do_not_depend_on_its_company(name, rng):
     x, w = normal(rng, 65, 256), [Weight.random(name, rows, 256, rng) for rows in (128, 64, 64)]
     matrices = [weight.matrix for weight in w]
     with Machine(shape(), threads=1, chunk=65) as machine:
-        alone = np.concatenate([taken(machine.cpu.qkv(machine.normed(x[t : t + 1]), *matrices)[0], 1) for t in range(65)])
+        each = [taken(machine.cpu.qkv(machine.normed(row), *matrices)[0], 1) for row in np.split(x, 65)]
+        alone = np.concatenate(each)
     for threads, counts in ((1, [65]), (2, [*range(2, 10), 31, 32, 33, 64]), (3, [65])):
         with Machine(shape(), threads=threads, chunk=65) as machine:
             for count in counts:
@@ -229,29 +240,29 @@ def test_a_tokens_linear_layers_do_not_depend_on_its_company(name, rng):
                 np.testing.assert_array_equal(got, alone[index])
 
 
-@pytest.mark.parametrize("types", [("q4_k", "q4_k", "q6_k"), ("f32", "f32", "f32"), ("q8_0", "q5_0", "q4_1")])
+DENSE = [("q4_k", "q4_k", "q6_k"), ("f32", "f32", "f32"), ("q8_0", "q5_0", "q4_1")]
+
+
+@pytest.mark.parametrize("types", DENSE)
 def test_a_dense_ffn_is_the_references_in_any_company(types, rng):
     ffn = 512 if types[2].endswith("_k") else 352
-    widths = shape(experts=0, experts_used=0, ffn=ffn)
-    gate, up = Weight.random(types[0], ffn, 256, rng), Weight.random(types[1], ffn, 256, rng)
+    gate, up = (Weight.random(name, ffn, 256, rng) for name in types[:2])
     down = Weight.random(types[2], 256, ffn, rng)
-    x = normal(rng, 9, 256)
-    results = []
+    x, results = normal(rng, 9, 256), []
     for threads, sizes in ((1, [9]), (2, [1] * 9), (3, [4, 5])):
-        with Machine(widths, threads=threads) as machine:
-            parts, at = [], 0
-            for size in sizes:
-                residual = machine.rows(x[at : at + size])
-                h = machine.cpu.norm(residual, np.ones(256, np.float32))
-                seen = taken(h, size)
+        with Machine(shape(experts=0, experts_used=0, ffn=ffn), threads=threads) as machine:
+            parts = []
+            for part in np.split(x, np.cumsum(sizes)[:-1]):
+                residual = machine.rows(part)
+                h = machine.norm(residual)
+                seen = taken(h, len(part))
                 machine.cpu.add_dense(residual, h, gate.matrix, up.matrix, down.matrix)
-                parts.append(taken(residual, size))
-                at += size
-                if size == 9:
-                    int8 = [name not in FLOAT_TYPES for name in types]
-                    g, u = (reference.matvec(w.values, reference.requantized(seen, i)) for w, i in zip((gate, up), int8, strict=False))
-                    inner = reference.requantized(reference.swiglu(g, u), int8[2])
-                    close_through_int8(parts[0] - x, reference.matvec(down.values, inner))
-            results.append(np.concatenate(parts))
-    np.testing.assert_array_equal(results[1], results[0])
-    np.testing.assert_array_equal(results[2], results[0])
+                parts.append((taken(residual, len(part)), seen))
+        results.append([np.concatenate(each) for each in zip(*parts, strict=True)])
+    got, h = results[0]
+    int8 = [name not in FLOAT_TYPES for name in types]
+    inputs = [reference.requantized(h, each) for each in int8]
+    inner = reference.swiglu(reference.matvec(gate.values, inputs[0]), reference.matvec(up.values, inputs[1]))
+    close_through_int8(got - x, reference.matvec(down.values, reference.requantized(inner, int8[2])))
+    for other, _ in results[1:]:
+        np.testing.assert_array_equal(other, got)

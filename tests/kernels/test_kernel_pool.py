@@ -1,4 +1,4 @@
-"""The pool: every item of every job once, whatever the number of threads; asleep when there is nothing to do."""
+"""The pool: every item of every job once, on any number of threads; asleep when there is nothing to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from kernel_driver import address
+from kernel_rows import address
 
 from localmoe.kernels.pool import Pool, usable_cores
 from localmoe.kernels.simd import args4, load_i64, store_i64
@@ -31,7 +31,7 @@ def workers() -> list[threading.Thread]:
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 def test_every_item_of_every_job_runs_once(threads):
-    """More threads than cores as well: a thread that loses its core in the middle of anything does no harm."""
+    """On more threads than cores as well: one that loses its core in the middle of anything does no harm."""
     pool, out, expected = Pool(threads), np.zeros(300, np.int64), np.zeros(300, np.int64)
     try:
         for job in range(20_000):

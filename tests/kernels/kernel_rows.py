@@ -1,0 +1,107 @@
+"""How the tests call the dot products: arrays in, arrays out; addresses and buffers in between are here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localmoe.kernels.dot import dot_row, dot_rows, scratch_bytes
+from localmoe.kernels.dot_blocks import IQ4_NL_TABLE
+from localmoe.kernels.elementwise import quantize_row
+from localmoe.kernels.matrix import KERNEL_TYPES
+from quant.blocks import FORMATS
+
+FLOAT_TYPES = ("f32", "f16", "bf16")
+QUANTIZED = tuple(name for name in KERNEL_TYPES if name not in FLOAT_TYPES)
+Floats = NDArray[np.float32]
+
+
+def address(array: NDArray[Any]) -> int:
+    return int(array.ctypes.data)
+
+
+def random_blocks(name: str, rows: int, cols: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Rows whose codes, scales and minima take every value their bits hold; f16 scales of ordinary size."""
+    kind = FORMATS[name]
+    if name in FLOAT_TYPES:
+        return kind.encode(rng.standard_normal((rows, cols)).astype(np.float32))
+    blocks = rng.integers(0, 256, (rows, cols // kind.block_size, kind.block_bytes), dtype=np.uint8)
+    halves = {"q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,), "q4_1": (0, 2), "q5_1": (0, 2)}.get(name, (0,))
+    for at in halves:
+        scales = (rng.standard_normal(blocks.shape[:2]) * 0.01).astype(np.float16)
+        blocks[..., at : at + 2] = scales[..., None].view(np.uint8)
+    return blocks.reshape(rows, -1)
+
+
+def decoded(name: str, blocks: NDArray[np.uint8]) -> Floats:
+    """The weights that blocks stand for: float32 [rows, cols]."""
+    return FORMATS[name].decode(blocks)
+
+
+def columns(name: str) -> tuple[int, ...]:
+    """Row lengths worth trying: whole groups of 256 and, where blocks are shorter, ends inside of one."""
+    block = FORMATS[name].block_size
+    if block == 256:
+        return 256, 768
+    return (256, 288, 608) if block == 32 else (256, 288, 605, 17)
+
+
+@dataclass
+class Activations:
+    """float32 rows and their int8 form, as the kernels lay them out."""
+
+    x: Floats
+    q: NDArray[np.int8]
+    scales: Floats
+    sums: NDArray[np.int16]
+
+
+def quantized_activations(x: Floats) -> Activations:
+    """The kernels' own int8 form of x [tokens, cols]; its buffers are poisoned first."""
+    tokens, cols = x.shape
+    groups = -(-cols // 256)
+    q = np.full((tokens, groups * 256), 85, np.int8)
+    scales = np.full((tokens, groups), np.nan, np.float32)
+    sums = np.full((tokens, groups * 16), 12345, np.int16)
+    if cols % 16 == 0:
+        for t in range(tokens):
+            quantize_row(address(x[t]), cols, address(q[t]), address(scales[t]), address(sums[t]))
+    return Activations(x, q, scales, sums)
+
+
+def dots(
+    name: str, blocks: NDArray[np.uint8], a: Activations, index: Sequence[int], exact: bool = False
+) -> Floats:
+    """Every row times the tokens index[..], row by row: float32 [len(index), rows].
+
+    Output and scratch hold NaN before.
+    """
+    cols, kind, order = a.x.shape[1], FORMATS[name], np.array(index, np.int32)
+    out = np.full((len(blocks), len(order)), np.nan, np.float32)
+    scratch = np.full(cols, np.nan, np.float32)
+    for r, row in enumerate(blocks):
+        dot_row(
+            int(exact), kind.ggml_type, address(row), cols, kind.block_bytes, address(IQ4_NL_TABLE),
+            address(a.x), address(a.q), address(a.scales), address(a.sums), address(order), len(order),
+            address(out[r]), address(scratch),
+        )  # fmt: skip
+    return np.ascontiguousarray(out.T)
+
+
+def tile_dots(
+    name: str, blocks: NDArray[np.uint8], a: Activations, index: Sequence[int], exact: bool = False
+) -> Floats:
+    """The same of at most 16 rows at once, as linear layers and experts call it."""
+    cols, kind, order = a.x.shape[1], FORMATS[name], np.array(index, np.int32)
+    out = np.full((len(order), 16), np.nan, np.float32)
+    scratch = np.full(scratch_bytes(cols, len(order)) // 4, np.nan, np.float32)
+    dot_rows(
+        int(exact), kind.ggml_type, address(blocks), blocks.shape[1], len(blocks), cols, kind.block_bytes,
+        address(IQ4_NL_TABLE), address(a.x), address(a.q), address(a.scales), address(a.sums),
+        address(order), len(order), address(out), address(scratch),
+    )  # fmt: skip
+    return out[:, : len(blocks)].copy()

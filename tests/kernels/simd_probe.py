@@ -1,0 +1,80 @@
+"""Run by itself, with a SIMD form in force: prints which it is, digests of results, what its code holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+
+import numba
+import numpy as np
+
+from localmoe.kernels import dot_blocks, dot_k, simd
+from localmoe.kernels.elementwise import quantize_row, rms_norm, swiglu
+from quant.blocks import FORMATS
+
+INSTRUCTIONS = ("vpdpbusd", "vpmaddubsw", "pmaddubsw", "zmm", "ymm", "{vex}")
+K_DOTS = {"q4_k": dot_k.dot_q4_k, "q5_k": dot_k.dot_q5_k, "q6_k": dot_k.dot_q6_k}
+
+
+def address(array: np.ndarray) -> int:
+    return int(array.ctypes.data)
+
+
+def results() -> dict[str, str]:
+    """Digests of dot products, norms and gates of fixed data, by name."""
+    rng = np.random.default_rng(0)
+    tokens, cols = 3, 768
+    x = rng.standard_normal((tokens, cols)).astype(np.float32)
+    q, scales = np.zeros((tokens, cols), np.int8), np.zeros((tokens, 3), np.float32)
+    sums, index = np.zeros((tokens, 48), np.int16), np.arange(tokens, dtype=np.int32)
+    for t in range(tokens):
+        quantize_row(address(x[t]), cols, address(q[t]), address(scales[t]), address(sums[t]))
+    activations = (address(q), address(scales), address(sums), address(index), tokens)
+    out = {"quantized": digest(q, scales, sums)}
+    for name, dot in K_DOTS.items():
+        blocks, y = random_blocks(name, cols, rng), np.zeros((8, tokens), np.float32)
+        for row, acc in zip(blocks, y, strict=True):
+            dot(address(row), cols // 256, *activations, address(acc))
+        out[name] = digest(y)
+    for name in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl"):
+        blocks, y = random_blocks(name, cols, rng), np.zeros((8, tokens), np.float32)
+        table = address(dot_blocks.IQ4_NL_TABLE)
+        for row, acc in zip(blocks, y, strict=True):
+            dot_blocks.dot_blocks(
+                FORMATS[name].ggml_type, address(row), cols, table, *activations, address(acc)
+            )
+        out[name] = digest(y)
+    weight, normed = rng.standard_normal(cols).astype(np.float32), np.zeros(cols, np.float32)
+    rms_norm(address(x[0]), address(weight), cols, 1e-5, address(normed))
+    swiglu(address(x[1]), address(x[2]), cols)
+    return out | {"rms_norm": digest(normed), "swiglu": digest(x[2])}
+
+
+def random_blocks(name: str, cols: int, rng: np.random.Generator) -> np.ndarray:
+    kind = FORMATS[name]
+    blocks = rng.integers(0, 256, (8, cols // kind.block_size, kind.block_bytes), dtype=np.uint8)
+    for at in {"q6_k": (208,), "q4_0": (0,), "q5_0": (0,), "q8_0": (0,), "iq4_nl": (0,)}.get(name, (0, 2)):
+        scales = (rng.standard_normal(blocks.shape[:2]) * 0.01).astype(np.float16)
+        blocks[..., at : at + 2] = scales[..., None].view(np.uint8)
+    return blocks.reshape(8, -1)
+
+
+def digest(*arrays: np.ndarray) -> str:
+    return hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()
+
+
+def assembly() -> dict[str, int]:
+    """How often each instruction or register stands in the Q4_K kernel, compiled here and now."""
+    signature = "void(" + ", ".join(["int64"] * 8) + ")"
+    settings = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
+    kernel = numba.njit(signature, **settings)(dot_k.dot_q4_k.py_func)
+    text = "".join(kernel.inspect_asm().values())
+    return {word: text.count(word) for word in INSTRUCTIONS}
+
+
+if __name__ == "__main__":
+    report: dict[str, object] = {"form": simd.FORM, "assembly": assembly()}
+    if "run" in sys.argv:
+        report["results"] = results()
+    print(json.dumps(report))
