@@ -66,7 +66,7 @@ def measure_speed(
             prefill.append(prompt / (middle - start))
             decode.append(generated / (end - middle))
     machine, status = read_bandwidth(model.threads), model.status()
-    decode_tps, read = statistics.median(decode), model.bytes_per_token()
+    decode_tps, read = statistics.median(decode), int(status["bytes_per_token"])
     return Speed(
         model=model.name, threads=model.threads, simd=status["simd"], prompt_tokens=prompt,
         generated_tokens=generated,

@@ -5,26 +5,31 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from localmoe.catalogue import find
 from localmoe.errors import UsageError
+from localmoe.experts.plan import Plan
+from localmoe.experts.sizes import parse_size
+from localmoe.experts.store import StatisticsStore
 from localmoe.generate.loop import stream
 from localmoe.generate.sampling import Sampling
 from localmoe.model.config import ModelConfig
 from localmoe.model.identity import identity
-from localmoe.model.weights import bind
 from localmoe.text.prompts import prompt_format
 from localmoe.text.tokenizer import load_tokenizer
 from quant.compiled import cache_directory
 from quant.gguf import GGUFFile
 
+if TYPE_CHECKING:
+    from localmoe.model.decoder import Decoder
+    from localmoe.model.engine import Engine
+
 Notice = Callable[[str], None]
 DEFAULT_CONTEXT = 8192
-CHUNK = 512  # tokens computed at once in prefill
 
 
 def load(
@@ -38,6 +43,7 @@ def load(
     *,
     kv_type: str = "f16",
     exact: bool = False,
+    learn: bool = True,
     notice: Notice | None = None,
 ) -> Model:
     """Opens a model by path, catalogue name or "demo".
@@ -50,63 +56,39 @@ def load(
         mode: what a GPU does with experts it does not hold: "auto", "stream", "cpu" or "split".
         kv_type: "f16" or "q8_0".
         exact: keep activations in float32 instead of int8 (slow; for comparison).
-        notice: called with lines a person should see, such as that kernels are being compiled for the first
-        time.
+        learn: keep routing statistics on disk, so that the next start begins warm.
+        notice: called with lines a person should see, such as that kernels are being compiled.
 
     Raises:
         UsageError, quant.ModelFileError: the file or an argument cannot be used; one line says what to do.
     """
-    found = find(os.fspath(path_or_name))
     _check_device(device)
+    found = find(os.fspath(path_or_name))
     file = GGUFFile.open(found.path)
-    config = ModelConfig.from_gguf(file)
-    length = _context(config, context)
-    if notice is not None and not cache_directory().exists():
-        notice(
-            "First run on this machine: compiling the kernels for this CPU, once, for about 20 seconds ..."
-        )
-    return Model(file, config, found.name, length, _threads(threads), kv_type, exact)
+    try:
+        config = ModelConfig.from_gguf(file)
+        if notice is not None and not cache_directory().exists():
+            notice("First run on this machine: compiling the kernels for this CPU, once, for about 20 s ...")
+        plan = make_plan(file, config, context, kv_type, threads, ram)
+        if notice is not None and plan.note:
+            notice(plan.note)
+        store = StatisticsStore(identity(file)) if learn and config.is_mixture else None
+        return Model(file, found.name, _engine(file, config, plan, threads, kv_type, exact, store))
+    except BaseException:
+        file.close()
+        raise
 
 
 class Model:
-    """A loaded model. One at a time may compute; conversations are kept apart by their decoders."""
+    """A loaded model. One pass computes at a time; conversations are kept apart by their decoders."""
 
-    def __init__(
-        self,
-        file: GGUFFile,
-        config: ModelConfig,
-        name: str,
-        context: int,
-        threads: int,
-        kv_type: str,
-        exact: bool,
-    ) -> None:
-        from localmoe.kernels.cpu import Cpu
-        from localmoe.model.decoder import rope_table, shape_of
-        from localmoe.model.experts import MappedExperts, Observer
-        from localmoe.model.transformer import Layer, Transformer
-
-        weights = bind(file, config)
-        self.config, self.name, self.context, self.path, self.metadata = (
-            config,
-            name,
-            context,
-            file.path,
-            file.metadata,
-        )
-        self.threads = threads
+    def __init__(self, file: GGUFFile, name: str, engine: Engine) -> None:
+        self.config: ModelConfig = engine.config
+        self.name, self.path, self.metadata = name, file.path, file.metadata
+        self.context, self.threads = engine.plan.needs.context, engine.threads
         self.tokenizer = load_tokenizer(file.metadata)
         self.prompt_format = prompt_format(file.metadata, self.tokenizer)
-        self._observers: list[Observer] = []
-        self._file, self._kv_type, self._weights = file, kv_type, weights
-        rope = rope_table(config, max(context, 1), weights.rope_factors)
-        self._compute = Cpu(shape_of(config), threads, min(CHUNK, context), rope, exact)
-        layers = [
-            Layer(w.attention_norm, w.q, w.k, w.v, w.output, w.ffn_norm, w.router,
-                  MappedExperts(i, w.experts, self._observers) if w.experts else None, w.dense)
-            for i, w in enumerate(weights.layers)
-        ]  # fmt: skip
-        self._transformer = Transformer(weights.embedding, layers, weights.norm, weights.output)
+        self._file, self._engine = file, engine
         self._identity: str | None = None
 
     @property
@@ -116,34 +98,35 @@ class Model:
             self._identity = identity(self._file)
         return self._identity
 
+    @property
+    def plan(self) -> Plan:
+        """What lives where."""
+        return self._engine.plan
+
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The ids of a conversation in the model's own prompt format, up to where its answer begins."""
         return self.prompt_format.encode(messages)
 
-    def decoder(self, context: int | None = None) -> Any:
-        """A fresh KV cache, for one conversation: see `localmoe.model.decoder.Decoder`."""
-        from localmoe.model.decoder import Decoder
-
-        return Decoder(self._transformer, self.config, self._compute, context or self.context, self._kv_type)
+    def decoder(self, context: int | None = None) -> Decoder:
+        """A fresh KV cache, for one conversation."""
+        return self._engine.decoder(context)
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """float32 [len(ids), vocab]: what follows after each id. No conversation is touched."""
         if not len(ids):
             raise UsageError("logits of no tokens: give at least one id")
-        return self.decoder(min(self.context, max(len(ids), 1))).extend_all(list(ids))  # type: ignore[no-any-return]  # see decoder
+        return self.decoder(min(self.context, len(ids))).extend_all(list(ids))
 
     def routing(self, ids: Sequence[int]) -> NDArray[np.uint8]:
         """uint8 [len(ids), layers, k]: the experts that each token was sent to, in router order."""
-        from localmoe.model.experts import RoutingRecorder
-
-        if not self.config.is_mixture:
+        residency = self._engine.residency
+        if residency is None:
             raise UsageError(f"{self.name} has no experts to route to")
-        recorder = RoutingRecorder(self.config.layers)
-        self._observers.append(recorder)
+        before, recorder = residency.recorder, residency.record()
         try:
-            self.decoder(len(ids)).extend(list(ids))
+            self.decoder(min(self.context, len(ids))).extend(list(ids))
         finally:
-            self._observers.remove(recorder)
+            residency.recorder = before
         return recorder.routing()
 
     def generate_ids(
@@ -155,18 +138,15 @@ class Model:
         ignore_eos: bool = False,
         **sampling: Any,
     ) -> Iterator[int]:
-        """Yields the ids of a continuation; the first one comes after the prefill. Further keywords:
-        `Sampling`'s.
+        """Yields the ids of a continuation; the first one comes after the prefill.
+
+        Further keywords are those of `Sampling`.
         """
         settings = Sampling(temperature=temperature, seed=seed, **sampling)
         pieces = stream(
-            self.decoder(),
-            self.tokenizer,
-            list(ids),
-            sampling=settings,
-            max_tokens=max_tokens,
-            ignore_eos=ignore_eos,
-        )
+            self.decoder(), self.tokenizer, list(ids),
+            sampling=settings, max_tokens=max_tokens, ignore_eos=ignore_eos,
+        )  # fmt: skip
         for piece in pieces:
             if piece.token is not None:
                 yield piece.token
@@ -180,9 +160,7 @@ class Model:
         stop: Sequence[str] = (),
         **sampling: Any,
     ) -> Iterator[str]:
-        """Yields an answer in pieces of text. Text is one user message; a list of messages is a
-        conversation.
-        """
+        """Yields an answer in pieces of text. Text is one user message, a list of messages a conversation."""
         if isinstance(text_or_messages, str):
             text_or_messages = [{"role": "user", "content": text_or_messages}]
         settings = Sampling(temperature=temperature, seed=seed, **sampling)
@@ -194,34 +172,13 @@ class Model:
             if piece.text:
                 yield piece.text
 
-    def bytes_per_token(self) -> int:
-        """Bytes of weights that decoding one token reads: everything but the embedding, and the chosen
-        experts.
-        """
-        total = self._weights.output.nbytes
-        for layer in self._weights.layers:
-            total += layer.q.nbytes + layer.k.nbytes + layer.v.nbytes + layer.output.nbytes
-            total += layer.attention_norm.nbytes + layer.ffn_norm.nbytes
-            if layer.experts is not None and layer.router is not None:
-                total += layer.router.nbytes + self.config.experts_used * layer.experts.nbytes
-            elif layer.dense is not None:
-                total += sum(matrix.nbytes for matrix in layer.dense)
-        return total
-
     def status(self) -> dict[str, Any]:
-        """What the status line shows: device, threads, SIMD form, bytes of weights per token."""
-        from localmoe.kernels.simd import FORM
-
-        return {
-            "device": "cpu",
-            "threads": self.threads,
-            "simd": FORM,
-            "bytes_per_token": self.bytes_per_token(),
-        }
+        """What the status line shows: device, threads, SIMD form, bytes per token, expert hit rate, ..."""
+        return self._engine.status()
 
     def close(self) -> None:
-        """Ends the threads and unmaps the file."""
-        self._compute.close()
+        """Saves routing statistics, ends the threads and unmaps the file."""
+        self._engine.close()
         self._file.close()
 
     def __enter__(self) -> Model:
@@ -229,6 +186,30 @@ class Model:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def make_plan(
+    file: GGUFFile,
+    config: ModelConfig,
+    context: int | None = None,
+    kv_type: str = "f16",
+    threads: int | None = None,
+    ram: int | str | None = None,
+) -> Plan:
+    """What would live where; nothing is loaded. UsageError where the bound is too small for the model."""
+    from localmoe.model.memory import needs_of, plan_for
+
+    bound = parse_size(ram) if isinstance(ram, str) else ram
+    return plan_for(needs_of(file, config, _context(config, context), kv_type, _threads(threads)), bound)
+
+
+def _engine(
+    file: GGUFFile, config: ModelConfig, plan: Plan, threads: int | None, kv_type: str, exact: bool,
+    store: StatisticsStore | None,
+) -> Engine:  # fmt: skip
+    from localmoe.model.engine import Engine
+
+    return Engine(file, config, plan, _threads(threads), kv_type, exact, store)
 
 
 def _check_device(device: str) -> None:
@@ -240,9 +221,7 @@ def _context(config: ModelConfig, asked: int | None) -> int:
     if asked is None:
         return min(config.context, DEFAULT_CONTEXT)
     if not 1 <= asked <= config.context:
-        raise UsageError(
-            f"--context {asked}: the model {config.name} has a context of 1 to {config.context} tokens"
-        )
+        raise UsageError(f"--context {asked}: {config.name} has a context of 1 to {config.context} tokens")
     return asked
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from localmoe.errors import UsageError
-from localmoe.kernels.cpu import Shape
 from localmoe.model.config import ModelConfig
 from localmoe.model.kv_cache import KVCache
 from localmoe.model.transformer import Compute, Transformer
@@ -26,16 +26,6 @@ def rope_table(config: ModelConfig, context: int, factors: Floats | None = None)
     return np.ascontiguousarray(np.stack([np.cos(angles), np.sin(angles)], -1), np.float32)
 
 
-def shape_of(config: ModelConfig) -> Shape:
-    c = config
-    return Shape(
-        hidden=c.hidden, heads=c.heads, kv_heads=c.kv_heads, head_dim=c.head_dim, ffn=c.ffn,
-        experts=c.experts,
-        experts_used=c.experts_used, vocab=c.vocab, rope_pairs=c.rope_dim // 2, epsilon=c.epsilon,
-        window=c.window,
-    )  # fmt: skip
-
-
 class Decoder:
     """One conversation's state. `tokens` are those whose keys and values are held, position by position."""
 
@@ -44,13 +34,14 @@ class Decoder:
         transformer: Transformer,
         config: ModelConfig,
         compute: Compute,
-        context: int,
-        kv_type: str = "f16",
+        cache: KVCache,
+        step: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self.context = context
+        """step: entered for each pass over a chunk of tokens; passes of other decoders wait."""
+        self.context = cache.context
         self.tokens: list[int] = []
-        self._transformer, self._compute, self._vocab = transformer, compute, config.vocab
-        self._cache = KVCache(config, context, kv_type)
+        self._transformer, self._compute, self._cache, self._step = transformer, compute, cache, step
+        self._vocab = config.vocab
 
     def rewind(self, length: int) -> None:
         """Forgets the positions from `length` on."""
@@ -60,27 +51,29 @@ class Decoder:
 
     def extend(self, ids: Sequence[int]) -> Floats:
         """Appends ids (at least one); returns float32 [vocab] logits of what follows the last."""
-        hidden = None
-        for chunk in self._chunks(ids):
-            hidden = self._forward(chunk)
-        return self._compute.last_logits(hidden, self._transformer.output).copy()
+        logits = np.zeros(0, np.float32)
+        chunks = self._chunks(ids)
+        for chunk in chunks:
+            with self._step():
+                hidden = self._forward(chunk)
+                if chunk is chunks[-1]:
+                    logits = self._compute.last_logits(hidden, self._transformer.output).copy()
+        return logits
 
     def extend_all(self, ids: Sequence[int]) -> Floats:
         """As `extend`, but the logits after every id: float32 [len(ids), vocab]."""
-        parts = [
-            self._compute.all_logits(self._forward(chunk), self._transformer.output)
-            for chunk in self._chunks(ids)
-        ]
+        parts = []
+        for chunk in self._chunks(ids):
+            with self._step():
+                parts.append(self._compute.all_logits(self._forward(chunk), self._transformer.output))
         return np.concatenate(parts)
 
     def _chunks(self, ids: Sequence[int]) -> list[Sequence[int]]:
         if not len(ids):
             raise ValueError("no tokens to extend by")
-        if len(self.tokens) + len(ids) > self.context:
-            raise UsageError(
-                f"{len(self.tokens) + len(ids)} tokens do not fit in the context of {self.context}; "
-                "raise --context"
-            )
+        total = len(self.tokens) + len(ids)
+        if total > self.context:
+            raise UsageError(f"{total} tokens do not fit in the context of {self.context}; raise --context")
         if min(ids) < 0 or max(ids) >= self._vocab:
             raise UsageError(f"a token id is outside the vocabulary of {self._vocab}")
         size = self._compute.chunk

@@ -1,0 +1,116 @@
+"""The CPU's working memory for one transformer: activations of a chunk of tokens, routing, scratch for threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localmoe.kernels.attention import BLOCK
+from localmoe.kernels.dot import scratch_bytes
+from localmoe.kernels.dot_blocks import IQ4_NL_TABLE
+from localmoe.kernels.dot_tile import TILE
+from localmoe.kernels.elementwise import GROUP, SUMS
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the buffers depend on: the model's widths. `ffn` is one expert's (or the dense FFN's) inner width."""
+
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    experts: int  # 0: a dense model
+    experts_used: int
+    vocab: int
+    rope_pairs: int
+    epsilon: float
+    window: int  # 0: attention sees every position
+    float_ffn: bool = False  # the FFN's inner activations are kept in float32 too
+
+
+class Block:
+    """An array and its address, which NumPy takes a microsecond to tell."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array, self.at = array, int(array.ctypes.data)
+
+    @classmethod
+    def zeros(cls, shape: tuple[int, ...], kind: Any) -> Block:
+        """Memory that is taken from the system only as it is written."""
+        return cls(np.zeros(shape, kind))
+
+
+class Rows:
+    """Room for `most` rows of `cols` float32 and, where `quantized`, their int8 form.
+
+    A form that is never written is one row: tasks want an address.
+    """
+
+    def __init__(self, most: int, cols: int, quantized: bool, floats: bool = True) -> None:
+        self.cols = cols
+        self.quantized = quantized and cols % 32 == 0
+        groups, rows = -(-cols // GROUP), most if self.quantized else 1
+        self._blocks = (
+            Block.zeros((most if floats else 1, cols), np.float32),
+            Block.zeros((rows, groups * GROUP), np.int8),
+            Block.zeros((rows, groups), np.float32),
+            Block.zeros((rows, groups * SUMS), np.int16),
+        )
+        self.array: Floats = self._blocks[0].array
+        self.x, self.q, self.scales, self.sums = (block.at for block in self._blocks)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(block.array.nbytes for block in self._blocks)
+
+
+class Buffers:
+    """Every buffer of `kernels.cpu.Cpu`; `nbytes` is what they take once all of them were written."""
+
+    def __init__(self, shape: Shape, threads: int, chunk: int, context: int, exact: bool) -> None:
+        s, int8 = shape, not exact
+        attention_cols, kv_cols = s.heads * s.head_dim, s.kv_heads * s.head_dim
+        self.residual, self.normed = Rows(chunk, s.hidden, False), Rows(chunk, s.hidden, int8)
+        self.q, self.k, self.v = (Rows(chunk, cols, False) for cols in (attention_cols, kv_cols, kv_cols))
+        self.attended = Rows(chunk, attention_cols, int8)
+        self.logits = Rows(1, s.vocab, False)
+        self.table = Block(IQ4_NL_TABLE)
+        self.ids = Block.zeros((chunk,), np.int32)
+        self.identity = Block(np.arange(chunk * max(1, s.experts_used), dtype=np.int32))
+        # A mixture: one row of inner activations per (token, expert) pair. A dense model: gate and up.
+        pairs = chunk * s.experts_used
+        if s.experts:
+            self.inner = Rows(pairs, s.ffn, int8, floats=s.float_ffn)
+        else:
+            self.gate, self.up = Rows(chunk, s.ffn, False), Rows(chunk, s.ffn, int8)
+        self.chosen = Block.zeros((chunk, s.experts_used), np.int32)
+        self.weights = Block.zeros((chunk, s.experts_used), np.float32)
+        self.router_logits = Block.zeros((chunk, s.experts), np.float32)
+        self.token_of, self.place_of = Block.zeros((pairs,), np.int32), Block.zeros((pairs,), np.int32)
+        self.starts = Block.zeros((s.experts + 1,), np.int32)
+        self.out = Block.zeros((pairs, s.hidden), np.float32)
+        self.formats = Block.zeros((8,), np.int64)
+        blocks = context // BLOCK + 2
+        self.partials = Block.zeros((blocks * s.heads * (s.head_dim + 2),), np.float32)
+        widest = max(s.hidden, attention_cols, s.ffn)
+        dots = scratch_bytes(widest, chunk) + chunk * (TILE + 2 * GROUP) * 4
+        attention = 4 * BLOCK * 4 + 2 * (s.heads // s.kv_heads) * (s.head_dim + 2) * 4
+        self.scratch_bytes = -(-max(dots, attention) // 4096) * 4096  # of one thread
+        self.scratch = Block.zeros((threads, self.scratch_bytes), np.uint8)
+
+    @property
+    def nbytes(self) -> int:
+        rows = sum(value.nbytes for value in vars(self).values() if isinstance(value, Rows))
+        return rows + sum(value.array.nbytes for value in vars(self).values() if isinstance(value, Block))
+
+
+def scratch_for(shape: Shape, threads: int, chunk: int, context: int, exact: bool = False) -> int:
+    """Bytes that `Buffers` of these sizes take: made and dropped, since untouched memory costs nothing."""
+    return Buffers(shape, threads, chunk, context, exact).nbytes
