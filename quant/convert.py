@@ -1,15 +1,18 @@
 """Source → recipe → encode → GGUF file, one range of rows after another.
 
 Memory stays at a few ranges of rows whatever the model's size: workers read, decode and encode them, the
-caller writes the results in order. The bytes do not depend on the number of workers.
+caller writes the results in order. The bytes do not depend on the number of workers. What is unfinished is in
+OUT.partial, with its journal beside it; the final name appears when all is on the disk.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
-import re
+import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,118 +26,157 @@ from quant.encode import encode_rows, largest
 from quant.encoders.finite import refused
 from quant.errors import ModelFileError, QuantError
 from quant.gguf_writer import GGUFWriter
-from quant.recipes import Choice, Model, Recipe, choose
-from quant.sources import Matrix, Source, SourceTensor
+from quant.journal import Journal
+from quant.plan import RANGE_WEIGHTS, Plan, Planned
+from quant.sources import Matrix
 from quant.tensor_files import show
 
-RANGE_WEIGHTS = 1 << 20  # weights that a worker encodes at a time
-_EXACT = ("f32", "f16", "bf16", "f8_e4m3", "q8_0")  # requantizing from fewer bits adds error to error
+_SAMPLED_WEIGHTS = 1 << 16  # of each range, for the error that the summary shows
+_MARGIN = 16 << 20  # bytes left free on the disk
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A tensor of the source and the type that it will have."""
+class Done:
+    """A tensor that is written: sums of squares over a sample of its weights, of the error and of the
+    weights.
+    """
 
-    tensor: SourceTensor
-    choice: Choice
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in the output."""
-        return self.tensor.size // self.tensor.shape[-1] * FORMATS[self.choice.type].row_bytes(
-            self.tensor.shape[-1]
-        )
+    name: str
+    error: float
+    square: float
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All that determines the output's bytes."""
+class Result:
+    """A finished conversion."""
 
-    source: Source
-    recipe: Recipe
-    tensors: list[Planned]
-    metadata: dict[str, Any]
-
-    def writer(self, path: Path) -> GGUFWriter:
-        """A file with this plan's header."""
-        writer = GGUFWriter(path, self.metadata)
-        for planned in self.tensors:
-            writer.declare(planned.tensor.name, planned.tensor.shape, planned.choice.type)
-        return writer
+    path: Path
+    size: int
+    tensors: list[Done]
+    resumed: int  # tensors that an earlier, interrupted run had written
 
 
-def plan(
-    source: Source,
-    recipe: Recipe,
-    *,
-    overrides: Sequence[tuple[re.Pattern[str], str]] = (),
-    pure: bool = False,
-    allow_requantize: bool = False,
-    version: str = "",
-) -> Plan:
-    """Which tensor becomes what; QuantError where the source's types forbid it."""
-    names = {t.name for t in source.tensors}
-    model = Model(source.layers, source.experts, tied="output.weight" not in names)
-    planned = [
-        Planned(t, choose(t.name, t.shape, recipe, model, overrides=overrides, pure=pure))
-        for t in source.tensors
-    ]
-    for each in planned:
-        coarse = next((p.dtype for p in each.tensor.parts if p.dtype not in _EXACT), None)
-        if coarse and not allow_requantize and any(p.dtype != each.choice.type for p in each.tensor.parts):
-            raise ModelFileError(
-                f"{show(source.path)}: {each.tensor.name!r} is already {coarse}; quantizing it again adds"
-                " error to error: start from the original weights, or insist with --allow-requantize"
-            )
-    metadata = source.metadata | {
-        "general.file_type": recipe.file_type,
-        "general.quantization_version": 2,
-        "localmoe.source": source.path.resolve().name,
-        "localmoe.recipe": recipe.name,
-        "localmoe.version": version,
-    }
-    return Plan(source, recipe, planned, metadata)
+@dataclass(frozen=True)
+class Progress:
+    """How far a conversion is: tensors, and bytes of the source."""
+
+    name: str
+    tensor: int
+    tensors: int
+    read: int
+    total: int
 
 
 def convert(
-    plan: Plan, out: Path, *, threads: int | None = None, progress: Callable[[str, int], None] | None = None
-) -> None:
-    """Write the planned file; nothing has the final name before all is written.
+    plan: Plan,
+    out: Path,
+    *,
+    threads: int | None = None,
+    restart: bool = False,
+    force: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Write the planned file, going on with an interrupted one of the same plan.
 
-    `progress(name, nbytes)` is told of each range: the tensor, and the source bytes that it took.
+    ModelFileError: a weight that the type cannot hold, a partial file of another plan, an `out` that exists
+    (without `force`). QuantError: no room on the disk. Nothing has the final name before all is written.
     """
-    partial = out.with_name(out.name + ".partial")
-    writer = plan.writer(partial)
-    try:
-        writer.start()
-        with ThreadPoolExecutor(threads or os.cpu_count() or 1, "quantize") as pool:
-            for planned in plan.tensors:
-                for encoded, nbytes in _encoded(planned, plan.source, pool, threads or os.cpu_count() or 1):
-                    writer.write(planned.tensor.name, encoded)
-                    if progress is not None:
-                        progress(planned.tensor.name, nbytes)
-        writer.close()
-        os.replace(partial, out)
-    except BaseException:
-        writer.abandon()
+    partial, record = out.with_name(out.name + ".partial"), out.with_name(out.name + ".journal")
+    _check_target(plan, out, force)
+    if restart:
         partial.unlink(missing_ok=True)
+        record.unlink(missing_ok=True)
+    writer = plan.writer(partial)
+    _check_space(writer, partial)
+    journal = Journal(record)
+    try:
+        recorded = [_done(r) for r in journal.resume(_identity(plan, writer), partial)]
+        recorded = recorded[: _whole(writer, partial, len(recorded))]
+        finished = _finish(plan, writer, journal, recorded, threads or os.cpu_count() or 1, progress)
+        os.replace(partial, out)
+        _sync_directory(out.parent)
+        record.unlink(missing_ok=True)
+        return Result(out, writer.size, finished, len(recorded))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise QuantError(
+            f"{show(partial)}: the disk is full; make room and give the same command: it goes on from here"
+        ) from None
+    finally:
+        writer.abandon()
+        journal.close()
+
+
+def _finish(
+    plan: Plan,
+    writer: GGUFWriter,
+    journal: Journal,
+    recorded: list[Done],
+    threads: int,
+    progress: Callable[[Progress], None] | None,
+) -> list[Done]:
+    """Write what is not recorded yet; an error of the source's own leaves nothing behind."""
+    finished = list(recorded)
+    try:
+        writer.start(len(recorded))
+        for done in _write(plan, writer, threads, len(recorded), progress):
+            writer.flush()
+            journal.append({"tensor": done.name, "error": done.error, "square": done.square})
+            finished.append(done)
+        writer.close()
+    except QuantError:
+        writer.abandon()
+        writer.path.unlink(missing_ok=True)
+        journal.path.unlink(missing_ok=True)
         raise
+    return finished
 
 
-def _encoded(
-    planned: Planned, source: Source, pool: ThreadPoolExecutor, threads: int
-) -> Iterator[tuple[npt.NDArray[np.uint8], int]]:
-    """The tensor's bytes in order, each piece with the number of bytes it was read from."""
-    jobs: deque[Future[tuple[npt.NDArray[np.uint8], int]]] = deque()
-    for index, part in enumerate(planned.tensor.parts):
-        step = _rows_at_once(part)
-        for start in range(0, part.rows, step):
-            stop = min(start + step, part.rows)
-            jobs.append(pool.submit(_encode_rows, planned, source, index, start, stop))
-            if len(jobs) > 2 * threads:
-                yield jobs.popleft().result()
-    while jobs:
-        yield jobs.popleft().result()
+def _write(
+    plan: Plan, writer: GGUFWriter, threads: int, first: int, progress: Callable[[Progress], None] | None
+) -> Iterator[Done]:
+    """Encode and write the tensors from number `first` on; yields each when it is written."""
+    total = sum(p.tensor.nbytes for p in plan.tensors)
+    read = sum(p.tensor.nbytes for p in plan.tensors[:first])
+    with ThreadPoolExecutor(threads, "quantize") as pool:
+        for number, planned in enumerate(plan.tensors[first:], first):
+            name, error, square = planned.tensor.name, 0.0, 0.0
+            for encoded in _encoded(planned, plan, pool, threads):
+                writer.write(name, encoded.data)
+                error, square, read = error + encoded.error, square + encoded.square, read + encoded.read
+                if progress is not None:
+                    progress(Progress(name, number, len(plan.tensors), read, total))
+            yield Done(name, error, square)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A range of rows: its bytes, the source bytes that it took, sums of squares over a sample of it."""
+
+    data: npt.NDArray[np.uint8]
+    read: int
+    error: float
+    square: float
+
+
+def _encoded(planned: Planned, plan: Plan, pool: ThreadPoolExecutor, threads: int) -> Iterator[_Encoded]:
+    """The tensor's ranges in order, a few of them being worked on at a time."""
+    jobs: deque[Future[_Encoded]] = deque()
+    try:
+        for index, part in enumerate(planned.tensor.parts):
+            step = _rows_at_once(part)
+            for start in range(0, part.rows, step):
+                jobs.append(
+                    pool.submit(_encode_range, planned, plan, index, start, min(start + step, part.rows))
+                )
+                if len(jobs) > 2 * threads:
+                    yield jobs.popleft().result()
+        while jobs:
+            yield jobs.popleft().result()
+    finally:
+        for job in jobs:
+            job.cancel()
 
 
 def _rows_at_once(part: Matrix) -> int:
@@ -144,23 +186,84 @@ def _rows_at_once(part: Matrix) -> int:
     return -(-rows // head) * head
 
 
-def _encode_rows(
-    planned: Planned, source: Source, index: int, start: int, stop: int
-) -> tuple[npt.NDArray[np.uint8], int]:
-    part, kind = planned.tensor.parts[index], planned.choice.type
-    rows = part.read(source.files, start, stop)
+def _encode_range(planned: Planned, plan: Plan, index: int, start: int, stop: int) -> _Encoded:
+    tensor, kind = planned.tensor, planned.choice.type
+    part = tensor.parts[index]
+    rows = part.read(plan.source.files, start, stop)
     bad = refused(rows, largest(kind))
     if bad is not None:  # it would silently spoil a whole block
         where = [start + bad[0], bad[1]]
-        if len(planned.tensor.shape) == 3:
+        if len(tensor.shape) == 3:
             where.insert(0, index)
         raise ModelFileError(
-            f"{show(source.path)}: tensor {planned.tensor.name!r} holds {rows[bad]} at {where}, which"
-            f" {kind} cannot express; get the weights again"
+            f"{show(plan.source.path)}: {tensor.name!r} holds {rows[bad]} at {where}, which {kind} cannot"
+            " express; get the weights again"
         )
-    encoded = np.empty((stop - start, FORMATS[kind].row_bytes(part.cols)), np.uint8)
-    encode_rows(rows, kind, None, encoded)
-    return encoded, (stop - start) * part.row_bytes()
+    data = np.empty((stop - start, FORMATS[kind].row_bytes(part.cols)), np.uint8)
+    if part.dtype == kind and kind not in ("f32", "f16", "bf16"):  # already so: the same bytes
+        data[:] = part.read_bytes(plan.source.files, start, stop)
+    else:
+        encode_rows(rows, kind, plan.importance.of(tensor.name, index) if plan.importance else None, data)
+    sample = rows[: max(1, _SAMPLED_WEIGHTS // part.cols)]
+    off = (FORMATS[kind].decode(data[: len(sample)]) - sample).reshape(-1)
+    flat = sample.reshape(-1)
+    return _Encoded(data, (stop - start) * part.row_bytes(), float(off @ off), float(flat @ flat))
 
 
-__all__ = ["Plan", "Planned", "QuantError", "convert", "plan"]
+def _check_target(plan: Plan, out: Path, force: bool) -> None:
+    if not out.parent.is_dir():
+        raise ModelFileError(f"{show(out.parent)}: no such directory; make it first")
+    if out.is_dir():
+        raise ModelFileError(f"{show(out)} is a directory; name a file in it")
+    if any(out.exists() and out.samefile(p.path) for t in plan.source.tensors for p in t.parts[:1]):
+        raise ModelFileError(f"{show(out)} is the source itself; name another file to write")
+    if out.exists() and not force:
+        raise ModelFileError(f"{show(out)} exists; name another file, or replace it with --force")
+
+
+def _check_space(writer: GGUFWriter, partial: Path) -> None:
+    there = partial.stat().st_size if partial.exists() else 0
+    free = shutil.disk_usage(partial.parent).free
+    if writer.size - there + _MARGIN > free:
+        raise QuantError(
+            f"{show(partial.parent)} has {free / 1e9:.1f} GB free, the file needs {writer.size / 1e9:.1f} GB;"
+            " make room, or write elsewhere"
+        )
+
+
+def _identity(plan: Plan, writer: GGUFWriter) -> dict[str, Any]:
+    """What must be the same for a partial file to be gone on with; the keys are words for the user."""
+    return {
+        "source": plan.source.fingerprint(),
+        "recipe": plan.metadata["localmoe.recipe"],
+        "importance matrix": plan.metadata.get("localmoe.imatrix", ""),
+        "version of localmoe": plan.metadata["localmoe.version"],
+        "choice of types or metadata": hashlib.sha256(writer.header).hexdigest(),
+    }
+
+
+def _whole(writer: GGUFWriter, partial: Path, recorded: int) -> int:
+    """How many of the recorded tensors the partial file really holds, behind the right header."""
+    size = partial.stat().st_size if partial.exists() else 0
+    if size < len(writer.header):
+        return 0
+    with partial.open("rb") as file:
+        if file.read(len(writer.header)) != writer.header:
+            return 0
+    ends = [tensor.offset + tensor.nbytes for tensor in writer.layout.values()]
+    return sum(1 for end in ends[:recorded] if end <= size)
+
+
+def _done(record: dict[str, Any]) -> Done:
+    return Done(str(record.get("tensor")), float(record.get("error", 0)), float(record.get("square", 0)))
+
+
+def _sync_directory(path: Path) -> None:
+    """Bring the new name to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # not every file system can
+        return
+    finally:
+        os.close(handle)

@@ -97,13 +97,18 @@ class Matrix:
         rows: Floats = self._stored(files, first, last)[order - first]
         return rows
 
-    def _stored(self, files: Files, start: int, stop: int) -> Floats:
+    def read_bytes(self, files: Files, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Rows start..stop-1 as they are stored: uint8 [stop - start, row_bytes]."""
         row_bytes = self.row_bytes()
         data = files.read(self.path, self.offset + start * row_bytes, (stop - start) * row_bytes)
+        return data.reshape(stop - start, row_bytes)
+
+    def _stored(self, files: Files, start: int, stop: int) -> Floats:
+        data = self.read_bytes(files, start, stop)
         if self.dtype == "f8_e4m3":
-            weights: Floats = e4m3_values()[data].reshape(stop - start, self.cols)
+            weights: Floats = e4m3_values()[data]
             return weights if self.scale is None else weights * self.scale.of(start, stop, self.cols)
-        return FORMATS[self.dtype].decode(data.reshape(stop - start, row_bytes))
+        return FORMATS[self.dtype].decode(data)
 
 
 @dataclass(frozen=True)

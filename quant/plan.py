@@ -1,0 +1,117 @@
+"""What a conversion will write, decided before anything is written: each tensor's type, the metadata, the
+size.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quant.blocks import FORMATS
+from quant.errors import ModelFileError
+from quant.gguf_writer import GGUFWriter
+from quant.imatrix import Importance
+from quant.recipes import Choice, Model, Recipe, choose
+from quant.sources import Source, SourceTensor
+from quant.tensor_files import show
+
+RANGE_WEIGHTS = 1 << 20  # weights that a worker encodes at a time
+_EXACT = ("f32", "f16", "bf16", "f8_e4m3", "q8_0")  # requantizing from fewer bits adds error to error
+_BASE_BYTES = 250 << 20  # the interpreter, NumPy, the compiled kernels
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A tensor of the source and the type that it will have."""
+
+    tensor: SourceTensor
+    choice: Choice
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the output."""
+        cols = self.tensor.shape[-1]
+        return self.tensor.size // cols * FORMATS[self.choice.type].row_bytes(cols)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that determines the output's bytes."""
+
+    source: Source
+    recipe: Recipe
+    tensors: list[Planned]
+    metadata: dict[str, Any]
+    importance: Importance | None = None
+
+    def writer(self, path: Path) -> GGUFWriter:
+        """A file with this plan's header."""
+        writer = GGUFWriter(path, self.metadata)
+        for planned in self.tensors:
+            writer.declare(planned.tensor.name, planned.tensor.shape, planned.choice.type)
+        return writer
+
+    @property
+    def weights(self) -> int:
+        return sum(p.tensor.size for p in self.tensors)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors in the output; the file is larger by its header."""
+        return sum(p.nbytes for p in self.tensors)
+
+    @property
+    def notes(self) -> list[str]:
+        """Where a tensor's type is not what the recipe says, and why."""
+        return [f"{p.tensor.name}: {p.choice.note}" for p in self.tensors if p.choice.note]
+
+    def memory(self, threads: int) -> int:
+        """Bytes of memory that the conversion takes, about: ranges of rows being read, decoded and
+        encoded.
+        """
+        widest = max((p.tensor.shape[-1] for p in self.tensors), default=0)
+        return _BASE_BYTES + (3 * threads + 2) * max(RANGE_WEIGHTS, widest) * 10
+
+
+def make_plan(
+    source: Source,
+    recipe: Recipe,
+    *,
+    overrides: Sequence[tuple[re.Pattern[str], str]] = (),
+    pure: bool = False,
+    allow_requantize: bool = False,
+    importance: Importance | None = None,
+    version: str = "",
+) -> Plan:
+    """Which tensor becomes what; ModelFileError where the source's types, or an importance's shapes,
+    forbid it.
+    """
+    tied = all(t.name != "output.weight" for t in source.tensors)
+    model = Model(source.layers, source.experts, tied, importance is not None)
+    planned = [
+        Planned(t, choose(t.name, t.shape, recipe, model, overrides=overrides, pure=pure))
+        for t in source.tensors
+    ]
+    for each in planned:
+        tensor = each.tensor
+        coarse = next((p.dtype for p in tensor.parts if p.dtype not in _EXACT), None)
+        if coarse and not allow_requantize and any(p.dtype != each.choice.type for p in tensor.parts):
+            raise ModelFileError(
+                f"{show(source.path)}: {tensor.name!r} is already {coarse}; quantizing it again adds"
+                " error to error: start from the original weights, or insist with --allow-requantize"
+            )
+        if importance is not None:
+            importance.check(tensor.name, tensor.shape)
+    metadata = source.metadata | {
+        "general.file_type": recipe.file_type,
+        "general.quantization_version": 2,
+        "localmoe.source": source.path.resolve().name,
+        "localmoe.recipe": recipe.name + (" pure" if pure else ""),
+        "localmoe.version": version,
+    }
+    if importance is not None:
+        metadata["localmoe.imatrix"] = importance.digest
+    return Plan(source, recipe, planned, metadata, importance)
