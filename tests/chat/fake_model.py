@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -69,6 +70,15 @@ class FakeDecoder:
         logits = np.zeros(261, np.float32)
         logits[self._model.next_token(self.tokens)] = 50.0
         return logits
+
+
+    def save(self, path: Path, identity: str) -> None:
+        path.write_text(json.dumps([identity, self.tokens]))
+
+    def load(self, path: Path, identity: str) -> int:
+        owner, tokens = json.loads(path.read_text())
+        self.tokens = tokens if owner == identity else []
+        return len(self.tokens)
 
 
 class FakeModel:
