@@ -92,7 +92,7 @@ class ModelConfig:
             )
         if self.hidden % 32 or self.ffn % 32:
             raise read.error(f"widths {self.hidden} and {self.ffn} are not supported (multiples of 32 are)")
-        if read.metadata.get("llama.attention.value_length", self.head_dim) != self.head_dim:
+        if read.count("llama.attention.value_length", default=self.head_dim) != self.head_dim:
             raise read.error("values of another width than keys are not supported")
         if self.layers > 1024 or self.experts > 256 or self.experts_used > 32:
             raise read.error(
@@ -157,7 +157,7 @@ def _vocabulary_size(file: GGUFFile) -> int:
     if embedding is None:
         raise ModelFileError(f"{file.path}: the tensor token_embd.weight is missing; convert the model again")
     tokens = file.metadata.get("tokenizer.ggml.tokens")
-    if tokens is not None and len(tokens) != embedding.shape[0]:
+    if isinstance(tokens, list) and len(tokens) != embedding.shape[0]:  # another type: the tokenizer says
         raise ModelFileError(
             f"{file.path}: {len(tokens)} tokens in the vocabulary but {embedding.shape[0]} rows in "
             "token_embd.weight;"
