@@ -188,7 +188,9 @@ class Cpu:
         return description, int(description.ctypes.data), items
 
     def _rows_per_item(self, rows: int) -> int:
-        """Few enough that a thread which is held up costs little, whole tiles so that nothing is unpacked twice."""
+        """Few enough that a thread which is held up costs little, whole tiles so that nothing is unpacked
+        twice.
+        """
         return max(TILE, min(64, -(-rows // (self.pool.threads * 8)) // TILE * TILE))
 
     # -- mixture of experts ----------------------------------------------------------------------------------
@@ -220,15 +222,16 @@ class Cpu:
         )  # fmt: skip
         chunks = -(-s.ffn // GROUP)
         self.pool.run(
-            T.gate_up_task.address, len(active) * chunks, first, chunks, addresses, b.starts.at, b.token_of.at,
-            h.cols, s.ffn, gate.kind, gate.block_bytes, gate.row_bytes, b.table.at, h.x, h.q, h.scales, h.sums,
-            inner.x, int(self.exact), b.scratch.at, b.scratch_bytes, b.formats.at,
+            T.gate_up_task.address, len(active) * chunks, first, chunks, addresses, b.starts.at,
+            b.token_of.at, h.cols, s.ffn, gate.kind, gate.block_bytes, gate.row_bytes, b.table.at,
+            h.x, h.q, h.scales, h.sums, inner.x, int(self.exact), b.scratch.at, b.scratch_bytes,
+            b.formats.at,
         )  # fmt: skip
         chunk = self._rows_per_item(s.hidden)
         chunks = -(-s.hidden // chunk)
         self.pool.run(
             T.down_task.address, len(active) * chunks, first, chunks, addresses, b.starts.at, b.identity.at,
             s.ffn, s.hidden, down.kind, down.block_bytes, down.row_bytes, b.table.at,
-            inner.x, inner.q, inner.scales, inner.sums, b.out.at, int(self.exact), b.scratch.at, b.scratch_bytes,
-            chunk,
+            inner.x, inner.q, inner.scales, inner.sums, b.out.at, int(self.exact), b.scratch.at,
+            b.scratch_bytes, chunk,
         )  # fmt: skip

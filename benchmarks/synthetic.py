@@ -1,0 +1,138 @@
+"""Writes a random-weight, Mixtral-shaped GGUF of any size, for speed and memory: its text means nothing.
+
+    python benchmarks/synthetic.py OUT.gguf --hidden 2048 --ffn 7168 --layers 8 --type q4_k
+    python benchmarks/synthetic.py OUT.gguf --hidden 4096 --ffn 14336 --layers 32 --heads 32 --kv 8 --recipe
+    q4_k_m
+
+Blocks are drawn directly as valid ones, so a 28 GB file takes no 90 GB of floats. The defaults are a 3 B
+model.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quant.blocks import FORMATS
+from quant.gguf_writer import GGUFWriter
+
+VOCABULARY = 32000
+K_TYPES, WITH_MINIMUM = ("q4_k", "q5_k"), ("q4_1", "q5_1")
+LEVELS = {"q4_0": 15, "q4_1": 15, "q5_0": 31, "q5_1": 31, "q8_0": 255, "q4_k": 15, "q5_k": 31, "q6_k": 63}
+
+
+def random_blocks(rng: np.random.Generator, rows: int, cols: int, kind: str, deviation: float) -> np.ndarray:
+    """uint8 [rows, bytes]: random blocks that decode to mean about 0 and about that deviation."""
+    form = FORMATS[kind]
+    if kind in ("f32", "f16"):
+        values = rng.standard_normal((rows, cols), np.float32) * np.float32(deviation)
+        return values.astype(np.float16 if kind == "f16" else np.float32).view(np.uint8)
+    count = rows * cols // form.block_size
+    blocks = rng.integers(0, 256, (count, form.block_bytes), dtype=np.uint8)
+
+    def put(offset: int, value: float) -> None:
+        blocks[:, offset : offset + 2] = np.full(count, value, np.float16).view(np.uint8).reshape(count, 2)
+
+    step = deviation / (LEVELS[kind] / np.sqrt(12))
+    if kind in K_TYPES:
+        scales = rng.integers(20, 44, (count, 8), dtype=np.uint8)  # scale and minimum share their 6 bits
+        for j in range(4):
+            blocks[:, 4 + j] = blocks[:, 8 + j] = scales[:, j] | ((scales[:, j + 4] >> 4) << 6)
+            blocks[:, 12 + j] = (scales[:, j + 4] & 15) * 17
+        put(0, step / 32)
+        put(2, step / 32 * LEVELS[kind] / 2)
+    elif kind == "q6_k":
+        blocks[:, 192:208] = rng.integers(20, 44, (count, 16), dtype=np.uint8)
+        put(208, step / 32)
+    else:
+        put(0, step)
+        if kind in WITH_MINIMUM:
+            put(2, -step * LEVELS[kind] / 2)
+    return blocks.reshape(rows, -1)
+
+
+def tokenizer() -> dict[str, Any]:
+    """A SentencePiece vocabulary of the usual size: control tokens, bytes, then made-up words."""
+    words = [f"▁w{i}" for i in range(VOCABULARY - 259)]
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *words],
+        "tokenizer.ggml.scores": np.arange(0, -VOCABULARY, -1, dtype=np.float32),
+        "tokenizer.ggml.token_type": np.array([2, 3, 3, *[6] * 256, *[1] * len(words)], np.int32),
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.add_bos_token": True,
+    }
+
+
+def more_bits(layer: int, layers: int) -> bool:
+    """llama.cpp's rule for the layers that get more bits: the first and last eighth, every third between."""
+    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+
+
+def tensors(a: argparse.Namespace) -> Iterator[tuple[str, tuple[int, ...], str, float]]:
+    """(name, shape, type, deviation) of every tensor."""
+    head, narrow = a.hidden // a.heads, 1 / np.sqrt(a.hidden)
+    mixed = a.recipe == "q4_k_m"
+    yield "token_embd.weight", (VOCABULARY, a.hidden), a.type, 1.0
+    for i in range(a.layers):
+        at = f"blk.{i}."
+        down = "q6_k" if mixed and more_bits(i, a.layers) else a.type
+        yield at + "attn_norm.weight", (a.hidden,), "f32", 0.0
+        yield at + "ffn_norm.weight", (a.hidden,), "f32", 0.0
+        yield at + "attn_q.weight", (a.hidden, a.hidden), a.type, narrow
+        yield at + "attn_k.weight", (a.kv * head, a.hidden), "q8_0" if mixed else a.type, narrow
+        yield at + "attn_v.weight", (a.kv * head, a.hidden), "q8_0" if mixed else a.type, narrow
+        yield at + "attn_output.weight", (a.hidden, a.hidden), "q5_k" if mixed else a.type, narrow
+        yield at + "ffn_gate_inp.weight", (a.experts, a.hidden), "f32", 2 * narrow
+        yield at + "ffn_gate_exps.weight", (a.experts, a.ffn, a.hidden), a.type, narrow
+        yield at + "ffn_up_exps.weight", (a.experts, a.ffn, a.hidden), a.type, narrow
+        yield at + "ffn_down_exps.weight", (a.experts, a.hidden, a.ffn), down, 1 / np.sqrt(a.ffn)
+    yield "output_norm.weight", (a.hidden,), "f32", 0.0
+    yield "output.weight", (VOCABULARY, a.hidden), "q6_k", narrow
+
+
+def write(out: Path, a: argparse.Namespace) -> None:
+    """Writes the file expert by expert."""
+    rng = np.random.default_rng(a.seed)
+    metadata = {
+        "general.architecture": "llama", "general.name": f"synthetic {out.stem}",
+        "llama.context_length": 32768, "llama.embedding_length": a.hidden, "llama.block_count": a.layers,
+        "llama.feed_forward_length": a.ffn, "llama.attention.head_count": a.heads,
+        "llama.attention.head_count_kv": a.kv, "llama.rope.freq_base": 1e6,
+        "llama.rope.dimension_count": a.hidden // a.heads, "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.expert_count": a.experts, "llama.expert_used_count": 2, "llama.vocab_size": VOCABULARY,
+        **tokenizer(),
+    }  # fmt: skip
+    with GGUFWriter(out, metadata) as file:
+        described = list(tensors(a))
+        for name, shape, kind, _ in described:
+            file.declare(name, shape, kind)
+        for name, shape, kind, deviation in described:
+            if len(shape) == 1:
+                file.write(name, np.ones(shape, np.float32).view(np.uint8))
+                continue
+            for _ in range(shape[0] if len(shape) == 3 else 1):
+                file.write(name, random_blocks(rng, shape[-2], shape[-1], kind, deviation).reshape(-1))
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("out", type=Path)
+    sizes = {"hidden": 2048, "ffn": 7168, "layers": 8, "experts": 8, "heads": 16, "kv": 4, "seed": 0}
+    for name, default in sizes.items():
+        p.add_argument(f"--{name}", type=int, default=default)
+    p.add_argument("--type", default="q4_k", choices=[*LEVELS, "f16", "f32"])
+    p.add_argument("--recipe", choices=["q4_k_m"], help="mix the types as that recipe does for 8 experts")
+    return p
+
+
+if __name__ == "__main__":
+    arguments = parser().parse_args()
+    write(arguments.out, arguments)
+    print(f"{arguments.out}: {arguments.out.stat().st_size / 1e9:.2f} GB")

@@ -1,0 +1,192 @@
+"""Ours beside llama.cpp on the same files, in one run: speed in alternating pairs, and agreement of logits.
+
+    python benchmarks/vs_llama_cpp.py --peer PEER/bin/python [--quick] [--models DIR] [FILE.gguf ...]
+
+PEER is an environment with llama-cpp-python. Both sides load a file, warm up, and take turns five times on
+the same random token ids; medians and ratios are printed and written to benchmarks/results/cpu.json.
+llama.cpp runs with weight repacking on and off, and the better of the two, for prefill and for decode, is
+what we are compared with. Run it on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import localmoe
+from localmoe.kernels.bandwidth import read_bandwidth
+from localmoe.kernels.pool import usable_cores
+from localmoe.measure import random_ids
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "cpu.json"
+SYNTHETIC = {
+    "3b-q4_k": ["--type", "q4_k"], "3b-q5_k": ["--type", "q5_k"], "3b-q6_k": ["--type", "q6_k"],
+    "3b-q4_0": ["--type", "q4_0"], "3b-q8_0": ["--type", "q8_0"], "3b-q4_k_m": ["--recipe", "q4_k_m"],
+    "wide-q4_k_m": ["--recipe", "q4_k_m", "--hidden", "4096", "--ffn", "14336", "--layers", "2",
+                    "--heads", "32", "--kv", "8"],
+}  # fmt: skip
+
+
+class Peer:
+    """llama.cpp in a process of its own, measured on request."""
+
+    def __init__(
+        self, python: str, file: Path, prompt: int, generate: int, threads: int, repack: int
+    ) -> None:
+        command = [python, str(HERE / "llama_cpp_peer.py"), "speed", str(file)]
+        options = {"prompt": prompt, "generate": generate, "threads": threads, "repack": repack}
+        for name, value in options.items():
+            command += [f"--{name}", str(value)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def measure(self) -> dict[str, float]:
+        if self._process.stdin is None or self._process.stdout is None:
+            raise RuntimeError("the peer has no pipes")
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        answer: dict[str, float] = json.loads(self._process.stdout.readline())
+        return answer
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def measure_ours(model: localmoe.Model, ids: list[int], prompt: int) -> dict[str, float]:
+    decoder = model.decoder()
+    start = time.perf_counter()
+    decoder.extend(ids[:prompt])
+    middle = time.perf_counter()
+    for token in ids[prompt:]:
+        decoder.extend([token])
+    end = time.perf_counter()
+    return {"prefill": prompt / (middle - start), "decode": (len(ids) - prompt) / (end - middle)}
+
+
+def compare_speed(
+    python: str, file: Path, prompt: int, generate: int, threads: int, pairs: int
+) -> dict[str, Any]:
+    """Medians of ours and of both of llama.cpp's settings, and the ratios pair by pair against the better
+    one.
+    """
+    context = min(prompt + generate + 8, 32768)
+    rows: dict[str, list[dict[str, float]]] = {"ours": [], "repack": [], "no_repack": []}
+    with localmoe.load(file, threads=threads, context=context, learn=False) as model:
+        ids = random_ids(model, prompt + generate)
+        read = model.status()["bytes_per_token"]
+        peers = {name: Peer(python, file, prompt, generate, threads, flag) for name, flag in
+                 (("repack", 1), ("no_repack", 0))}  # fmt: skip
+        try:
+            for turn in range(pairs + 1):
+                rows["ours"].append(measure_ours(model, ids, prompt))
+                for name, peer in peers.items():
+                    rows[name].append(peer.measure())
+                if not turn:
+                    rows = {name: [] for name in rows}  # the first was the warm-up
+        finally:
+            for peer in peers.values():
+                peer.close()
+    result: dict[str, Any] = {"file": file.stem, "threads": threads, "prompt": prompt, "generate": generate}
+    for what in ("prefill", "decode"):
+        medians = {name: statistics.median(row[what] for row in rows[name]) for name in rows}
+        better = max(("repack", "no_repack"), key=lambda name: medians[name])
+        ratios = [ours[what] / theirs[what] for ours, theirs in zip(rows["ours"], rows[better], strict=True)]
+        result[what] = {
+            "ours": medians["ours"], "llama_cpp": medians[better], "llama_cpp_setting": better,
+            "llama_cpp_default": medians["repack"], "ratio": statistics.median(ratios),
+            "ratios": sorted(ratios),
+        }  # fmt: skip
+    result["read_gbps"] = read * result["decode"]["ours"] / 1e9
+    return result
+
+
+def compare_logits(python: str, file: Path, tokens: int = 64) -> dict[str, Any]:
+    """Per-token correlation of the logits, and how often both choose the same token."""
+    with tempfile.TemporaryDirectory() as folder:
+        ids_file, out = Path(folder) / "ids.npy", Path(folder) / "out.npy"
+        with localmoe.load(file, context=max(64, tokens), learn=False) as model:
+            ids = [model.tokenizer.bos_id or 1, *random_ids(model, tokens - 1)]
+            ours = model.logits(ids)
+        np.save(ids_file, np.array(ids))
+        subprocess.run(
+            [python, str(HERE / "llama_cpp_peer.py"), "logits", str(file), str(ids_file), str(out)],
+            check=True, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        theirs = np.load(out)
+    correlation = np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(ours, theirs, strict=True)])
+    return {
+        "median": float(np.median(correlation)), "p10": float(np.percentile(correlation, 10)),
+        "same_argmax": float((ours.argmax(1) == theirs.argmax(1)).mean()), "tokens": tokens,
+    }  # fmt: skip
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("files", nargs="*", type=Path, help="GGUF files [default: demo, synthetic]")
+    p.add_argument("--peer", required=True, help="python of an environment with llama-cpp-python")
+    p.add_argument("--models", type=Path, default=Path(tempfile.gettempdir()) / "localmoe-synthetic")
+    p.add_argument("--only", nargs="*", help="names of synthetic models")
+    p.add_argument("--threads", nargs="*", type=int, default=[1, 2])
+    p.add_argument("--prompts", nargs="*", type=int, default=[512, 2048])
+    p.add_argument("--generate", type=int, default=32)
+    p.add_argument("--pairs", type=int, default=5)
+    p.add_argument("--no-logits", action="store_true")
+    p.add_argument("--out", type=Path, default=RESULTS)
+    a = p.parse_args()
+    machine = {
+        "cpu": platform.processor() or platform.machine(), "cores": usable_cores(),
+        "date": time.strftime("%Y-%m-%d"),
+        "read_gbps": {str(n): round(read_bandwidth(n), 1) for n in a.threads},
+    }  # fmt: skip
+    report: dict[str, Any] = {"machine": machine, "speed": [], "logits": []}
+    for file in a.files or _default_files(a.models, a.only):
+        if not a.no_logits:
+            report["logits"].append({"file": file.stem, **compare_logits(a.peer, file)})
+            print(json.dumps(report["logits"][-1]), flush=True)
+        most = localmoe.load(file, learn=False)
+        limit = most.config.context - a.generate - 8
+        most.close()
+        for threads in a.threads:
+            for prompt in sorted({min(prompt, limit) for prompt in a.prompts}):
+                row = compare_speed(a.peer, file, prompt, a.generate, threads, a.pairs)
+                report["speed"].append(row)
+                for what in ("prefill", "decode"):
+                    r = row[what]
+                    peer = f"llama.cpp {r['llama_cpp']:8.1f} ({r['llama_cpp_setting']})"
+                    line = f"{file.stem:<14} {threads} threads {what:>8} {prompt:>5}: ours {r['ours']:8.1f}"
+                    print(f"{line}  {peer}  ratio {r['ratio']:.2f}", flush=True)
+                a.out.parent.mkdir(parents=True, exist_ok=True)
+                a.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _default_files(folder: Path, only: list[str] | None) -> list[Path]:
+    """The demo model and the synthetic ones, written where they do not exist yet."""
+    from localmoe.catalogue import demo_path
+
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [] if only else [demo_path()]
+    for name, options in SYNTHETIC.items():
+        if only and name not in only:
+            continue
+        file = folder / f"{name}.gguf"
+        if not file.exists():
+            subprocess.run([sys.executable, str(HERE / "synthetic.py"), str(file), *options], check=True)
+        files.append(file)
+    return files
+
+
+if __name__ == "__main__":
+    main()
