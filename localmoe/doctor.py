@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from localmoe import catalogue
-from localmoe.chat.plan import available_ram
 from localmoe.errors import LocalMoeError
-from localmoe.settings import cache_directory, config_path, data_directory, format_size, resolve
+from localmoe.experts.plan import available_memory
+from localmoe.experts.sizes import format_size
+from localmoe.settings import cache_directory, config_path, data_directory, resolve
 
 _PACKAGES = ("torch", "triton", "numba", "numpy", "safetensors", "sentencepiece", "prompt_toolkit", "rich")
 
@@ -30,7 +31,7 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": _cpu(problems),
-        "memory": {"total_bytes": _total_ram(), "available_bytes": available_ram()},
+        "memory": {"total_bytes": _total_ram(), "available_bytes": available_memory()},
         "gpus": _gpus(problems),
         "packages": {name: _version_of(name) for name in _PACKAGES},
         "paths": _paths(),
@@ -151,9 +152,10 @@ def report(facts: Mapping[str, Any]) -> list[str]:
     """`examine`'s facts for people."""
     cpu, memory, paths = facts["cpu"], facts["memory"], facts["paths"]
     usable = cpu.get("usable_threads", cpu["threads"])
+    kernels = cpu.get("simd", "none")
     lines = [
         f"localmoe    {facts['localmoe']}, Python {facts['python']}, {facts['platform']}",
-        f"CPU         {cpu['name']}, {usable} of {cpu['threads']} threads; kernels: {cpu.get('simd', 'none')}",
+        f"CPU         {cpu['name']}, {usable} of {cpu['threads']} threads, kernels {kernels}",
         f"RAM         {_size(memory['total_bytes'])}, {_size(memory['available_bytes'])} available",
     ]
     for gpu in facts["gpus"]:

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from localmoe.errors import LocalMoeError, UsageError
-from localmoe.settings import format_size
+from localmoe.experts.sizes import format_size
 
 _CHUNK = 1 << 20
 _TIMEOUT = 60.0

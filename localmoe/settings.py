@@ -21,9 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from localmoe.errors import UsageError
-
-SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
-              "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}  # fmt: skip
+from localmoe.experts.sizes import format_size, parse_size
 
 
 class Kind(NamedTuple):
@@ -33,21 +31,8 @@ class Kind(NamedTuple):
     expected: str
 
 
-def parse_size(text: str) -> int:
-    """Bytes in "8GiB", "8G", "500 MB" or "1024". Raises ValueError."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
-    if match is None or match[2] not in SIZE_UNITS:
-        raise ValueError(text)
-    return int(float(match[1]) * SIZE_UNITS[match[2]])
-
-
-def format_size(count: float) -> str:
-    """`count` bytes for people: "8.0 GiB"."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
+def _size(text: str) -> int:
+    return 0 if text.strip() == "0" else parse_size(text)
 
 
 def _finite(text: str) -> float:
@@ -67,7 +52,7 @@ def _switch(text: str) -> bool:
 
 NUMBER = Kind(_finite, "a number")
 COUNT = Kind(int, "a whole number")
-SIZE = Kind(parse_size, "a size such as 8GiB")
+SIZE = Kind(_size, "a size such as 8GiB")
 SWITCH = Kind(_switch, "on or off")
 TEXT = Kind(str, "text")
 TEXTS = Kind(lambda text: (text,), "a list of texts")
@@ -153,7 +138,7 @@ def parse(name: str, value: object, where: str = "") -> Any:
             raise ValueError(value)
         else:
             result = kind.read(str(value))
-    except ValueError:
+    except (ValueError, UsageError):
         raise UsageError(f"{prefix}{name} must be {kind.expected}, not {value!r}") from None
     low, high = about["low"], about["high"]
     if (low is not None and result < low) or (high is not None and result > high):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localmoe.errors import UsageError
-from localmoe.settings import format_size
+from localmoe.experts.sizes import format_size
 
 MAX_BYTES = 1 << 20
 

@@ -14,7 +14,8 @@ from localmoe import catalogue
 from localmoe.chat.attachments import read_attachment
 from localmoe.chat.output import Spinner, is_terminal, status_line
 from localmoe.errors import UsageError
-from localmoe.settings import FIELDS, Settings, canonical, format_size, parse, shown
+from localmoe.experts.sizes import format_size
+from localmoe.settings import FIELDS, Settings, canonical, parse, shown
 
 if TYPE_CHECKING:
     from localmoe.chat.repl import Repl
@@ -91,7 +92,9 @@ def model(repl: Repl, argument: str) -> None:
 
     found = catalogue.find(argument)
     with Spinner(f"loading {found.name}"):
-        loaded = load_model(found, repl.session.settings, repl.notices)
+        loaded = load_model(
+            found, repl.session.settings, repl.notices, learn=repl.session.recorder.history is not None
+        )
     before = repl.session.model
     repl.session.use(loaded, reference(found))
     before.close()
@@ -99,11 +102,7 @@ def model(repl: Repl, argument: str) -> None:
 
 
 def plan(repl: Repl, _argument: str) -> None:
-    from localmoe.chat.plan import plan as facts
-    from localmoe.chat.plan import plan_lines
-
-    found = catalogue.find(repl.session.reference)
-    repl.notices.write("\n".join(plan_lines(facts(found.path, repl.session.settings))))
+    repl.notices.write("\n".join(repl.session.model.plan.lines()))
 
 
 def stats(repl: Repl, _argument: str) -> None:

@@ -7,7 +7,7 @@ turn to turn, so only what differs from the last prompt is computed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from localmoe.chat.conversation import Conversation, Turn
 from localmoe.chat.paced import CancelledError, ChatModel, PacedDecoder
 from localmoe.chat.recorder import Recorder
-from localmoe.chat.window import Messages, Window, fit, reserve
+from localmoe.chat.window import Messages, Window, decided, fit, reserve
 from localmoe.errors import UsageError
 from localmoe.generate.loop import Answer, Piece, stream
 from localmoe.generate.sampling import Sampling
@@ -69,18 +69,15 @@ class Session:
     def window(self) -> Window:
         """The prompt for the path to the head, shortened by the overflow policy if need be."""
         turns = self.conversation.path()
-        decided = (turn.details["window"] for turn in reversed(turns) if "window" in turn.details)
-        known: Mapping[str, Any] = next(decided, {})
-        if known.get("context") != self.model.context:
-            known = {}
+        left_out, summary = decided(turns, self.model.context)
         return fit(
             self.model.encode_chat,
             self.conversation.system,
             turns,
             limit=self.model.context - reserve(self.model.context, self.settings.max_tokens),
             policy=self.settings.overflow,
-            left_out=known.get("left_out", 0),
-            summary=known.get("summary", ""),
+            left_out=left_out,
+            summary=summary,
             summarize=self._summarize,
         )
 

@@ -10,15 +10,13 @@ from typing import Any
 from localmoe import catalogue
 from localmoe.chat.attachments import Attachment, decoded, read_attachment, with_attachments
 from localmoe.chat.conversation import Conversation
-from localmoe.chat.output import DIM, Notices, Spinner, to_json
+from localmoe.chat.output import Notices, Spinner
 from localmoe.chat.paced import ChatModel
 from localmoe.chat.recorder import Recorder
-from localmoe.chat.window import messages
 from localmoe.errors import UsageError
 from localmoe.history.database import HistoryError
 from localmoe.history.store import Summary
 from localmoe.settings import FIELDS, Resolved, Settings, data_directory, resolve
-from localmoe.text.safe import safe
 
 
 def history_path() -> Path:
@@ -73,7 +71,10 @@ def _run(
     settings = resolved.settings
     conversation = _conversation(summary, recorder, settings, options["system"])
     if options["dry_run"]:
-        return _dry_run(found, settings, conversation, with_attachments(prompt or "", attachments), options)
+        from localmoe.chat.dry_run import show_prompt
+
+        text = with_attachments(prompt or "", attachments)
+        return show_prompt(found.path, settings, conversation, text, options["as_json"])
     if options["plan"]:
         from localmoe.chat.plan import show_plan
 
@@ -82,7 +83,7 @@ def _run(
     from localmoe.chat.session import Session
 
     with Spinner(f"loading {found.name}", options["quiet"]):
-        loaded = load_model(found, settings, notices)
+        loaded = load_model(found, settings, notices, learn=not options["no_history"])
     try:
         session = Session(loaded, settings, conversation, recorder, notices, reference(found))
         session.logprobs = options["logprobs"]
@@ -148,8 +149,10 @@ def reference(found: catalogue.Found) -> str:
     return found.name if found.name in catalogue.installed() else str(found.path.absolute())
 
 
-def load_model(found: catalogue.Found, settings: Settings, notices: Notices) -> ChatModel:
-    """The model that was found, placed as `settings` say."""
+def load_model(
+    found: catalogue.Found, settings: Settings, notices: Notices, *, learn: bool = True
+) -> ChatModel:
+    """The model that was found, placed as `settings` say. `learn`: routing statistics may be kept on disk."""
     import localmoe
 
     return localmoe.load(
@@ -160,41 +163,6 @@ def load_model(found: catalogue.Found, settings: Settings, notices: Notices) -> 
         ram=settings.ram,
         context=settings.context,
         kv_type=settings.kv_type,
+        learn=learn,
         notice=notices,
     )
-
-
-def _dry_run(
-    found: catalogue.Found,
-    settings: Settings,
-    conversation: Conversation,
-    prompt: str,
-    options: Mapping[str, Any],
-) -> int:
-    """Show the prompt as the model would get it. Only the file's metadata is read."""
-    from localmoe.text.prompts import prompt_format
-    from localmoe.text.tokenizer import load_tokenizer
-    from quant.gguf import GGUFFile
-
-    with GGUFFile.open(found.path) as file:
-        tokenizer = load_tokenizer(file.metadata)
-        encode = prompt_format(file.metadata, tokenizer).encode
-    if prompt:
-        conversation.add("user", prompt)
-    ids = encode(messages(conversation.system, conversation.path()))
-    pieces = {token: piece for piece, token in tokenizer.markers().items()}
-    shown, run = [], []
-    for token in [*ids, None]:
-        if token is not None and not tokenizer.is_control(token):
-            run.append(tokenizer.token_bytes(token))
-            continue
-        shown.append(b"".join(run).decode("utf-8", "replace"))
-        run = []
-        shown.append(pieces.get(token, "") if token is not None else "")
-    text = "".join(shown)
-    if options["as_json"]:
-        print(to_json({"prompt": text, "prompt_tokens": len(ids), "ids": ids}))
-    else:
-        print(safe(text))
-        Notices.write(f"{len(ids):,} tokens", DIM)
-    return 0

@@ -9,8 +9,9 @@ announced, and kept on disk.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from localmoe.chat.conversation import Turn
 from localmoe.errors import UsageError
@@ -41,6 +42,18 @@ def messages(system: str, turns: Sequence[Turn], summary: str = "") -> Messages:
     head = "\n\n".join(part for part in (system, f"{_SUMMARY_TITLE}\n{summary}" if summary else "") if part)
     first = [{"role": "system", "content": head}] if head else []
     return first + [{"role": turn.role, "content": turn.content} for turn in turns]
+
+
+def decided(turns: Sequence[Turn], context: int) -> tuple[int, str]:
+    """How many of the oldest turns an earlier answer on this path left out, and the summary it used.
+
+    Only what was decided for a context of the same length counts.
+    """
+    windows = (turn.details["window"] for turn in reversed(turns) if "window" in turn.details)
+    known: Mapping[str, Any] = next(windows, {})
+    if known.get("context") != context:
+        return 0, ""
+    return known.get("left_out", 0), known.get("summary", "")
 
 
 def reserve(context: int, max_tokens: int | None) -> int:

@@ -34,6 +34,7 @@ def show(model: str | None, as_json: bool) -> None:
     from localmoe.catalogue import entries
     from localmoe.chat.output import Notices, to_json
     from localmoe.settings import FIELDS, resolve, shown
+    from localmoe.text.safe import safe
 
     entry = entries().get(model) if model else None
     resolved = resolve({}, (model,) if model else (), entry.settings if entry else None)
@@ -46,7 +47,7 @@ def show(model: str | None, as_json: bool) -> None:
         return
     for name, value in values.items():
         origin = resolved.origins[name]
-        click.echo(f"{name:18} {shown(name, value):14} {origin:12} {FIELDS[name].metadata['summary']}")
+        click.echo(safe(f"{name:18} {shown(name, value):14} {origin:12} {FIELDS[name].metadata['summary']}"))
 
 
 @config.command()

@@ -30,7 +30,8 @@ def list_(only_installed: bool, as_json: bool) -> None:
     """List the models that are known by name, and which of them are on this machine."""
     from localmoe.catalogue import entries, installed
     from localmoe.chat.output import to_json
-    from localmoe.settings import format_size
+    from localmoe.experts.sizes import format_size
+    from localmoe.text.safe import safe
 
     here, known = installed(), entries()
     names = [*here, *(name for name in known if name not in here and not only_installed)]
@@ -39,7 +40,7 @@ def list_(only_installed: bool, as_json: bool) -> None:
         return
     for name in names:
         state = format_size(here[name].size) if name in here else "not here"
-        about = known[name].about if name in known else str(here[name].path)
+        about = known[name].about if name in known else safe(str(here[name].path))
         click.echo(f"{name:24} {state:>10}  {about}")
 
 
@@ -71,7 +72,8 @@ def show(name: str, as_json: bool) -> None:
     """Show what is known about a model."""
     from localmoe.catalogue import entries, find, installed
     from localmoe.chat.output import to_json
-    from localmoe.settings import format_size
+    from localmoe.experts.sizes import format_size
+    from localmoe.text.safe import safe
 
     entry, here = entries().get(name), installed().get(name)
     if entry is None and here is None:
@@ -88,7 +90,7 @@ def show(name: str, as_json: bool) -> None:
         for source in entry.sources:
             click.echo(f"{source.kind:12} {format_size(source.size):>10}  {source.repo}")
     if here is not None:
-        click.echo(f"{'here':12} {format_size(here.size):>10}  {here.path}")
+        click.echo(f"{'here':12} {format_size(here.size):>10}  {safe(str(here.path))}")
 
 
 @models.command()
@@ -99,7 +101,7 @@ def pull(name: str, kind: str | None, quiet: bool) -> None:
     """Download a model of the catalogue. An interrupted download goes on where it stopped."""
     from localmoe.catalogue import Installed, entries, models_directory, register
     from localmoe.download import download, remote_files
-    from localmoe.settings import format_size
+    from localmoe.experts.sizes import format_size
 
     source = _source(name, kind)
     commit, files = remote_files(source.repo, source.files)
@@ -134,7 +136,7 @@ def _source(name: str, kind: str | None) -> Source:
 def progress_line(quiet: bool) -> Progress:
     """Shows how far a long read is, on one line of stderr; nothing where that is no terminal."""
     from localmoe.chat.output import is_terminal
-    from localmoe.settings import format_size
+    from localmoe.experts.sizes import format_size
     from localmoe.text.safe import safe
 
     shown = is_terminal(sys.stderr) and not quiet
@@ -145,7 +147,7 @@ def progress_line(quiet: bool) -> Progress:
         now = time.monotonic()
         if shown and (now - last > 0.2 or done == size):
             last = now
-            rate = format_size(done / max(now - began, 1e-3))
+            rate = format_size(round(done / max(now - began, 1e-3)))
             share = f"{format_size(done)} of {format_size(size)} ({100 * done // max(size, 1)} %)"
             end = "\n" if done == size else ""
             sys.stderr.write(f"\r\x1b[K{safe(name)}: {share}, {rate}/s{end}")

@@ -29,14 +29,15 @@ def model_argument(*, required: bool = True) -> Callable[[F], F]:
 
 def size(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     """A click callback: bytes of "8GiB"."""
-    from localmoe.settings import parse_size
+    from localmoe.errors import UsageError
+    from localmoe.experts.sizes import parse_size
 
     if value is None:
         return None
     try:
         return parse_size(value)
-    except ValueError:
-        raise click.BadParameter(f"expected a size such as 8GiB, not {value!r}", param=parameter) from None
+    except UsageError as error:
+        raise click.BadParameter(str(error), param=parameter) from None
 
 
 def _all(options: list[Callable[[F], F]]) -> Callable[[F], F]:

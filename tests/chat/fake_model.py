@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,10 @@ class FakeModel:
         prompt = bytes(tokens[start + 1 : place - 1]).decode()
         rest = self.script(prompt).encode()[len(tokens) - place - 1 :]
         return rest[0] if rest else EOS
+
+    @property
+    def plan(self) -> Any:
+        return SimpleNamespace(lines=lambda: ["experts  RAM  1.00 MiB"])
 
     def status(self) -> dict[str, Any]:
         return {"hit_rate": 0.875, "bytes_per_token": 1000}

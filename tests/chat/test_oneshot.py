@@ -84,7 +84,7 @@ def test_files(chat: Chat, tmp_path: Path) -> None:
     assert chat("-p", "read", "-f", str(tmp_path / "n.txt"))[1] == expected
     (tmp_path / "b.bin").write_bytes(b"\0" * 2048)
     (tmp_path / "large.txt").write_bytes(b"x" * (1 << 20) + b"y")
-    for name, reason in (("b.bin", "not text in UTF-8 (2.0 KiB)"), ("large.txt", "1.0 MiB"), ("no", "read")):
+    for name, reason in (("b.bin", "in UTF-8 (2.00 KiB)"), ("large.txt", "1.00 MiB"), ("no", "read")):
         with pytest.raises(UsageError, match=re.escape(reason)):
             read_attachment(tmp_path / name)
     with pytest.raises(UsageError, match="directory"):
@@ -155,7 +155,7 @@ def test_jsonl(chat: Chat) -> None:
     [
         ("--temperature 9 -p x", "between 0 and 5"),
         ("--device tpu -p x", "device must be"),
-        ("--gpu-memory lots -p x", "a size such as 8GiB"),
+        ("--gpu-memory lots -p x", "write it like 8GiB"),
         ("--overflow x -p x", "drop, stop, summarize"),
         ("-c --no-history -p x", "leave one out"),
         ("-c -p x", "no conversation to continue"),

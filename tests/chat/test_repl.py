@@ -6,6 +6,7 @@ import base64
 import os
 import sqlite3
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -279,6 +280,30 @@ def test_no_colour(start: Start) -> None:
         chat.say("long")
         chat.see("End.")
         assert b"\x1b[38" not in chat.received.split(b"long")[-1]
+
+
+def test_redirected_in_a_terminal(start: Start, home: Path) -> None:
+    """With stderr in a file there is no prompt and no spinner; with stdout in one, plain answers there."""
+    places = {"PYTHONPATH": str(RUNNER.parents[2]), "LOCALMOE_DATA_DIR": str(home / "data")}
+    environment = {**os.environ, **places}
+    run = f"{sys.executable} {RUNNER} chat"
+    with Program(["-c", f"import os; os.system('{run} 2> {home}/errors')"], environment) as chat:
+        chat.pump(1.5)
+        chat.type("hello\r")
+        chat.see("You said: hello")
+        assert ">>>" not in chat.text()
+        chat.type("\x04")
+        chat.end()
+    assert "\x1b" not in (home / "errors").read_text()
+    with Program(["-c", f"import os; os.system('{run} > {home}/answers')"], environment) as chat:
+        chat.see("/help lists")
+        chat.prompt()
+        chat.say("long")
+        chat.type("\x04")
+        chat.end()
+    answer = (home / "answers").read_text()
+    assert answer.startswith("# Title\n\nSome *words* here.")
+    assert "\x1b" not in answer
 
 
 def test_vi_keys(start: Start, home: Path) -> None:
