@@ -59,12 +59,15 @@ def hugging_face_weights(seed: int = 0, experts: int = EXPERTS) -> dict[str, np.
     def matrix(*shape: int) -> np.ndarray:
         return (0.05 * rng.standard_normal(shape)).astype(np.float16).astype(np.float32)
 
+    def norm() -> np.ndarray:
+        return (1 + matrix(HIDDEN)).astype(np.float16).astype(np.float32)
+
     weights = {"model.embed_tokens.weight": matrix(VOCABULARY, HIDDEN)}
     for layer in range(LAYERS):
         at = f"model.layers.{layer}."
         weights |= {
-            at + "input_layernorm.weight": 1 + matrix(HIDDEN),
-            at + "post_attention_layernorm.weight": 1 + matrix(HIDDEN),
+            at + "input_layernorm.weight": norm(),
+            at + "post_attention_layernorm.weight": norm(),
             at + "self_attn.q_proj.weight": matrix(HEADS * HEAD, HIDDEN),
             at + "self_attn.k_proj.weight": matrix(KV_HEADS * HEAD, HIDDEN),
             at + "self_attn.v_proj.weight": matrix(KV_HEADS * HEAD, HIDDEN),
@@ -79,7 +82,7 @@ def hugging_face_weights(seed: int = 0, experts: int = EXPERTS) -> dict[str, np.
             name = f"{at}block_sparse_moe.experts.{expert}."
             weights |= {name + "w1.weight": matrix(FFN, HIDDEN), name + "w3.weight": matrix(FFN, HIDDEN)}
             weights[name + "w2.weight"] = matrix(HIDDEN, FFN)
-    weights["model.norm.weight"] = 1 + matrix(HIDDEN)
+    weights["model.norm.weight"] = norm()
     weights["lm_head.weight"] = matrix(VOCABULARY, HIDDEN)
     return weights
 
