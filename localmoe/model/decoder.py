@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from localmoe.errors import UsageError
 from localmoe.model.config import ModelConfig
 from localmoe.model.kv_cache import KVCache
+from localmoe.model.kv_file import load_state, save_state
 from localmoe.model.transformer import Compute, Transformer
 
 Floats = NDArray[np.float32]
@@ -67,6 +69,17 @@ class Decoder:
             with self._step():
                 parts.append(self._compute.all_logits(self._forward(chunk), self._transformer.output))
         return np.concatenate(parts)
+
+    def save(self, path: Path, identity: str) -> None:
+        """Writes this state to a file that only a model of the same `identity` takes. OSError if it fails."""
+        save_state(path, self._cache, self.tokens, identity)
+
+    def load(self, path: Path, identity: str) -> int:
+        """Restores a state; how many tokens it holds, 0 (and nothing changed) where the file does not fit."""
+        tokens = load_state(path, self._cache, identity)
+        if tokens:
+            self.tokens = tokens
+        return len(tokens)
 
     def _chunks(self, ids: Sequence[int]) -> list[Sequence[int]]:
         if not len(ids):

@@ -47,7 +47,6 @@ class KVCache:
             np.zeros(scale_shape, np.float16),
             np.zeros(scale_shape, np.float16),
         )
-        arrays = (self.keys, self.key_scales, self.values, self.value_scales)
         self.layers = [
             CacheLayer(room, q8, (_at(self.keys[i]), _at(self.key_scales[i]), _at(self.values[i]),
                                   _at(self.value_scales[i])))
