@@ -1,0 +1,248 @@
+"""Files and arguments that cannot be used: one line on stderr, exit 2, never a traceback."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import metadata, shapes, tokenizer, write_model
+
+from localmoe.cli.main import run
+from quant.gguf import GGUFWriter
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
+    """Runs a command that must be refused; its one line of stderr."""
+    text = tmp_path / "text.txt"
+    text.write_text("a b c d e f g h i j")
+
+    def check(path: object, *options: str, command: str = "perplexity", text: Path = text) -> str:
+        arguments = [command, str(path), *([str(text)] if command == "perplexity" else []), *options]
+        before = sorted(tmp_path.iterdir())
+        code = run(arguments)
+        out, err = capsys.readouterr()
+        assert code == 2, (code, err)
+        assert out == ""
+        lines = err.strip().splitlines()
+        assert len(lines) == 1, err
+        assert lines[0].startswith("localmoe: ")
+        assert sorted(tmp_path.iterdir()) == before
+        return lines[0]
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = write_model(tmp_path_factory.mktemp("sound") / "m.gguf", metadata(block_count=1), "q8_0")
+    return path.read_bytes()
+
+
+def made(tmp_path: Path, **arguments: Any) -> Path:
+    return write_model(tmp_path / "bad.gguf", **arguments)
+
+
+def hollow(path: Path, values: dict[str, Any], types: dict[str, str] | None = None) -> Path:
+    """A file with these metadata and the tensors of a sane model of one layer, all zero."""
+    sane = shapes(metadata(block_count=1))
+    with GGUFWriter(path, values) as file:
+        for name, shape in sane.items():
+            file.declare(name, shape, (types or {}).get(name, "f32"))
+        for name in sane:
+            file.write(name, np.zeros(file.layout[name].nbytes, np.uint8))
+    return path
+
+
+def test_no_such_file(refused, tmp_path):
+    assert "no such file" in refused(tmp_path / "missing.gguf")
+    assert "no model or file 'mixtrol'" in refused("mixtrol")
+
+
+@pytest.mark.parametrize("content", [b"", b"GG", b"hello, this is text\n" * 100, bytes(5000)])
+def test_not_a_gguf_file(content, refused, tmp_path):
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(content)
+    assert "bad.gguf" in refused(path)
+
+
+def test_a_directory_is_not_a_model_file(refused, tmp_path):
+    (tmp_path / "folder").mkdir()
+    assert "folder" in refused(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("version", [0, 1, 4, 0x03000000])
+def test_unknown_version(version, refused, sound, tmp_path):
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(sound[:4] + struct.pack("<I", version) + sound[8:])
+    assert "version" in refused(path) or version == 0x03000000
+
+
+def test_truncated_anywhere(refused, sound, tmp_path):
+    path = tmp_path / "bad.gguf"
+    whole = len(sound)
+    last = whole - 1000  # well inside the last tensor, whatever padding follows it
+    cuts = [1, 5, 9, 20, 24, 25, 40, 100, 200, 1000, 5000, *range(6000, last, last // 20), last]
+    for cut in cuts:
+        path.write_bytes(sound[:cut])
+        assert "bad.gguf" in refused(path)
+
+
+def test_unsupported_architecture_is_named(refused, tmp_path):
+    path = made(tmp_path, values=metadata(architecture="qwen3moe"))
+    assert "'qwen3moe'" in refused(path)
+
+
+@pytest.mark.parametrize("kind", ["q2_k", "q3_k"])
+def test_unsupported_tensor_type_is_named(kind, refused, tmp_path):
+    line = refused(hollow(tmp_path / "bad.gguf", metadata(block_count=1), {"blk.0.attn_q.weight": kind}))
+    assert kind in line.lower()
+    assert "blk.0.attn_q.weight" in line
+
+
+NEEDED = [name for name in shapes(metadata(block_count=1)) if name != "output.weight"]
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_missing_tensor_is_named(name, refused, tmp_path):
+    path = made(tmp_path, values=metadata(block_count=1), change=lambda tensors: tensors.pop(name))
+    line = refused(path)
+    assert name in line
+    assert "missing" in line
+
+
+def test_a_model_without_an_output_matrix_uses_its_embedding(tmp_path):
+    import localmoe
+
+    path = made(tmp_path, values=metadata(block_count=1), change=lambda tensors: tensors.pop("output.weight"))
+    with localmoe.load(path) as model:
+        assert model.logits([1, 5]).shape == (2, model.config.vocab)
+
+
+REQUIRED = (
+    "general.architecture", "llama.block_count", "llama.context_length", "llama.embedding_length",
+    "llama.feed_forward_length", "llama.attention.head_count", "llama.attention.layer_norm_rms_epsilon",
+    "tokenizer.ggml.model", "tokenizer.ggml.tokens",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", REQUIRED)
+def test_missing_metadata_is_named(key, refused, tmp_path):
+    values = metadata(block_count=1)
+    del values[key]
+    assert key in refused(hollow(tmp_path / "bad.gguf", values))
+
+
+# What the metadata says and the tensors do not: (changed key, its value, what the line must name).
+DISAGREE: tuple[tuple[str, Any, str], ...] = (
+    ("embedding_length", 512, "token_embd.weight"),
+    ("feed_forward_length", 512, "ffn_gate_exps.weight"),
+    ("block_count", 2, "blk.1."),
+    ("head_count_kv", 4, "attn_k.weight"),
+    ("expert_count", 8, "blk.0.ffn_gate"),
+    ("expert_count", None, ""),
+    ("expert_used_count", 5, "5 experts of 4"),
+    ("head_count", 0, "head_count"),
+    ("head_count_kv", 0, "head_count_kv"),
+    ("head_count_kv", 3, "KV heads"),
+    ("block_count", 0, "block_count"),
+    ("context_length", 0, "context_length"),
+    ("expert_used_count", 0, "expert_used_count"),
+    ("dimension_count", 33, "33"),
+    ("dimension_count", 128, "128"),
+    ("layer_norm_rms_epsilon", 0.0, "epsilon"),
+    ("layer_norm_rms_epsilon", float("nan"), "epsilon"),
+    ("freq_base", -1.0, "freq_base"),
+    ("head_count", 2**31, "head_count"),
+    ("head_count", "four", "head_count"),
+    ("head_count", [4, 4], "head_count"),
+    ("embedding_length", 1.5, "embedding_length"),
+    ("value_length", 32, "values"),
+    ("value_length", [64, 64], "value"),
+    ("type", "yarn", "yarn"),
+    ("architecture", 7, "general.architecture"),
+    ("name", 7, "general.name"),
+    ("tokenizer.ggml.tokens", 5, "tokens"),
+    ("tokenizer.ggml.tokens", np.arange(320, dtype=np.int32), "tokens"),
+    ("tokenizer.ggml.scores", None, "scores"),
+    ("tokenizer.ggml.token_type", np.zeros(3, np.int32), "token_type"),
+    ("tokenizer.ggml.bos_token_id", 999, "bos_token_id"),
+    ("tokenizer.ggml.model", "wordpiece", "wordpiece"),
+    ("sliding_window", -5, "sliding_window"),
+)
+
+
+@pytest.mark.parametrize(("key", "value", "named"), DISAGREE, ids=[f"{k}={v!r:.20}" for k, v, _ in DISAGREE])
+def test_what_disagrees_is_named(key, value, named, refused, tmp_path):
+    line = refused(hollow(tmp_path / "bad.gguf", metadata(**{"block_count": 1, key: value})))
+    assert named in line
+    assert "bad.gguf" in line or "tokenizer.ggml" in line
+
+
+def test_a_vocabulary_of_another_size_than_the_embedding(refused, tmp_path):
+    values = metadata(block_count=1)
+    path = made(
+        tmp_path,
+        values={**values, **tokenizer(319)},
+        change=lambda tensors: tensors.update({"token_embd.weight": (320, 256)}),
+    )
+    assert "319 tokens" in refused(path)
+
+
+def test_a_tensor_too_many_is_named(refused, tmp_path):
+    """A bias that we would leave out changes what the model computes."""
+    path = made(
+        tmp_path, values=metadata(block_count=1), change=lambda t: t.update({"blk.0.attn_q.bias": (256,)})
+    )
+    assert "blk.0.attn_q.bias" in refused(path)
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q8_0", "q6_k"])
+def test_a_quantized_router_is_refused(kind, refused, tmp_path):
+    path = made(tmp_path, values=metadata(block_count=1), types={"ffn_gate_inp": kind, "": "q8_0"})
+    line = refused(path)
+    assert "blk.0.ffn_gate_inp.weight" in line
+    assert kind in line
+
+
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+def test_a_router_may_be_of_any_float_type(kind, tmp_path):
+    import localmoe
+
+    path = made(tmp_path, values=metadata(block_count=1), types={"ffn_gate_inp": kind, "": "q8_0"})
+    with localmoe.load(path) as model:
+        assert np.isfinite(model.logits([1, 5])).all()
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth"])
+def test_pickles_are_refused_with_the_reason(name, refused, tmp_path):
+    import pickle
+
+    path = tmp_path / name
+    path.write_bytes(pickle.dumps({"weight": [1.0]}))
+    assert "pickle" in refused(path)
+    assert "pickle" in refused(path, "-o", str(tmp_path / "out.gguf"), command="quantize")
+
+
+def test_options_out_of_range(refused, tmp_path):
+    path = write_model(tmp_path / "m.gguf", metadata(block_count=1))
+    assert "--threads" in refused(path, "--threads", "0")
+    assert "--context" in refused(path, "--context", "0", command="bench")
+    assert "--context 5000" in refused(path, "--context", "5000", command="bench")
+    assert "--device tpu" in refused(path, "--device", "tpu", command="bench")
+    assert "kv-type" in refused(path, "--kv-type", "q4_0", command="bench")
+    assert "do not fit" in refused(path, "-p", "1000", "-n", "100", command="bench")
+
+
+def test_a_text_that_cannot_be_scored(refused, tmp_path):
+    path = write_model(tmp_path / "m.gguf", metadata(block_count=1))
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "empty.txt").write_bytes(b"")
+    for text, reason in (("latin.txt", "UTF-8"), ("empty.txt", "short"), ("none.txt", "No such file")):
+        assert reason in refused(path, text=tmp_path / text)

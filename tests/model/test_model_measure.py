@@ -1,0 +1,163 @@
+"""Perplexity and speed: figures that can be worked out by hand, and the keys that scripts rely on."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from tiny_models import VOCAB, metadata, write_model
+
+import localmoe
+from localmoe.cli.main import run
+from localmoe.errors import UsageError
+from localmoe.measure import measure_quality, random_ids, split_windows
+
+
+@pytest.fixture(scope="module")
+def indifferent(tmp_path_factory):
+    """A model whose logits are all zero: every token is as probable as any other."""
+    path = tmp_path_factory.mktemp("measure") / "indifferent.gguf"
+
+    def weight(name, shape):
+        return np.zeros(shape, np.float32) if name == "output.weight" else None
+
+    return write_model(path, metadata(block_count=1), weight=weight)
+
+
+@pytest.fixture(scope="module")
+def decided(tmp_path_factory):
+    """A model that gives every next token the same distribution: logit 1 to the token "a", 0 to others."""
+    path = tmp_path_factory.mktemp("measure") / "decided.gguf"
+
+    def weight(name, shape):
+        x = np.zeros(shape, np.float32)
+        if name == "token_embd.weight":
+            x[:, 0] = 16  # one coordinate in 256: normed to 16
+        elif name == "output.weight":
+            x[260, 0] = 1 / 16
+        elif "norm" in name:
+            x[:] = 1
+        return x
+
+    return write_model(path, metadata(block_count=1), weight=weight)
+
+
+def test_perplexity_of_indifference_is_the_vocabularys_size(indifferent):
+    with localmoe.load(indifferent, threads=1) as model:
+        quality = measure_quality(model, "a b c d e f g " * 30, 32)
+    assert quality.perplexity == pytest.approx(VOCAB, rel=1e-6)
+    assert quality.standard_error == pytest.approx(0, abs=1e-3)
+    assert quality.tokens > 100
+
+
+def test_perplexity_and_divergence_of_a_known_distribution(indifferent, decided):
+    """p(a) = e / (e + 319), p(other) = 1 / (e + 319); KL(uniform ‖ p) = ln((e + 319) / 320) - 1 / 320."""
+    total = math.e + VOCAB - 1
+    with localmoe.load(decided, threads=1) as model, localmoe.load(indifferent, threads=1) as base:
+        one = model.logits([5, 9])
+        np.testing.assert_allclose(one[:, 260], 1, rtol=1e-5)
+        assert np.abs(np.delete(one, 260, 1)).max() == 0
+        only_a = measure_quality(model, "a" * 40, 64)  # one window, scored whole; its first piece is "▁"
+        expected = (40 * math.log(total / math.e) + math.log(total)) / 41
+        assert only_a.perplexity == pytest.approx(math.exp(expected), rel=1e-4)
+        against = measure_quality(model, "b" * 40, 64, base)
+    assert against.base_perplexity == pytest.approx(VOCAB, rel=1e-6)
+    assert against.perplexity == pytest.approx(total, rel=1e-4)
+    assert against.kl_mean == pytest.approx(math.log(total / VOCAB) - 1 / VOCAB, rel=1e-3)
+    assert against.kl_99 == pytest.approx(against.kl_mean, rel=1e-6)
+    assert against.same_top == 0  # 260 against a tie, which argmax gives to token 0
+
+
+def test_a_model_does_not_diverge_from_itself(tiny):
+    with localmoe.load(tiny("q4_k"), threads=2) as model:
+        quality = measure_quality(model, "the quick brown fox " * 20, 64, model)
+    assert quality.perplexity == quality.base_perplexity
+    assert quality.kl_mean == pytest.approx(0, abs=1e-12)
+    assert quality.same_top == 1
+
+
+def test_windows_cover_the_text_once_and_score_their_second_halves():
+    ids = list(range(10, 40))
+    windows = split_windows(ids, 1, 8)
+    assert [w[0][0] for w in windows] == [1] * 4
+    assert [i for w, _ in windows for i in w[1:]] == ids[:28]
+    assert {(len(w), first) for w, first in windows} == {(8, 4)}
+    without = split_windows(ids, None, 8)
+    assert [i for w, _ in without for i in w] == ids[:24]
+
+
+def test_a_short_text_is_scored_whole():
+    assert split_windows([5, 6, 7], 1, 512) == [([1, 5, 6, 7], 1)]
+    assert split_windows([5, 6, 7], None, 512) == [([5, 6, 7], 1)]
+    assert split_windows([5], 1, 512) == [([1, 5], 1)]
+
+
+@pytest.mark.parametrize(("ids", "bos", "window"), [([], 1, 8), ([5], None, 8), ([5, 6, 7], 1, 3)])
+def test_what_cannot_be_scored_is_refused(ids, bos, window):
+    with pytest.raises(UsageError):
+        split_windows(ids, bos, window)
+
+
+def test_random_ids_leave_out_control_tokens(tiny):
+    with localmoe.load(tiny("q4_k"), threads=1) as model:
+        ids = random_ids(model, 500)
+    assert ids == random_ids(model, 500)
+    assert min(ids) >= 3
+    assert max(ids) < VOCAB
+
+
+BENCH_KEYS = {
+    "prefill_tps", "decode_tps", "load_s", "first_token_s", "bytes_per_token", "read_gbps", "machine_gbps",
+    "peak_rss_bytes",
+}  # fmt: skip
+
+
+def test_bench_prints_the_keys_that_scripts_rely_on(tiny, capsys):
+    sizes = ["-p", "16", "-n", "4", "-r", "2", "--threads", "2"]
+    code = run(["bench", str(tiny("q4_k")), *sizes, "--json"])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    report = json.loads(out)
+    assert report.keys() >= BENCH_KEYS
+    assert all(report[key] > 0 for key in BENCH_KEYS)
+    assert report["read_gbps"] == pytest.approx(report["bytes_per_token"] * report["decode_tps"] / 1e9)
+    assert report["first_token_s"] >= report["load_s"]
+    low, high = report["decode_spread"]
+    assert low <= report["decode_tps"] <= high
+
+
+@pytest.mark.parametrize("options", [[], ["--markdown"]])
+def test_bench_prints_a_table(options, tiny, capsys):
+    sizes = ["-p", "8", "-n", "2", "-r", "1", "--threads", "1"]
+    assert run(["bench", str(tiny("dense")), *sizes, *options]) == 0
+    out = capsys.readouterr().out
+    assert "prefill 8" in out
+    assert ("| decode 2 |" in out) == bool(options)
+    assert "\x1b" not in out
+
+
+def test_perplexity_prints_json(tiny, tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("a quick brown fox " * 30)
+    options = ["--window", "64", "--kl", str(tiny("float")), "--json"]
+    assert run(["perplexity", str(tiny("q4_k")), str(text), *options]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["perplexity"] > 1
+    assert report["kl_mean"] >= 0
+    assert 0 <= report["same_top"] <= 1
+    assert report["tokens"] > 0
+
+
+def test_bytes_per_token_are_what_decoding_reads(tiny):
+    """Everything but the embedding, and of each layer's experts those that a token is sent to."""
+    from quant.gguf import GGUFFile
+
+    for kind, share in (("q4_k", 2 / 4), ("dense", 1)):
+        with GGUFFile.open(tiny(kind)) as file:
+            experts = sum(t.nbytes for name, t in file.tensors.items() if "_exps" in name)
+            rest = sum(t.nbytes for name, t in file.tensors.items() if "_exps" not in name)
+            rest -= file.tensors["token_embd.weight"].nbytes + file.tensors["output_norm.weight"].nbytes
+        with localmoe.load(tiny(kind), threads=1) as model:
+            assert model.status()["bytes_per_token"] == pytest.approx(rest + share * experts, rel=1e-3)

@@ -1,0 +1,70 @@
+"""Our logits beside transformers' on random Mixtral and Mistral models, converted by our converter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import (
+    VOCAB,
+    converted,
+    load_weights,
+    save_pretrained,
+    transformers_logits,
+    transformers_model,
+)
+
+import localmoe
+
+IDS = [int(i) for i in np.random.default_rng(3).integers(3, VOCAB, 48)]
+RECIPES = (
+    "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k",
+)  # fmt: skip
+KINDS = {"mixtral": {}, "mistral": {}, "windowed": {"sliding_window": 20}, "wide heads": {"head_dim": 96}}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(model, directory) of a kind, made once."""
+    made: dict[str, tuple[Any, Path]] = {}
+
+    def get(kind: str) -> tuple[Any, Path]:
+        if kind not in made:
+            model = transformers_model("mistral" if kind == "mistral" else "mixtral", **KINDS[kind])
+            made[kind] = model, save_pretrained(model, tmp_path_factory.mktemp("saved"))
+        return made[kind]
+
+    return get
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_are_those_of_transformers(kind, saved, tmp_path):
+    """As F32, activations in float: whole, and in pieces through the KV cache."""
+    model, directory = saved(kind)
+    expected, _ = transformers_logits(model, IDS)
+    with localmoe.load(converted(directory, tmp_path / "m.gguf", "f32"), exact=True, threads=2) as ours:
+        np.testing.assert_allclose(ours.logits(IDS), expected, atol=1e-4, rtol=1e-4)
+        decoder = ours.decoder()
+        pieces = [decoder.extend_all(IDS[at : at + 7]) for at in range(0, len(IDS), 7)]
+        np.testing.assert_allclose(np.concatenate(pieces), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipes_weights_mean_the_same_to_both(recipe, saved, tmp_path):
+    """transformers gets the weights that we dequantize; our activations stay in float."""
+    model, directory = saved("mixtral")
+    path = converted(directory, tmp_path / "m.gguf", recipe)
+    load_weights(model, path)
+    expected, margin = transformers_logits(model, IDS)
+    with localmoe.load(path, exact=True, threads=2) as ours:
+        np.testing.assert_allclose(ours.logits(IDS), expected, atol=1e-4, rtol=1e-4)
+    with localmoe.load(path, threads=2) as ours:
+        got = ours.logits(IDS)
+    # A near-tie in a router lets rounding choose another expert: those tokens, and what they left in the
+    # cache, are not compared; with clear routers before it, a token must agree.
+    clear = margin > 0.05
+    errors = np.linalg.norm(got - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    assert clear.mean() > 0.5
+    assert errors[clear].max() <= 2e-2

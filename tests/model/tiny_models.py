@@ -1,0 +1,251 @@
+"""Models small enough to test with: GGUF files with random weights, and what transformers makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.blocks import FORMATS
+from quant.gguf import GGUFFile, GGUFWriter
+
+VOCAB = 320
+Floats = NDArray[np.float32]
+
+
+def tokenizer(vocab: int = VOCAB) -> dict[str, Any]:
+    """A SentencePiece vocabulary of bytes, letters and a few words."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += ["▁", *"abcdefghijklmnopqrstuvwxyz"]
+    pieces += [f"▁w{i}" for i in range(vocab - len(pieces))]
+    kinds = [2, 3, 3] + [6] * 256 + [1] * (vocab - 259)
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": pieces,
+        "tokenizer.ggml.scores": -np.arange(vocab, dtype=np.float32),
+        "tokenizer.ggml.token_type": np.array(kinds, np.int32),
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+    }
+
+
+def metadata(**changes: Any) -> dict[str, Any]:
+    """A Mixtral's, of two layers; `changes` by the key's last part (`head_count=2`), None to leave it out."""
+    values: dict[str, Any] = {
+        "general.architecture": "llama",
+        "general.name": "tiny",
+        "llama.block_count": 2,
+        "llama.context_length": 1024,
+        "llama.embedding_length": 256,
+        "llama.feed_forward_length": 256,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 2,
+        "llama.rope.freq_base": 10000.0,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.rope.dimension_count": 64,
+        "llama.expert_count": 4,
+        "llama.expert_used_count": 2,
+        **tokenizer(),
+    }
+    for name, value in changes.items():
+        full = next((k for k in values if k.rpartition(".")[2] == name), None) or {
+            "sliding_window": "llama.attention.sliding_window",
+            "value_length": "llama.attention.value_length",
+            "type": "llama.rope.scaling.type",
+        }.get(name, name)
+        values[full] = value
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def shapes(values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a model with this metadata, by name."""
+    hidden, ffn = values["llama.embedding_length"], values["llama.feed_forward_length"]
+    heads, kv_heads = values["llama.attention.head_count"], values["llama.attention.head_count_kv"]
+    head, experts = values["llama.rope.dimension_count"], values.get("llama.expert_count", 0)
+    vocab = len(values["tokenizer.ggml.tokens"])
+    result: dict[str, tuple[int, ...]] = {"token_embd.weight": (vocab, hidden)}
+    for i in range(values["llama.block_count"]):
+        layer: dict[str, tuple[int, ...]] = {
+            "attn_norm": (hidden,),
+            "attn_q": (heads * head, hidden),
+            "attn_k": (kv_heads * head, hidden),
+            "attn_v": (kv_heads * head, hidden),
+            "attn_output": (hidden, heads * head),
+            "ffn_norm": (hidden,),
+        }
+        own = {"gate": (ffn, hidden), "up": (ffn, hidden), "down": (hidden, ffn)}
+        if experts:
+            layer["ffn_gate_inp"] = (experts, hidden)
+            layer |= {f"ffn_{name}_exps": (experts, *shape) for name, shape in own.items()}
+        else:
+            layer |= {f"ffn_{name}": shape for name, shape in own.items()}
+        result |= {f"blk.{i}.{name}.weight": shape for name, shape in layer.items()}
+    return result | {"output_norm.weight": (hidden,), "output.weight": (vocab, hidden)}
+
+
+def write_model(
+    path: Path,
+    values: Mapping[str, Any] | None = None,
+    types: Mapping[str, str] | str = "f32",
+    seed: int = 0,
+    weight: Callable[[str, tuple[int, ...]], Floats | None] = lambda name, shape: None,
+    change: Callable[[dict[str, tuple[int, ...]]], Any] = lambda shapes: None,
+) -> Path:
+    """Writes a model of random weights.
+
+    types: one for all matrices, or by a part of the tensor's name ("" for the others); norms and routers are
+    f32 unless named. weight: a tensor's values instead of random ones. change: alters the shapes declared.
+    """
+    values = metadata() if values is None else values
+    declared, rng = shapes(values), np.random.default_rng(seed)
+    change(declared)
+    with GGUFWriter(path, values) as file:
+        for name, shape in declared.items():
+            file.declare(name, shape, kind_of(name, shape, types))
+        for name, shape in declared.items():
+            x = weight(name, shape)
+            if x is None:
+                spread = 1.5 if "ffn_gate_inp" in name or "embd" in name else 3.0
+                x = rng.standard_normal(shape) * spread / np.sqrt(shape[-1])
+                x = (1 + 0.1 * x if "norm" in name else x).astype(np.float32)
+            file.write(name, FORMATS[kind_of(name, shape, types)].encode(x.reshape(-1, shape[-1])))
+    return path
+
+
+def kind_of(name: str, shape: Sequence[int], types: Mapping[str, str] | str) -> str:
+    small = len(shape) == 1 or "ffn_gate_inp" in name
+    if isinstance(types, str):
+        return "f32" if small else types
+    named = [kind for part, kind in types.items() if part and part in name]
+    return named[0] if named else "f32" if small else types.get("", "f32")
+
+
+# ---------------------------------------------------------------- beside transformers
+def transformers_model(kind: str, **changes: Any) -> Any:
+    """A random Mixtral ("mixtral") or Mistral ("mistral") in float32, whose routers decide clearly."""
+    import torch
+    from transformers import MistralConfig, MistralForCausalLM, MixtralConfig, MixtralForCausalLM
+
+    torch.manual_seed(0)
+    common: dict[str, Any] = {
+        "vocab_size": VOCAB, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+        "initializer_range": 0.08, "rms_norm_eps": 1e-5, "attn_implementation": "eager",
+        "sliding_window": None, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False,
+    }  # fmt: skip
+    if kind == "mixtral":
+        config = MixtralConfig(**{**common, "num_local_experts": 8, "num_experts_per_tok": 2, **changes})
+        model = MixtralForCausalLM(config)
+    else:
+        model = MistralForCausalLM(MistralConfig(**{**common, **changes}))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.copy_(1 + 0.2 * torch.randn_like(parameter))
+            elif name.endswith("gate.weight"):  # routers
+                parameter.mul_(4)
+    return model.eval()
+
+
+def save_pretrained(model: Any, directory: Path) -> Path:
+    """The directory that the converter reads: config.json, safetensors, tokenizer.model."""
+    import io
+
+    import sentencepiece
+
+    model.save_pretrained(directory)
+    out = io.BytesIO()
+    words = [f"{a}{b}{c} the of" for a in "abcdefgh" for b in "aeiou" for c in "lmnrst"]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(words), model_writer=out, vocab_size=VOCAB - 20, model_type="bpe",
+        byte_fallback=True, minloglevel=2, hard_vocab_limit=False,
+    )  # fmt: skip
+    (directory / "tokenizer.model").write_bytes(out.getvalue())
+    return directory
+
+
+def converted(directory: Path, out: Path, recipe: str) -> Path:
+    """The GGUF file that `localmoe quantize` makes of the directory."""
+    from localmoe.cli.main import run
+
+    code = run(["quantize", str(directory), "-o", str(out), "-t", recipe, "--threads", "1"])
+    assert code == 0
+    return out
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """Gives a transformers model the weights of a GGUF file, dequantized."""
+    import torch
+
+    config = model.config
+    head = config.hidden_size // config.num_attention_heads
+    state = model.state_dict()
+    with GGUFFile.open(path) as file:
+
+        def values(name: str) -> Floats:
+            tensor = file.tensors[name]
+            return tensor.format.decode(tensor.data.reshape(-1, tensor.data.shape[-1])).reshape(tensor.shape)
+
+        def halves(x: Floats, heads: int) -> Floats:
+            """Rows (2i, 2i + 1) of a head to (i, i + half), as transformers rotates them."""
+            return x.reshape(heads, head // 2, 2, -1).swapaxes(1, 2).reshape(x.shape)
+
+        new = {
+            "model.embed_tokens.weight": values("token_embd.weight"),
+            "model.norm.weight": values("output_norm.weight"),
+            "lm_head.weight": values("output.weight"),
+        }
+        for i in range(config.num_hidden_layers):
+            here, there = f"blk.{i}.", f"model.layers.{i}."
+            new[there + "input_layernorm.weight"] = values(here + "attn_norm.weight")
+            new[there + "post_attention_layernorm.weight"] = values(here + "ffn_norm.weight")
+            attention = there + "self_attn."
+            for name, heads in (("q", config.num_attention_heads), ("k", config.num_key_value_heads)):
+                new[f"{attention}{name}_proj.weight"] = halves(values(f"{here}attn_{name}.weight"), heads)
+            new[attention + "v_proj.weight"] = values(here + "attn_v.weight")
+            new[attention + "o_proj.weight"] = values(here + "attn_output.weight")
+            if f"{here}ffn_gate_inp.weight" in file.tensors:
+                gate, up, down = (values(f"{here}ffn_{p}_exps.weight") for p in ("gate", "up", "down"))
+                new[there + "mlp.gate.weight"] = values(here + "ffn_gate_inp.weight")
+                new[there + "mlp.experts.gate_up_proj"] = np.concatenate([gate, up], axis=1)
+                new[there + "mlp.experts.down_proj"] = down
+            else:
+                for p in ("gate", "up", "down"):
+                    new[f"{there}mlp.{p}_proj.weight"] = values(f"{here}ffn_{p}.weight")
+    assert new.keys() == state.keys()
+    model.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in new.items()})
+
+
+def transformers_logits(model: Any, ids: Sequence[int], half_cache: bool = True) -> tuple[Floats, Floats]:
+    """Logits [tokens, vocab], and the least margin of any router for each token: k-th logit over the next.
+
+    half_cache: keys and values pass through float16, as in our KV cache, so that all the rest can be compared
+    closely.
+    """
+    import torch
+    from transformers import DynamicCache
+
+    class HalfCache(DynamicCache):  # type: ignore[misc]  # transformers carries no types here
+        def update(self, key: Any, value: Any, *arguments: Any, **keywords: Any) -> Any:
+            return super().update(key.half().float(), value.half().float(), *arguments, **keywords)
+
+    margins: list[Floats] = []
+
+    def watch(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        logits = inputs[0].reshape(-1, inputs[0].shape[-1]) @ module.weight.T
+        scores = logits.sort(dim=-1, descending=True).values
+        k = model.config.num_experts_per_tok
+        margins.append((scores[:, k - 1] - scores[:, k]).numpy())
+
+    routers = [m for name, m in model.named_modules() if name.endswith("mlp.gate")]
+    handles = [router.register_forward_hook(watch) for router in routers]
+    with torch.no_grad():
+        cache = HalfCache() if half_cache else DynamicCache()
+        logits = model(torch.tensor([list(ids)]), past_key_values=cache).logits[0].float().numpy()
+    for handle in handles:
+        handle.remove()
+    return logits, np.min(margins, axis=0) if margins else np.full(len(ids), np.inf, np.float32)
