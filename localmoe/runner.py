@@ -25,6 +25,7 @@ from quant.compiled import cache_directory
 from quant.gguf import GGUFFile
 
 if TYPE_CHECKING:
+    from localmoe.kernels.cpu import Cpu
     from localmoe.model.decoder import Decoder
     from localmoe.model.engine import Engine
 
@@ -45,6 +46,7 @@ def load(
     exact: bool = False,
     learn: bool = True,
     notice: Notice | None = None,
+    compute: Callable[[GGUFFile], Callable[..., Cpu]] | None = None,
 ) -> Model:
     """Opens a model by path, catalogue name or "demo".
 
@@ -58,6 +60,7 @@ def load(
         exact: keep activations in float32 instead of int8 (slow; for comparison).
         learn: keep routing statistics on disk, so that the next start begins warm.
         notice: called with lines a person should see, such as that kernels are being compiled.
+        compute: makes the arithmetic, given the file (for tools that watch activations).
 
     Raises:
         UsageError, quant.ModelFileError: the file or an argument cannot be used; one line says what to do.
@@ -73,7 +76,8 @@ def load(
         if notice is not None and plan.note:
             notice(plan.note)
         store = StatisticsStore(identity(file)) if learn and config.is_mixture else None
-        return Model(file, found.name, _engine(file, config, plan, threads, kv_type, exact, store))
+        made = compute(file) if compute is not None else None
+        return Model(file, found.name, _engine(file, config, plan, threads, kv_type, exact, store, made))
     except BaseException:
         file.close()
         raise
@@ -103,6 +107,11 @@ class Model:
         """What lives where."""
         return self._engine.plan
 
+    @property
+    def compute(self) -> Cpu:
+        """The arithmetic in use."""
+        return self._engine.compute
+
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The ids of a conversation in the model's own prompt format, up to where its answer begins."""
         return self.prompt_format.encode(messages)
@@ -122,6 +131,8 @@ class Model:
         residency = self._engine.residency
         if residency is None:
             raise UsageError(f"{self.name} has no experts to route to")
+        if not len(ids):
+            raise UsageError("routing of no tokens: give at least one id")
         before, recorder = residency.recorder, residency.record()
         try:
             self.decoder(min(self.context, len(ids))).extend(list(ids))
@@ -205,11 +216,11 @@ def make_plan(
 
 def _engine(
     file: GGUFFile, config: ModelConfig, plan: Plan, threads: int | None, kv_type: str, exact: bool,
-    store: StatisticsStore | None,
+    store: StatisticsStore | None, compute: Callable[..., Cpu] | None,
 ) -> Engine:  # fmt: skip
     from localmoe.model.engine import Engine
 
-    return Engine(file, config, plan, _threads(threads), kv_type, exact, store)
+    return Engine(file, config, plan, _threads(threads), kv_type, exact, store, compute)
 
 
 def _check_device(device: str) -> None:

@@ -27,7 +27,7 @@ def perplexity(
     Windows of the text are scored from their middle on, as llama.cpp's tool does, so figures compare. With
     --kl, also the divergence from BASE's distribution: the finer measure of what a conversion costs.
     """
-    content = _read(text)
+    content = read_text(text)
     import localmoe
     from localmoe.errors import UsageError
     from localmoe.measure import measure_quality
@@ -63,7 +63,8 @@ def perplexity(
         )
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file, or of standard input for `-`. UsageError where it cannot be read."""
     from localmoe.errors import UsageError
 
     try:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from localmoe.errors import UsageError
 from localmoe.experts.layout import ExpertLayout
 from localmoe.experts.plan import Plan
 from localmoe.experts.residency import Residency
@@ -25,7 +26,9 @@ from quant.gguf import GGUFFile
 
 
 class Engine:
-    """The CPU engine. `plan` says which experts are held; `store`, where routing statistics are kept (or None)."""
+    """The CPU engine. `plan` says which experts are held; `store`, where routing statistics are kept (or
+    None).
+    """
 
     def __init__(
         self,
@@ -36,13 +39,15 @@ class Engine:
         kv_type: str,
         exact: bool,
         store: StatisticsStore | None,
+        compute: Callable[..., Cpu] | None = None,
     ) -> None:
         self.config, self.plan, self.threads, self.kv_type = config, plan, threads, kv_type
         context = plan.needs.context
         self.weights = bind(file, config)
         self.residency = _residency(plan, config, store)
         rope = rope_table(config, context, self.weights.rope_factors)
-        self._compute = Cpu(shape_of(config, file, exact), threads, min(CHUNK, context), rope, exact)
+        shape = shape_of(config, file, exact)
+        self.compute = (compute or Cpu)(shape, threads, min(CHUNK, context), rope, exact)
         layers = [self._layer(i, weights) for i, weights in enumerate(self.weights.layers)]
         self._transformer = Transformer(
             self.weights.embedding, layers, self.weights.norm, self.weights.output
@@ -58,9 +63,12 @@ class Engine:
         return Layer(w.attention_norm, w.q, w.k, w.v, w.output, w.ffn_norm, w.router, experts, w.dense)
 
     def decoder(self, context: int | None = None) -> Decoder:
-        """A fresh conversation of up to `context` positions (default: the plan's)."""
-        cache = KVCache(self.config, context or self.plan.needs.context, self.kv_type)
-        return Decoder(self._transformer, self.config, self._compute, cache, self.step)
+        """A fresh conversation of up to `context` positions (default, and at most: the plan's)."""
+        most = self.plan.needs.context  # the rotary table ends there
+        if context is not None and not 1 <= context <= most:
+            raise UsageError(f"a conversation of {context} positions: the model was loaded with {most}")
+        cache = KVCache(self.config, context or most, self.kv_type)
+        return Decoder(self._transformer, self.config, self.compute, cache, self.step)
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -87,7 +95,7 @@ class Engine:
         """Saves the statistics, ends the threads."""
         if self.residency is not None:
             self.residency.close()
-        self._compute.close()
+        self.compute.close()
 
 
 def _residency(plan: Plan, config: ModelConfig, store: StatisticsStore | None) -> Residency | None:
@@ -100,7 +108,9 @@ def _residency(plan: Plan, config: ModelConfig, store: StatisticsStore | None) -
 
 
 def bytes_per_token(weights: Weights, config: ModelConfig) -> int:
-    """Bytes of weights that decoding one token reads: everything but the embedding, and the chosen experts."""
+    """Bytes of weights that decoding one token reads: everything but the embedding, and the chosen
+    experts.
+    """
     total = weights.output.nbytes
     for layer in weights.layers:
         total += layer.q.nbytes + layer.k.nbytes + layer.v.nbytes + layer.output.nbytes
