@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from localmoe.experts.layout import ExpertLayout
+from quant.blocks import FORMATS
 from quant.gguf import GGUFWriter
 
 
@@ -52,16 +53,14 @@ def make_experts(tmp_path):
     return make
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory):
-    """Path of a random mixture of 3 layers x 8 experts, f16, with a vocabulary of bytes."""
-    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+def write_model(path, layers, hidden, ffn, down_types):
+    """A random mixture of 8 experts, 2 per token, q8_0 (down: by layer), with a vocabulary of bytes."""
     random = np.random.default_rng(3)
-    hidden, heads, ffn, layers, experts = 64, 2, 64, 3, 8
+    heads, experts = 2, 8
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     vocab = len(pieces)
     metadata = {
-        "general.architecture": "llama", "general.name": "tiny", "llama.context_length": 512,
+        "general.architecture": "llama", "general.name": path.stem, "llama.context_length": 512,
         "llama.embedding_length": hidden, "llama.block_count": layers, "llama.feed_forward_length": ffn,
         "llama.attention.head_count": heads, "llama.attention.head_count_kv": 1,
         "llama.attention.layer_norm_rms_epsilon": 1e-5, "llama.rope.dimension_count": hidden // heads,
@@ -71,8 +70,7 @@ def tiny_model(tmp_path_factory):
         "tokenizer.ggml.token_type": np.array([2, 3, 3] + [6] * 256, np.int32),
         "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2,
     }  # fmt: skip
-    shapes = {"token_embd.weight": (vocab, hidden), "output_norm.weight": (hidden,)}
-    shapes["output.weight"] = (vocab, hidden)
+    tensors = {"token_embd": (vocab, hidden), "output_norm": (hidden,), "output": (vocab, hidden)}
     for layer in range(layers):
         named = {
             "attn_norm": (hidden,), "attn_q": (hidden, hidden), "attn_k": (hidden // heads, hidden),
@@ -80,13 +78,31 @@ def tiny_model(tmp_path_factory):
             "ffn_gate_inp": (experts, hidden), "ffn_gate_exps": (experts, ffn, hidden),
             "ffn_up_exps": (experts, ffn, hidden), "ffn_down_exps": (experts, hidden, ffn),
         }  # fmt: skip
-        shapes |= {f"blk.{layer}.{name}.weight": shape for name, shape in named.items()}
+        tensors |= {f"blk.{layer}.{name}": shape for name, shape in named.items()}
+
+    def type_of(name, shape):
+        if len(shape) == 1 or "gate_inp" in name:
+            return "f32"
+        return down_types[int(name.split(".")[1]) % len(down_types)] if "ffn_down" in name else "q8_0"
+
     with GGUFWriter(path, metadata) as file:
-        floats = {name: len(shape) == 1 or "gate_inp" in name for name, shape in shapes.items()}
-        for name, shape in shapes.items():
-            file.declare(name, shape, "f32" if floats[name] else "f16")
-        for name, shape in shapes.items():
-            values = random.normal(1.0 if len(shape) == 1 else 0.0, 0.3, shape)
-            data = np.ascontiguousarray(values, np.float32 if floats[name] else np.float16)
-            file.write(name, data.reshape(-1).view(np.uint8))
+        for name, shape in tensors.items():
+            file.declare(f"{name}.weight", shape, type_of(name, shape))
+        for name, shape in tensors.items():
+            kind = type_of(name, shape)
+            values = random.normal(1.0 if len(shape) == 1 else 0.0, 2.0 / shape[-1] ** 0.5, shape)
+            rows = values.reshape(-1, shape[-1]).astype(np.float32)
+            file.write(f"{name}.weight", FORMATS[kind].encode(rows).reshape(-1))
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """Path of a model of 3 layers x 8 experts of two sizes, 0.4 MB."""
+    return write_model(tmp_path_factory.mktemp("model") / "tiny.gguf", 3, 64, 64, ["q8_0", "q4_0"])
+
+
+@pytest.fixture(scope="session")
+def larger_model(tmp_path_factory):
+    """Path of a model of 8 layers x 8 experts, 28 MB."""
+    return write_model(tmp_path_factory.mktemp("model") / "larger.gguf", 8, 256, 512, ["q8_0"])

@@ -1,0 +1,135 @@
+"""A whole model under a memory bound: the same bits, no more memory, no more reading than promised."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import localmoe
+from localmoe.errors import UsageError
+from localmoe.experts.plan import smallest
+from localmoe.experts.simulate import simulate
+
+ROOT = Path(__file__).parents[2]
+PROMPT = [1, *(3 + byte for byte in b"One line of text, long enough to reach every expert of every layer.")]
+
+
+@pytest.fixture(autouse=True)
+def _statistics_elsewhere(tmp_path, monkeypatch):
+    from localmoe.experts import store
+
+    monkeypatch.setattr(store, "default_directory", lambda: tmp_path / "statistics")
+
+
+def bound(path, slots):
+    """A bound under which about `slots` experts may stay."""
+    with localmoe.load(path, context=320, threads=2) as model:
+        needs = model.plan.needs
+    return smallest(needs) + slots * max(each.slot_bytes for each in needs.layout.classes)
+
+
+def continuation(model, count=200):
+    """Logits of `count` decoded tokens after the prompt; drawn at random, since a random model soon goes in
+    circles.
+    """
+    decoder = model.decoder()
+    logits = [decoder.extend(PROMPT)]
+    for token in np.random.default_rng(1).integers(3, 259, count).tolist():
+        logits.append(decoder.extend([token]))
+    return np.stack(logits), list(decoder.tokens)
+
+
+def test_logits_are_the_same_to_the_last_bit_at_any_residency(tiny_model, tmp_path):
+    with localmoe.load(tiny_model, context=320, threads=2) as mapped:
+        assert not mapped.status()["paged"]
+        expected, tokens = continuation(mapped)
+        whole = mapped.logits(tokens)
+    for slots in (0, 1, 3, 7, 13):
+        shutil.rmtree(tmp_path / "statistics")  # a first start: the policy learns, and evicts
+        with localmoe.load(tiny_model, context=320, threads=2, ram=bound(tiny_model, slots)) as model:
+            status = model.status()
+            assert status["paged"]
+            assert status["slot_bytes"] + model.plan.needs.fixed <= bound(tiny_model, slots)
+            np.testing.assert_array_equal(model.logits(tokens), whole)
+            logits, ids = continuation(model)
+            np.testing.assert_array_equal(logits, expected)
+            assert ids == tokens
+            status = model.status()
+            expert_bytes = int(model.plan.needs.layout.expert_bytes.max())
+            assert status["bytes_read"] <= status["misses"] * expert_bytes
+            assert status["evictions"] > 0 or slots < 3
+            assert 0 <= status["hit_rate"] < 1
+            assert (status["hit_rate"] > 0) == (slots > 0)
+
+
+def test_a_bound_below_the_smallest_is_refused_in_one_line(tiny_model):
+    with pytest.raises(UsageError, match="use at least --ram") as caught:
+        localmoe.load(tiny_model, context=320, threads=2, ram=bound(tiny_model, 0) - 100_000)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_second_start_begins_with_the_statistics_of_the_first(tiny_model):
+    ram = bound(tiny_model, 8)
+    with localmoe.load(tiny_model, context=320, threads=2, ram=ram) as model:
+        continuation(model, 60)
+    with localmoe.load(tiny_model, context=320, threads=2, ram=ram) as model:
+        model._engine.residency.settle()
+        assert model.status()["resident_experts"] == sum(model.plan.slots)
+        assert model._engine.residency.statistics.tokens == len(PROMPT) + 60
+
+
+MEMORY = """
+import json, sys
+from pathlib import Path
+import localmoe
+from localmoe.experts import store
+
+def held():
+    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return sum(int(fields[name].split()[0]) for name in ("RssAnon", "RssFile", "RssShmem")) * 1024
+
+store.default_directory = lambda: Path(sys.argv[4])
+
+def use(model):
+    decoder = model.decoder()
+    decoder.extend([1, *range(3, 200)])
+    for token in range(3, 60):
+        decoder.extend([token])
+
+with localmoe.load(sys.argv[1], context=320, threads=2) as model:
+    use(model)  # every kernel is loaded
+before = held()
+with localmoe.load(sys.argv[2], context=320, threads=2, ram=int(sys.argv[3])) as model:
+    use(model)
+    print(json.dumps({"grown": held() - before, **model.status()}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_stays_within_the_bound(tiny_model, larger_model, tmp_path):
+    ram = bound(larger_model, 12)
+    output = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tiny_model), str(larger_model), str(ram), str(tmp_path)],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    ).stdout  # fmt: skip
+    status = json.loads(output)
+    assert status["paged"]
+    assert status["evictions"] > 0
+    assert larger_model.stat().st_size > 2 * ram
+    assert status["grown"] <= ram + (2 << 20)
+
+
+def test_on_the_demo_models_own_routing_the_policy_is_within_a_point_of_the_best():
+    lines = (ROOT / "demo" / "heldout.jsonl").read_text("utf-8").splitlines()[::4]
+    with localmoe.load("demo") as model:
+        conversations = [model.encode_chat(json.loads(line)["messages"]) for line in lines]
+        routing = np.concatenate([model.routing(ids) for ids in conversations])
+        experts = model.config.experts
+    assert len(routing) > 1000
+    for result in simulate(routing, experts):
+        rivals = max(result.hit_rate[name] for name in ("lru", "lfu", "static"))
+        assert result.hit_rate["ours"] >= rivals - 0.01, result
