@@ -18,6 +18,7 @@ import numpy as np
 
 from localmoe.kernels.elementwise import exp16, store_f32_at
 from localmoe.kernels.simd import (
+    add16,
     args16,
     args20,
     bits_to_f32,
@@ -27,11 +28,14 @@ from localmoe.kernels.simd import (
     load_f32,
     load_f32x16,
     load_i8_f32x16,
+    max16,
+    max_lane16,
     mul16,
     splat_f32x16,
     store_f16,
     store_f32x16,
     store_i8,
+    sub16,
     sum16,
     zero_f32x16,
 )
@@ -153,26 +157,33 @@ def _scores(q8, q, head_dim, keys, key_scales, first, heads, scale, p) -> None:
             store_f32x16(p + tile * TILE * 4, mul16(s0, splat_f32x16(scale)))
 
 
-@compiled()
-def _softmax(p: int, low: int, high: int, out: int) -> None:
-    """p[i] = e**(p[i] - max) for low ≤ i < high, 0 elsewhere in the block; out[0] = max, out[1] = sum."""
-    top = _NEGATIVE
-    for i in range(low, high):
-        top = max(top, load_f32(p + i * 4))
+@compiled(forceinline=True)
+def _hide(p: int, low: int, high: int) -> None:
+    """Sets the scores outside low..high-1 to minus infinity."""
     for i in range(low):
         store_f32_at(p, i, _NEGATIVE)
     for i in range(high, BLOCK):
         store_f32_at(p, i, _NEGATIVE)
+
+
+@compiled()
+def _softmax(p: int, low: int, high: int, out: int) -> None:
+    """p[i] = e**(p[i] - max) for low ≤ i < high, 0 elsewhere in the block; out[0] = max, out[1] = sum."""
+    _hide(p, low, high)
+    tops = load_f32x16(p)
+    for i in range(TILE, BLOCK, TILE):
+        tops = max16(tops, load_f32x16(p + i * 4))
+    top = max_lane16(tops)
     total = zero_f32x16()
     for i in range(0, BLOCK, TILE):
-        for lane in range(i, i + TILE):
-            store_f32_at(p, lane, load_f32(p + lane * 4) - top)
-        e = exp16(load_f32x16(p + i * 4))
+        e = exp16(sub16(load_f32x16(p + i * 4), splat_f32x16(top)))
         store_f32x16(p + i * 4, e)
-        for lane in range(i, i + TILE):
-            if lane < low or lane >= high:
-                store_f32_at(p, lane, np.float32(0))
-        total = fma16(load_f32x16(p + i * 4), splat_f32x16(np.float32(1)), total)
+        if i < low or i + TILE > high:  # e**-infinity came out as e**-87: make it nothing
+            for lane in range(i, i + TILE):
+                if lane < low or lane >= high:
+                    store_f32_at(p, lane, np.float32(0))
+            e = load_f32x16(p + i * 4)
+        total = add16(total, e)
     store_f32_at(out, 0, top)
     store_f32_at(out, 1, sum16(total))
 

@@ -23,15 +23,19 @@ from localmoe.kernels.elementwise import (
     swiglu,
 )
 from localmoe.kernels.simd import (
+    add16,
     args10,
     args16,
     args20,
     bits_to_f32,
     fma,
+    fma16,
     load_f32,
+    load_f32x16,
     load_i32,
     load_i64,
     splat_f32x16,
+    store_f32x16,
     store_i32,
     sum16,
 )
@@ -45,6 +49,30 @@ _SIXTEENTH = np.float32(0.0625)
 def _exp(x):
     """e**x of one float32, the same bits as in the vector code."""
     return sum16(exp16(splat_f32x16(np.float32(x)))) * _SIXTEENTH
+
+
+@compiled(forceinline=True)
+def _place(tile: int, tokens: int, count: int, to: int, stride: int) -> None:
+    """Copies a tile [tokens, 16], of which `count` columns count, to rows `stride` float32 apart."""
+    if count == TILE:
+        for t in range(tokens):
+            store_f32x16(to + t * stride * 4, load_f32x16(tile + t * TILE * 4))
+    else:
+        for t in range(tokens):
+            for i in range(count):
+                store_f32_at(to, t * stride + i, load_f32(tile + (t * TILE + i) * 4))
+
+
+@compiled(forceinline=True)
+def _add_tile(tile: int, tokens: int, count: int, to: int, stride: int) -> None:
+    """Adds a tile to rows `stride` float32 apart."""
+    for t in range(tokens):
+        at = to + t * stride * 4
+        if count == TILE:
+            store_f32x16(at, add16(load_f32x16(at), load_f32x16(tile + t * TILE * 4)))
+        else:
+            for i in range(count):
+                store_f32_at(at, i, load_f32(at + i * 4) + load_f32(tile + (t * TILE + i) * 4))
 
 
 @compiled_callback(TASK)
@@ -112,10 +140,10 @@ def linear_task(args: int, item: int, worker: int) -> None:
         row = address + r * row_bytes
         dot_rows(exact, kind, row, row_bytes, n, cols, size, table, x, q, scales, sums, index, tokens,
                  out, mine)
-        for t in range(tokens):
-            for i in range(n):
-                value, at = load_f32(out + (t * TILE + i) * 4), t * rows + r + i
-                store_f32_at(y, at, load_f32(y + at * 4) + value if add else value)
+        if add:
+            _add_tile(out, tokens, n, y + r * 4, rows)
+        else:
+            _place(out, tokens, n, y + r * 4, rows)
 
 
 @compiled_callback(TASK)
@@ -177,14 +205,6 @@ def group_by_expert(
     return used
 
 
-@compiled(forceinline=True)
-def _place(tile: int, tokens: int, count: int, to: int) -> None:
-    """Copies a tile [tokens, 16] into rows of 256."""
-    for t in range(tokens):
-        for i in range(count):
-            store_f32_at(to, t * GROUP + i, load_f32(tile + (t * TILE + i) * 4))
-
-
 @compiled_callback(TASK)
 def gate_up_task(args: int, item: int, worker: int) -> None:
     """256 rows of one expert's FFN for all of its tokens: hidden = silu(gate · x) * (up · x), and its int8
@@ -212,11 +232,11 @@ def gate_up_task(args: int, item: int, worker: int) -> None:
         row = gate + (first + r) * row_bytes
         dot_rows(exact, kind, row, row_bytes, n, cols, size, table, x, q, scales, sums, index, tokens,
                  out, mine)
-        _place(out, tokens, n, gates + r * 4)
+        _place(out, tokens, n, gates + r * 4, GROUP)
         row = up + (first + r) * up_bytes
         dot_rows(exact, up_kind, row, up_bytes, n, cols, up_size, table, x, q, scales, sums, index,
                  tokens, out, mine)
-        _place(out, tokens, n, ups + r * 4)
+        _place(out, tokens, n, ups + r * 4, GROUP)
     groups = (ffn + GROUP - 1) // GROUP
     for t in range(tokens):
         row = ups + t * GROUP * 4
@@ -246,21 +266,21 @@ def down_task(args: int, item: int, worker: int) -> None:
         dot_rows(exact, kind, down + r * row_bytes, row_bytes, n, ffn, size, table, hidden, hq,
                  hscales, hsums,
                  pair_index + start * 4, tokens, tile, mine)  # fmt: skip
-        for t in range(tokens):
-            for i in range(n):
-                store_f32_at(out, (start + t) * rows + r + i, load_f32(tile + (t * TILE + i) * 4))
+        _place(tile, tokens, n, out + (start * rows + r) * 4, rows)
 
 
 @compiled_callback(TASK)
 def combine_task(args: int, item: int, worker: int) -> None:
     """x[t] += sum over the chosen experts, in router order, of weight * out[its pair]."""
     x, cols, k, weights, place_of, out, _, _, _, _ = args10(args)
+    whole, to = cols // TILE * TILE, x + item * cols * 4
     for c in range(k):
         weight = load_f32(weights + (item * k + c) * 4)
         row = out + load_i32(place_of + (item * k + c) * 4) * cols * 4
-        for i in range(cols):
-            at = item * cols + i
-            store_f32_at(x, at, fma(weight, load_f32(row + i * 4), load_f32(x + at * 4)))
+        for i in range(0, whole * 4, TILE * 4):
+            store_f32x16(to + i, fma16(splat_f32x16(weight), load_f32x16(row + i), load_f32x16(to + i)))
+        for i in range(whole, cols):
+            store_f32_at(to, i, fma(weight, load_f32(row + i * 4), load_f32(to + i * 4)))
 
 
 @compiled_callback(TASK)
