@@ -1,0 +1,207 @@
+"""Checks before a release that are too large for the test suite; each prints what it found and can write
+JSON.
+
+    python benchmarks/release.py conversion --gb 20 --kills 10 --directory /big/disk [--json FILE]
+
+`conversion` makes a synthetic F16 Mixtral of that size, converts it to q4_k_m once without interruption and
+once killed (SIGKILL) at random moments and given again each time, and compares the bytes. It reports the
+peak resident memory and the throughput. Room is needed for the source and two outputs: about 1.7 times its
+size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HIDDEN, FFN, HEADS, KV_HEADS, EXPERTS, VOCABULARY = 4096, 14336, 32, 8, 8, 512
+LAYER_BYTES = 2 * (EXPERTS * 3 * HIDDEN * FFN + 2 * HIDDEN * HIDDEN + 2 * HIDDEN * 1024)
+SHARD_BYTES = 5 << 30
+POOL = 1 << 25  # random weights that all tensors are cut from, at different places
+
+
+def make_source(directory: Path, gigabytes: float) -> int:
+    """A Mixtral directory of about that size in F16; returns the bytes of its weights."""
+    directory.mkdir(parents=True)
+    layers = max(1, round(gigabytes * 1e9 / LAYER_BYTES))
+    ffn = FFN
+    if gigabytes * 1e9 < LAYER_BYTES:  # less than one full layer: narrower experts
+        ffn = max(256, int(FFN * gigabytes * 1e9 / LAYER_BYTES) // 256 * 256)
+    rng = np.random.default_rng(0)
+    pool = (0.02 * rng.standard_normal(POOL + (1 << 20), dtype=np.float32)).astype(np.float16)
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
+    for layer in range(layers):
+        at = f"model.layers.{layer}."
+        shapes |= {at + f"{n}_layernorm.weight": (HIDDEN,) for n in ("input", "post_attention")}
+        shapes |= {at + f"self_attn.{n}_proj.weight": (HIDDEN, HIDDEN) for n in "qo"}
+        shapes |= {at + f"self_attn.{n}_proj.weight": (1024, HIDDEN) for n in "kv"}
+        shapes[at + "block_sparse_moe.gate.weight"] = (EXPERTS, HIDDEN)
+        for expert in range(EXPERTS):
+            name = f"{at}block_sparse_moe.experts.{expert}."
+            shapes |= {name + "w1.weight": (ffn, HIDDEN), name + "w3.weight": (ffn, HIDDEN)}
+            shapes[name + "w2.weight"] = (HIDDEN, ffn)
+    shapes |= {"model.norm.weight": (HIDDEN,), "lm_head.weight": (VOCABULARY, HIDDEN)}
+    weight_map: dict[str, str] = {}
+    shard: dict[str, tuple[int, ...]] = {}
+    shards: list[dict[str, tuple[int, ...]]] = []
+    for name, shape in shapes.items():
+        shard[name] = shape
+        if sum(2 * int(np.prod(s)) for s in shard.values()) > SHARD_BYTES:
+            shards.append(shard)
+            shard = {}
+    shards += [shard] if shard else []
+    total = 0
+    for number, part in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        weight_map |= dict.fromkeys(part, file)
+        total += _write_shard(directory / file, part, pool, number)
+    config = {
+        "model_type": "mixtral", "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "intermediate_size": ffn,
+        "num_hidden_layers": layers, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS,
+        "num_local_experts": EXPERTS, "num_experts_per_tok": 2, "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-5, "rope_theta": 1e6,
+    }  # fmt: skip
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (directory / "tokenizer.model").write_bytes(_tokenizer())
+    return total
+
+
+def _write_shard(path: Path, shapes: dict[str, tuple[int, ...]], pool: np.ndarray, seed: int) -> int:
+    header, at = {}, 0
+    for name, shape in shapes.items():
+        size = 2 * int(np.prod(shape))
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    encoded = json.dumps(header).encode()
+    rng = random.Random(seed)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for shape in shapes.values():
+            left = int(np.prod(shape))
+            while left:
+                start = rng.randrange(1 << 20)
+                piece = pool[start : start + min(left, POOL)]
+                file.write(piece.tobytes())
+                left -= len(piece)
+    return at
+
+
+def _tokenizer() -> bytes:
+    """A SentencePiece model of words that mean nothing: fields of a protocol buffer."""
+
+    def field(number: int, data: bytes) -> bytes:
+        length = bytes([len(data)]) if len(data) < 128 else bytes([len(data) & 127 | 128, len(data) >> 7])
+        return bytes([number << 3 | 2]) + length + data
+
+    kinds = {0: 2, 1: 3, 2: 3}
+    pieces = [
+        field(1, f"w{i}".encode()) + b"\x15" + struct.pack("<f", -i) + bytes([3 << 3, kinds.get(i, 1)])
+        for i in range(VOCABULARY)
+    ]
+    return b"".join(field(1, p) for p in pieces) + field(2, bytes([3 << 3, 2]))
+
+
+def digest(path: Path) -> str:
+    """Of a file's contents, without reading it into memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def command(source: Path, out: Path, threads: int) -> list[str]:
+    """The conversion as a user gives it."""
+    program = [sys.executable, "-m", "localmoe", "quantize", str(source), "-o", str(out)]
+    return [*program, "-t", "q4_k_m", "--threads", str(threads), "--json"]
+
+
+def conversion(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Memory, throughput, and identical bytes after being killed."""
+    work = Path(arguments.directory) / f"localmoe-release-{os.getpid()}"
+    source, whole, killed = work / "source", work / "whole.gguf", work / "killed.gguf"
+    rng = random.Random(arguments.seed)
+    try:
+        size = make_source(source, arguments.gb)
+        print(f"source: {size / 1e9:.2f} GB", flush=True)
+        start = time.monotonic()
+        done = subprocess.run(command(source, whole, arguments.threads), stdout=subprocess.PIPE, check=True)
+        seconds = time.monotonic() - start
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        print(
+            f"converted in {seconds:.1f} s: {size / 2 / seconds / 1e6:.0f} M weights/s,"
+            f" {size / seconds / 1e6:.0f} MB/s, peak memory {peak / 1e9:.2f} GB",
+            flush=True,
+        )
+        expected, moments, resumed = digest(whole), [], []
+        for number in range(arguments.kills):
+            moment = rng.uniform(0.5, max(1.0, seconds / 2))
+            again = command(source, killed, arguments.threads)
+            with subprocess.Popen(again, stdout=subprocess.PIPE) as child:
+                try:
+                    child.wait(moment)
+                except subprocess.TimeoutExpired:
+                    child.send_signal(signal.SIGKILL)
+            moments.append(round(moment, 3))
+            journal = killed.with_name(killed.name + ".journal")
+            resumed.append(max(0, len(journal.read_bytes().splitlines()) - 1) if journal.exists() else 0)
+            print(f"kill {number + 1} after {moment:.1f} s: {resumed[-1]} tensors written", flush=True)
+            if killed.exists():
+                if digest(killed) != expected:
+                    raise SystemExit("FAILED: something else stands under the final name")
+                killed.unlink()
+        last = subprocess.run(command(source, killed, arguments.threads), stdout=subprocess.PIPE, check=True)
+        same = digest(killed) == expected
+        print("identical bytes" if same else "FAILED: the bytes differ")
+        return {
+            "source_bytes": size,
+            "output_bytes": whole.stat().st_size,
+            "threads": arguments.threads,
+            "seconds": round(seconds, 1),
+            "weights_per_s": round(size / 2 / seconds),
+            "peak_rss_bytes": peak,
+            "bits_per_weight": json.loads(done.stdout)["bits_per_weight"],
+            "killed_after_s": moments,
+            "tensors_after_each_kill": resumed,
+            "resumed_tensors_at_last": json.loads(last.stdout)["resumed_tensors"],
+            "identical": same,
+        }
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = parser.add_subparsers(required=True)
+    part = parts.add_parser("conversion", help="memory bound, kill -9 and resume")
+    part.add_argument("--gb", type=float, default=20, help="size of the F16 source")
+    part.add_argument("--kills", type=int, default=10)
+    part.add_argument("--threads", type=int, default=2)
+    part.add_argument("--seed", type=int, default=0, help="of the moments")
+    part.add_argument("--directory", default=".", help="where there is room")
+    part.add_argument("--json", type=Path)
+    part.set_defaults(run=conversion)
+    arguments = parser.parse_args()
+    report = arguments.run(arguments)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    if not report["identical"]:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
