@@ -101,7 +101,7 @@ def edited(text: str, suffix: str = ".md") -> str:
 
 
 def new(repl: Repl, _argument: str) -> None:
-    repl.session.conversation = Conversation(repl.session.settings.system)
+    repl.session.take_up(Conversation(repl.session.settings.system))
     repl.attachments = []
     repl.notices("A new conversation. (/resume goes back to an earlier one.)")
 
@@ -143,7 +143,7 @@ def load(repl: Repl, argument: str) -> None:
     conversation = Conversation.from_object(checked(lines[0], str(file)))
     for leaf in conversation.leaves():
         repl.session.recorder.save(conversation, leaf, repl.session.reference)
-    repl.session.conversation = conversation
+    repl.session.take_up(conversation)
     repl.session.recorder.stand_on(conversation)
     repl.show_last_exchange()
 

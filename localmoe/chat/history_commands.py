@@ -93,6 +93,6 @@ def resume(repl: Repl, argument: str) -> None:
         return
     stored = _history(repl)
     summary = stored.find(argument)
-    repl.session.conversation = Conversation.from_history(summary, stored.messages(summary.id))
+    repl.session.take_up(Conversation.from_history(summary, stored.messages(summary.id)))
     repl.attachments = []
     repl.show_last_exchange()

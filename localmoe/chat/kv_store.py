@@ -1,6 +1,6 @@
 """KV states of conversations on disk, so that a resumed chat need not compute its prompt again.
 
-One file per conversation, private like the history, in the cache directory: losing it costs time only.
+One file per conversation, private like the history, beside it: losing it costs time only.
 Whether a file fits the model is for the decoder to say; whatever is wrong with it, the prompt is computed
 as if it were not there. All files together keep below a limit: the one used longest ago goes first.
 """
@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Protocol
 
 from localmoe.errors import LocalMoeError
+from localmoe.generate.loop import Decoder
 
 
-class SavableDecoder(Protocol):
-    """What of a decoder is needed here."""
+class SavableDecoder(Decoder, Protocol):
+    """A decoder whose state can be written to a file."""
 
-    @property
-    def tokens(self) -> list[int]: ...
     def save(self, path: Path, identity: str) -> None:
         """Writes the state; a model of another `identity` will not take it."""
 

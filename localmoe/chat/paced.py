@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from localmoe.chat.kv_store import SavableDecoder
 from localmoe.experts.plan import Plan
-from localmoe.generate.loop import Decoder
 from localmoe.text.tokenizer import Tokenizer
 
 PREFILL_CHUNK = 512  # tokens between two looks at Ctrl-C
@@ -27,7 +27,7 @@ class ChatModel(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]: ...
-    def decoder(self) -> Decoder: ...
+    def decoder(self) -> SavableDecoder: ...
     @property
     def plan(self) -> Plan: ...
     def status(self) -> Mapping[str, Any]: ...
@@ -44,7 +44,7 @@ class PacedDecoder:
     Kernels are batch-invariant: the pieces change nothing in the result.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: SavableDecoder) -> None:
         self.inner = decoder
         self.cancelled: Callable[[], bool] = lambda: False
         self.progress: Callable[[int, int], None] = lambda done, total: None

@@ -33,7 +33,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 @contextmanager
 def keyboard(echo: bool) -> Iterator[None]:
     """While the block runs, the terminal echoes keys, or not: then they wait unseen for the next prompt."""
-    if not sys.stdin.isatty():
+    if sys.platform == "win32" or not sys.stdin.isatty():
         yield
         return
     import termios

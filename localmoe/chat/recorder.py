@@ -56,7 +56,7 @@ class Recorder:
                 return
             with history.transaction():
                 if conversation.id is None:
-                    typed = str(turn.details.get("typed", turn.content))
+                    typed = str(turn.details.get("typed") or turn.content)
                     conversation.title = conversation.title or title_of(typed)
                     conversation.id = history.create(
                         title=conversation.title, system=conversation.system, model=model

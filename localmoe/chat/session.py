@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from localmoe.chat.conversation import Conversation, Turn
+from localmoe.chat.kv_store import KVStore
 from localmoe.chat.paced import CancelledError, ChatModel, PacedDecoder
 from localmoe.chat.recorder import Recorder
 from localmoe.chat.window import Messages, Window, decided, fit, reserve
@@ -42,22 +43,45 @@ class Session:
         recorder: Recorder,
         notice: Callable[[str], None],
         reference: str = "",
+        states: KVStore | None = None,
     ) -> None:
-        """`reference`: what to call the model when the conversation is resumed (a name or a path)."""
+        """`reference`: what to call the model when the conversation is resumed (a name or a path);
+        `states`: where KV states of saved conversations are kept.
+        """
         self.settings = settings
         self.conversation = conversation
         self.recorder = recorder
         self.answer: Answer | None = None  # the last one
         self.logprobs = 0
         self._notice = notice
+        self._states = states
         self._warned_full = False
         self.use(model, reference)
+        self._restore()
 
     def use(self, model: ChatModel, reference: str = "") -> None:
         """Answer with `model` from now on."""
         self.model = model
         self.reference = reference or model.name
         self.decoder = PacedDecoder(model.decoder())
+
+    def take_up(self, conversation: Conversation) -> None:
+        """Go on with another conversation."""
+        self.keep()
+        self.conversation = conversation
+        self.answer = None
+        self._restore()
+
+    def keep(self) -> None:
+        """Write the KV state for when this conversation is resumed, if the conversation itself is saved."""
+        saved = self.recorder.history is not None
+        if self._states is not None and saved and self.conversation.id is not None:
+            self._states.save(self.conversation.id, self.decoder.inner, self.model.identity)
+
+    def _restore(self) -> None:
+        """Take up the KV state of a saved conversation, if there is one; it only saves computing."""
+        if self._states is not None and self.conversation.id is not None:
+            self._states.restore(self.conversation.id, self.decoder.inner, self.model.identity)
 
     @property
     def used(self) -> int:

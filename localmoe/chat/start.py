@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from localmoe import catalogue
 from localmoe.chat.attachments import Attachment, decoded, read_attachment, with_attachments
 from localmoe.chat.conversation import Conversation
+from localmoe.chat.kv_store import KVStore
 from localmoe.chat.output import Notices, Spinner
 from localmoe.chat.paced import ChatModel
 from localmoe.chat.recorder import Recorder
@@ -18,10 +19,18 @@ from localmoe.history.database import HistoryError
 from localmoe.history.store import Summary
 from localmoe.settings import FIELDS, Resolved, Settings, data_directory, resolve
 
+if TYPE_CHECKING:
+    from localmoe.chat.session import Session
+
 
 def history_path() -> Path:
     """The history's file."""
     return data_directory() / "history" / "history.db"
+
+
+def states_directory() -> Path:
+    """Where KV states of conversations are kept: beside the history, as private as that."""
+    return history_path().parent / "kv"
 
 
 def start(model: str | None, options: Mapping[str, Any]) -> int:
@@ -85,23 +94,37 @@ def _run(
     with Spinner(f"loading {found.name}", options["quiet"]):
         loaded = load_model(found, settings, notices, learn=not options["no_history"])
     try:
-        session = Session(loaded, settings, conversation, recorder, notices, reference(found))
+        states = KVStore(states_directory(), settings.kv_disk)
+        session = Session(loaded, settings, conversation, recorder, notices, reference(found), states)
         session.logprobs = options["logprobs"]
-        if options["jsonl"]:
-            from localmoe.chat.oneshot import answer_lines
-
-            return answer_lines(session, _lines(), settings.system)
-        if prompt is None and sys.stdin.isatty():
-            from localmoe.chat.repl import Repl
-
-            return Repl(session, notices, attachments).run()
-        from localmoe.chat.oneshot import Presentation, answer_once
-
-        typed = prompt or ""
-        show = Presentation(options["as_json"], options["quiet"], options["stats"])
-        return answer_once(session, with_attachments(typed, attachments), typed, show, notices)
+        try:
+            return _talk(session, options, notices, prompt, attachments)
+        finally:
+            session.keep()
     finally:
         loaded.close()
+
+
+def _talk(
+    session: Session,
+    options: Mapping[str, Any],
+    notices: Notices,
+    prompt: str | None,
+    attachments: list[Attachment],
+) -> int:
+    """The answers that are wanted: a batch, one, or a conversation."""
+    if options["jsonl"]:
+        from localmoe.chat.oneshot import answer_lines
+
+        return answer_lines(session, _lines(), session.settings.system)
+    if prompt is None:
+        from localmoe.chat.repl import Repl
+
+        return Repl(session, notices, attachments).run()
+    from localmoe.chat.oneshot import Presentation, answer_once
+
+    show = Presentation(options["as_json"], options["quiet"], options["stats"])
+    return answer_once(session, with_attachments(prompt, attachments), prompt, show, notices)
 
 
 def _lines() -> Iterator[str]:

@@ -154,6 +154,8 @@ def import_(files: tuple[str, ...]) -> None:
 def rm(conversations: tuple[str, ...], everything: bool, yes: bool) -> None:
     """Remove conversations for good."""
     from localmoe.chat.history_commands import summary_line
+    from localmoe.chat.kv_store import KVStore
+    from localmoe.chat.start import states_directory
 
     if everything == bool(conversations):
         raise UsageError("name the conversations to remove, or give --all")
@@ -161,8 +163,10 @@ def rm(conversations: tuple[str, ...], everything: bool, yes: bool) -> None:
         found = opened.conversations() if everything else [opened.find(one) for one in conversations]
         if not yes:
             confirm_removal([summary_line(one) for one in found])
+        states = KVStore(states_directory(), 0)
         for one in found:
             opened.delete(one.id)
+            states.forget(one.id)
     click.echo(f"{len(found)} conversation{'' if len(found) == 1 else 's'} removed", err=True)
 
 

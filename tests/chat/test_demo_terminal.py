@@ -75,7 +75,26 @@ def test_a_conversation_over_two_starts(start: Callable[..., Program], home: Pat
         chat.see("found in the KV cache")
         chat.type("\x04")
         assert chat.end() == 0
-    assert len(details(home)) == 3
+    third = details(home)[2]
+    # The state came back from disk: what was said before the restart is not computed again.
+    assert third["prefilled_tokens"] <= third["prompt_tokens"] - second["prompt_tokens"]  # type: ignore[operator]
+
+
+def test_a_state_that_is_gone_or_damaged_is_computed_again(environment: dict[str, str], home: Path) -> None:
+    def follow_up() -> int:
+        line = [sys.executable, "-m", "localmoe", "chat", "-c", "-p", "Thanks.", "--json", "-n", "8"]
+        nothing = subprocess.DEVNULL
+        result = subprocess.run(line, env=environment, stdin=nothing, capture_output=True, check=True)
+        answer = json.loads(result.stdout)
+        return int(answer["prompt_tokens"] - answer["prefilled_tokens"])
+
+    (state,) = (home / "data" / "history" / "kv").iterdir()
+    assert follow_up() > 20
+    state.write_bytes(state.read_bytes()[:-100])
+    assert follow_up() == 0
+    assert follow_up() > 20
+    state.unlink()
+    assert follow_up() == 0
 
 
 def test_the_prompt_is_the_canonical_encoding(environment: dict[str, str], home: Path) -> None:
