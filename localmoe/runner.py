@@ -71,7 +71,7 @@ def load(
     try:
         config = ModelConfig.from_gguf(file)
         if notice is not None and not cache_directory().exists():
-            notice("First run on this machine: compiling the kernels for this CPU, once, for about 20 s ...")
+            notice("First run on this machine: compiling the kernels for this CPU. Once, under a minute ...")
         plan = make_plan(file, config, context, kv_type, threads, ram)
         if notice is not None and plan.note:
             notice(plan.note)

@@ -45,6 +45,8 @@ def cache_directory() -> Path:
     digest = hashlib.sha256()
     for pattern in _KERNEL_SOURCES:
         for source in sorted(_PACKAGES.glob(pattern)):
+            if source.name.startswith("gpu"):  # Triton's, which keeps a cache of its own
+                continue
             digest.update(source.name.encode() + b"\0" + source.read_bytes())
     features = str(numba.config.CPU_FEATURES or "")
     for part in (numba.__version__, llvmlite.__version__, cpu_name(), features, simd_request()):
@@ -73,7 +75,8 @@ def compiled(signature: Any = None, **options: Any) -> Callable[[Callable[..., A
     def decorate(function: Callable[..., Any]) -> Any:
         settings = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy", **options}
         with _numba_cache_in(cache_directory()):
-            return numba.njit(signature, **settings)(function) if signature else numba.njit(**settings)(function)
+            decorator = numba.njit(signature, **settings) if signature else numba.njit(**settings)
+            return decorator(function)
 
     return decorate
 

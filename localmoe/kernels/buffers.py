@@ -1,4 +1,6 @@
-"""The CPU's working memory for one transformer: activations of a chunk of tokens, routing, scratch for threads."""
+"""The CPU's working memory for one transformer: activations of a chunk of tokens, routing, scratch for
+threads.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the buffers depend on: the model's widths. `ffn` is one expert's (or the dense FFN's) inner width."""
+    """What the buffers depend on: the model's widths. `ffn` is one expert's (or the dense FFN's) inner
+    width.
+    """
 
     hidden: int
     heads: int
