@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from localmoe import catalogue
 from localmoe.chat.attachments import read_attachment
-from localmoe.chat.output import Spinner, is_terminal, status_line
+from localmoe.chat.output import is_terminal, status_line
 from localmoe.errors import UsageError
 from localmoe.experts.sizes import format_size
 from localmoe.settings import FIELDS, Settings, canonical, parse, shown
@@ -91,10 +91,8 @@ def model(repl: Repl, argument: str) -> None:
     from localmoe.chat.start import load_model, reference
 
     found = catalogue.find(argument)
-    with Spinner(f"loading {found.name}"):
-        loaded = load_model(
-            found, repl.session.settings, repl.notices, learn=repl.session.recorder.history is not None
-        )
+    learn = repl.session.recorder.history is not None
+    loaded = load_model(found, repl.session.settings, repl.notices, learn=learn)
     before = repl.session.model
     repl.session.use(loaded, reference(found))
     before.close()

@@ -11,7 +11,7 @@ from localmoe import catalogue
 from localmoe.chat.attachments import Attachment, decoded, read_attachment, with_attachments
 from localmoe.chat.conversation import Conversation
 from localmoe.chat.kv_store import KVStore
-from localmoe.chat.output import Notices, Spinner
+from localmoe.chat.output import Notices, Spinner, is_terminal
 from localmoe.chat.paced import ChatModel
 from localmoe.chat.recorder import Recorder
 from localmoe.errors import UsageError
@@ -91,8 +91,7 @@ def _run(
 
     from localmoe.chat.session import Session
 
-    with Spinner(f"loading {found.name}", options["quiet"]):
-        loaded = load_model(found, settings, notices, learn=not options["no_history"])
+    loaded = load_model(found, settings, notices, learn=not options["no_history"])
     try:
         states = KVStore(states_directory(), settings.kv_disk)
         session = Session(loaded, settings, conversation, recorder, notices, reference(found), states)
@@ -178,14 +177,25 @@ def load_model(
     """The model that was found, placed as `settings` say. `learn`: routing statistics may be kept on disk."""
     import localmoe
 
-    return localmoe.load(
-        reference(found),
-        device=settings.device,
-        threads=settings.threads,
-        gpu_memory=settings.gpu_memory,
-        ram=settings.ram,
-        context=settings.context,
-        kv_type=settings.kv_type,
-        learn=learn,
-        notice=notices,
-    )
+    if is_terminal(sys.stderr):
+        notices.hold()  # the moving line says it meanwhile
+    try:
+        with Spinner(f"loading {found.name}", notices.quiet) as spinner:
+
+            def notice(text: str) -> None:
+                spinner.text = text
+                notices(text)
+
+            return localmoe.load(
+                reference(found),
+                device=settings.device,
+                threads=settings.threads,
+                gpu_memory=settings.gpu_memory,
+                ram=settings.ram,
+                context=settings.context,
+                kv_type=settings.kv_type,
+                learn=learn,
+                notice=notice,
+            )
+    finally:
+        notices.release()
