@@ -41,14 +41,19 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_those_of_transformers(kind, saved, tmp_path):
-    """As F32, activations in float: whole, and in pieces through the KV cache."""
+    """As F32, activations in float: whole, and in pieces through the KV cache.
+
+    The cache is float16: within 1e-4 where transformers rounds keys and values likewise, 1e-3 where not.
+    """
     model, directory = saved(kind)
-    expected, _ = transformers_logits(model, IDS)
+    likewise, _ = transformers_logits(model, IDS)
+    unrounded, _ = transformers_logits(model, IDS, half_cache=False)
     with localmoe.load(converted(directory, tmp_path / "m.gguf", "f32"), exact=True, threads=2) as ours:
-        np.testing.assert_allclose(ours.logits(IDS), expected, atol=1e-4, rtol=1e-4)
-        decoder = ours.decoder()
+        got, decoder = ours.logits(IDS), ours.decoder()
         pieces = [decoder.extend_all(IDS[at : at + 7]) for at in range(0, len(IDS), 7)]
-        np.testing.assert_allclose(np.concatenate(pieces), expected, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(got, likewise, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(got, unrounded, atol=1e-3, rtol=0)
+    np.testing.assert_array_equal(np.concatenate(pieces), got)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -57,14 +62,17 @@ def test_a_recipes_weights_mean_the_same_to_both(recipe, saved, tmp_path):
     model, directory = saved("mixtral")
     path = converted(directory, tmp_path / "m.gguf", recipe)
     load_weights(model, path)
-    expected, margin = transformers_logits(model, IDS)
+    expected, _ = transformers_logits(model, IDS)
     with localmoe.load(path, exact=True, threads=2) as ours:
-        np.testing.assert_allclose(ours.logits(IDS), expected, atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(ours.logits(IDS), expected, atol=1e-4, rtol=0)
+    # With int8 activations: at a near-tie in a router, rounding may choose another expert, and what that
+    # token leaves in the cache reaches the next ones. So short sequences, up to the first tie of each.
+    errors: list[float] = []
     with localmoe.load(path, threads=2) as ours:
-        got = ours.logits(IDS)
-    # A near-tie in a router lets rounding choose another expert: those tokens, and what they left in the
-    # cache, are not compared; with clear routers before it, a token must agree.
-    clear = margin > 0.05
-    errors = np.linalg.norm(got - expected, axis=1) / np.linalg.norm(expected, axis=1)
-    assert clear.mean() > 0.5
-    assert errors[clear].max() <= 2e-2
+        for ids in np.array(IDS).reshape(-1, 3).tolist():
+            expected, margin = transformers_logits(model, ids, half_cache=False)
+            clear = np.minimum.accumulate(margin) > 0.05
+            distance = np.linalg.norm(ours.logits(ids) - expected, axis=1) / np.linalg.norm(expected, axis=1)
+            errors += distance[clear].tolist()
+    assert len(errors) >= 5
+    assert max(errors) <= 2e-2
