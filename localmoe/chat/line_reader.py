@@ -35,7 +35,7 @@ class PlainReader:
         return line.rstrip("\n")
 
     def confirm(self, question: str) -> bool:
-        return self.read().strip().lower() in ("y", "yes")
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 class TerminalReader:
@@ -71,7 +71,10 @@ class TerminalReader:
         from prompt_toolkit import PromptSession
 
         session: PromptSession[str] = PromptSession(output=self._session.output)
-        return session.prompt(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+        try:
+            return session.prompt(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+        except (EOFError, KeyboardInterrupt):
+            return False
 
 
 def open_block(text: str) -> bool:

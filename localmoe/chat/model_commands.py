@@ -116,9 +116,15 @@ def stats(repl: Repl, _argument: str) -> None:
         f"prefill         {answer.prefilled_tokens:,} tokens in {timings['prefill_s']:.2f} s",
         f"decode          {answer.completion_tokens:,} tokens in {timings['decode_s']:.2f} s",
         f"ended by        {answer.finish_reason}; seed {answer.seed}",
-        *(f"{name.replace('_', ' '):15} {value}" for name, value in status.items() if value is not None),
+        *(f"{name.replace('_', ' '):15} {_plainly(value)}" for name, value in status.items() if value),
     ]
     repl.notices.write("\n".join(lines))
+
+
+def _plainly(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def attach(repl: Repl, argument: str) -> None:

@@ -14,6 +14,7 @@ from localmoe.chat.line_reader import LineReader, PlainReader, TerminalReader
 from localmoe.chat.output import RED, Notices, is_terminal, status_line
 from localmoe.chat.present import interruptible, keyboard, write_answer
 from localmoe.chat.session import Answering, Session
+from localmoe.cli.main import message, version
 from localmoe.errors import LocalMoeError
 from localmoe.history.database import HistoryError
 from quant.errors import QuantError
@@ -73,8 +74,6 @@ class Repl:
         return 0
 
     def _greet(self) -> None:
-        from localmoe.cli.main import version
-
         model = self.session.model
         self.notices(
             f"localmoe {version()} · {model.name} · context of {model.context:,} tokens · "
@@ -106,7 +105,7 @@ class Repl:
         except KeyboardInterrupt:
             self.notices("Interrupted.")
         except (LocalMoeError, QuantError, OSError) as error:
-            self.error(str(error))
+            self.error(message(error) or str(error))
 
     def error(self, text: str) -> None:
         """A line about something that did not work."""

@@ -106,7 +106,7 @@ class History:
                     break
             db.execute(
                 "INSERT INTO conversations (id, title, system, model, created, updated) VALUES (?,?,?,?,?,?)",
-                (name, title, system, model, now, now),
+                (name, *map(_storable, (title, system, model)), now, now),
             )
         return name
 
@@ -123,7 +123,8 @@ class History:
         with self.transaction() as db:
             for column, value in given.items():
                 if value is not None:
-                    db.execute(f"UPDATE conversations SET {column} = ? WHERE id = ?", (value, conversation))
+                    row = (_storable(value), conversation)
+                    db.execute(f"UPDATE conversations SET {column} = ? WHERE id = ?", row)
 
     def conversations(self, limit: int | None = None) -> list[Summary]:
         """The conversations, the latest first."""
@@ -181,7 +182,16 @@ class History:
                 "INSERT INTO messages"
                 " (conversation, parent, role, content, status, created, updated, details)"
                 " VALUES (?,?,?,?,?,?,?,?)",
-                (conversation, parent, role, content, status, now, now, json.dumps(dict(details or {}))),
+                (
+                    conversation,
+                    parent,
+                    role,
+                    _storable(content),
+                    status,
+                    now,
+                    now,
+                    _as_json(details or {}),
+                ),
             )
             identifier = int(cursor.lastrowid or 0)
             db.execute(
@@ -195,11 +205,11 @@ class History:
         """Replace a message's text and status, and its details where given."""
         now = time.time()
         with self.transaction() as db:
-            encoded = None if details is None else json.dumps(dict(details))
+            encoded = None if details is None else _as_json(details)
             db.execute(
                 "UPDATE messages SET content = ?, status = ?, updated = ?, details = coalesce(?, details)"
                 " WHERE id = ?",
-                (content, status, now, encoded, message),
+                (_storable(content), status, now, encoded, message),
             )
             db.execute(
                 "UPDATE conversations SET updated = ?"
@@ -253,3 +263,12 @@ class History:
                     "UPDATE messages SET status = 'interrupted' WHERE status = 'streaming' AND updated < ?",
                     (stale,),
                 )
+
+
+def _as_json(details: Mapping[str, Any]) -> str:
+    return _storable(json.dumps(dict(details), ensure_ascii=False))
+
+
+def _storable(text: str) -> str:
+    """`text` as UTF-8 can hold it: bytes of a command line or a paste that were none become "?"."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -116,6 +116,16 @@ def test_deleted_text_is_gone_from_the_file(history: History, database: Path) ->
     assert b"something else" in left
 
 
+def test_text_that_is_no_utf8(history: History) -> None:
+    conversation = history.create(title="a\udcff", system="b\ud800", model="c\udcff")
+    history.add(conversation, None, "user", "d\udcff\0", details={"typed": "e\udcff"})
+    summary = history.find(conversation)
+    assert (summary.title, summary.system, summary.model) == ("a?", "b?", "c?")
+    assert history.messages(conversation)[0].content == "d?\0"
+    assert history.recent_prompts() == ["e?"]
+    history.change(conversation, title="f\udcff")
+
+
 def test_recent_prompts(history: History) -> None:
     conversation = talk(history, "one", "answer", "two", "answer", "one")
     history.add(conversation, None, "user", "three\n```\nfile\n```", details={"typed": "three"})
