@@ -7,6 +7,7 @@ OUT.partial, with its journal beside it; the final name appears when all is on t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -259,11 +260,10 @@ def _done(record: dict[str, Any]) -> Done:
 
 
 def _sync_directory(path: Path) -> None:
-    """Bring the new name to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:  # not every file system can
-        return
-    finally:
-        os.close(handle)
+    """Bring the new name to the disk, where directories can be synchronised."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -36,16 +36,26 @@ class Files:
         """uint8 [nbytes]; ModelFileError when the file has become shorter."""
         with self._lock:
             if path not in self._open:
-                self._open[path] = os.open(path, os.O_RDONLY)
+                self._open[path] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
             handle = self._open[path]
         data = np.empty(nbytes, np.uint8)
         view, filled = data.data, 0
         while filled < nbytes:
-            got = os.preadv(handle, [view[filled:]], offset + filled)
+            got = self._some(handle, view[filled:], offset + filled)
             if got == 0:
                 raise ModelFileError(f"{show(path)} became shorter while it was read; start again")
             filled += got
         return data
+
+    def _some(self, handle: int, into: memoryview, offset: int) -> int:
+        """As many bytes as one call reads."""
+        if hasattr(os, "preadv"):
+            return os.preadv(handle, [into], offset)
+        with self._lock:  # Windows has one position per file
+            os.lseek(handle, offset, os.SEEK_SET)
+            piece = os.read(handle, min(len(into), 1 << 24))
+        into[: len(piece)] = piece
+        return len(piece)
 
     def close(self) -> None:
         with self._lock:
