@@ -32,7 +32,7 @@ KEYS = (
     ("Alt-Enter", 'new line; so does Enter in a block begun with """'),
     ("Tab", "complete commands, files, models, settings"),
     ("Up, Ctrl-R", "earlier prompts, of all conversations"),
-    ("Ctrl-C", "stop the answer and keep it; twice at the prompt: leave"),
+    ("Ctrl-C", "stop the answer, keep it; twice at the prompt: leave"),
     ("Ctrl-D", "leave"),
 )
 

@@ -19,6 +19,12 @@ from localmoe.errors import LocalMoeError
 from localmoe.history.database import HistoryError
 from quant.errors import QuantError
 
+# What newcomers type without the slash; the model would only guess.
+_PLAIN_WORDS = {
+    "exit": "To leave, type /quit or press Ctrl-D.",
+    "quit": "To leave, type /quit or press Ctrl-D.",
+    "help": "/help lists the commands.",
+}
 Ask = Callable[[Callable[[], bool]], Answering]
 
 
@@ -100,6 +106,8 @@ class Repl:
             if text.startswith("/"):
                 name, _, argument = text[1:].partition(" ")
                 find_command(name).run(self, argument.strip())
+            elif text.strip().lower() in _PLAIN_WORDS:
+                self.notices(_PLAIN_WORDS[text.strip().lower()])
             elif text.strip():
                 self.ask(text.strip("\n"))
         except KeyboardInterrupt:

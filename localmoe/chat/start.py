@@ -40,8 +40,13 @@ def start(model: str | None, options: Mapping[str, Any]) -> int:
         raise UsageError("-c and --resume read the history, and --no-history forbids that; leave one out")
     if options["jsonl"] and (options["prompt"] is not None or options["files"] or options["go_on"]):
         raise UsageError("--jsonl takes its prompts from stdin, without -p, -f or -c")
+    if options["prompt"] is not None and not options["prompt"].strip():
+        raise UsageError("-p needs a text")
     attachments = [read_attachment(path) for path in options["files"]]
     prompt = None if options["jsonl"] or options["plan"] else _prompt(options["prompt"])
+    elsewhere = options["jsonl"] or options["plan"] or options["dry_run"]
+    if options["as_json"] and prompt is None and not elsewhere:
+        raise UsageError("--json answers one prompt: give -p TEXT, or text on stdin")
     unsaved = options["no_history"] or options["jsonl"] or (options["dry_run"] and not _resumes(options))
     recorder = Recorder(None, notices) if unsaved else Recorder.open(history_path(), notices)
     try:
@@ -117,6 +122,8 @@ def _talk(
 
         return answer_lines(session, _lines(), session.settings.system)
     if prompt is None:
+        if options["stats"]:
+            session.set(status=True)
         from localmoe.chat.repl import Repl
 
         return Repl(session, notices, attachments).run()

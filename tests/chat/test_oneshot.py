@@ -164,6 +164,7 @@ def test_jsonl(chat: Chat) -> None:
         ("--frobnicate", "No such option"),
         ("nonesuch.gguf -p x", "no such file"),
         ("", "nothing to answer"),
+        ("--prompt= --quiet", "-p needs a text"),
     ],
 )
 def test_usage_errors(
