@@ -36,6 +36,8 @@ class Speed:
     machine_gbps: float
     share_of_machine: float
     peak_rss_bytes: int
+    hit_rate: float | None = None  # of experts in slots, where they are paged
+    paged_bytes_per_token: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -74,6 +76,7 @@ def measure_speed(
         decode_tps=decode_tps, decode_spread=(min(decode), max(decode)),
         load_s=load_s, first_token_s=first_token_s, bytes_per_token=read, read_gbps=read * decode_tps / 1e9,
         machine_gbps=machine, share_of_machine=read * decode_tps / 1e9 / machine, peak_rss_bytes=peak_rss(),
+        hit_rate=status.get("hit_rate"), paged_bytes_per_token=float(status.get("paged_bytes_per_token", 0)),
     )  # fmt: skip
 
 

@@ -59,8 +59,7 @@ def bench(
     length = context or _enough(model, prompt + generated)
     loaded = localmoe.load(
         model, device=device, threads=threads, gpu_memory=gpu_memory, ram=ram, context=length,
-        kv_type=kv_type,
-        notice=lambda line: click.echo(line, err=True),
+        kv_type=kv_type, learn=False, notice=lambda line: click.echo(line, err=True),
     )  # fmt: skip
     load_s = time.perf_counter() - start
     with loaded:
@@ -84,6 +83,9 @@ def bench(
         ("load", f"{speed.load_s:.2f} s", f"first token after {speed.first_token_s:.2f} s"),
         ("peak memory", f"{speed.peak_rss_bytes / 2**30:.2f} GiB", ""),
     ]
+    if speed.hit_rate is not None:
+        paged = f"{speed.paged_bytes_per_token / 1e6:.1f} MB paged per token"
+        rows.append(("expert hit rate", f"{speed.hit_rate:.1%}", paged))
     title = f"{speed.model}, {speed.threads} threads, {speed.simd}"
     if markdown:
         click.echo(f"| {title} | median | |\n|---|---:|---|")

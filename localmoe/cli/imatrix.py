@@ -19,11 +19,11 @@ from localmoe.cli.options import model_argument
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads [default: physical cores].")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 def imatrix(model: str, text: Path, out: Path, window: int, threads: int | None, force: bool) -> None:
-    """Run MODEL over the file TEXT (- for standard input) and record how strongly each weight's input is driven.
+    """Run MODEL over the file TEXT (- for standard input) and record how strongly each weight is driven.
 
-    `localmoe quantize SOURCE -o OUT.gguf --imatrix FILE` then spends its precision where it matters. Use a text
-    like those that the model will see, the longer the better; an expert that it never reaches is treated
-    evenly, and named.
+    `localmoe quantize SOURCE -o OUT.gguf --imatrix FILE` then spends its precision where it matters. Use a
+    text like those that the model will see, the longer the better; an expert that it never reaches is
+    treated evenly, and named.
     """
     from localmoe.cli.perplexity import read_text
     from localmoe.errors import UsageError

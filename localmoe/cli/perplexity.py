@@ -35,8 +35,8 @@ def perplexity(
     def notice(line: str) -> None:
         click.echo(line, err=True)
 
-    loaded = localmoe.load(model, threads=threads, context=None, exact=exact, notice=notice)
-    other = localmoe.load(base, threads=threads, exact=exact, notice=notice) if base else None
+    loaded = localmoe.load(model, threads=threads, context=None, exact=exact, learn=False, notice=notice)
+    other = localmoe.load(base, threads=threads, exact=exact, learn=False, notice=notice) if base else None
     if other is not None and other.config.vocab != loaded.config.vocab:
         raise UsageError(
             f"--kl {base}: its vocabulary has {other.config.vocab} tokens, {model}'s {loaded.config.vocab}"
