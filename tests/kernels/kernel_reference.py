@@ -93,7 +93,8 @@ def route(h: NDArray[np.floating], router: NDArray[np.float32], k: int) -> tuple
 
 def swiglu(gate: Floats, up: Floats) -> Floats:
     """silu(gate) * up (Shazeer 2020)."""
-    return gate / (1 + np.exp(-gate)) * up
+    with np.errstate(over="ignore"):  # e**-gate beyond float64: the quotient is 0, as it should be
+        return gate / (1 + np.exp(-gate)) * up
 
 
 def requantized(x: Floats, int8: bool) -> Floats:
