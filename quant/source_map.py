@@ -95,6 +95,11 @@ class TensorMap:
             if self.naming.fused and fused in self.stored:
                 height = rows if which == "down" else 2 * rows  # gate above up
                 whole = self._matrix(fused, (count, height, cols))
+                if whole.scale is not None:
+                    raise ModelFileError(
+                        f"{show(whole.path)}: {fused!r} holds 8-bit floats for all experts at once, which is"
+                        " not supported; get the model with its experts apart"
+                    )
                 row = whole.row_bytes()
                 begin = whole.offset + (rows * row if which == "up" else 0)
                 offsets = range(begin, begin + count * height * row, height * row)

@@ -160,6 +160,19 @@ def test_an_eight_bit_float_needs_its_scale(tmp_path, helpers):
         open_source(directory)
 
 
+def test_eight_bit_floats_of_fused_experts_are_refused_not_misread(tmp_path, helpers):
+    stored = helpers.as_stored(fused(helpers.hugging_face_weights(), helpers))
+    name = "model.layers.1.mlp.experts.down_proj"
+    stored[name] = ("F8_E4M3", (8, 256, 512), bytes(8 * 256 * 512))
+    stored[name + "_scale"] = ("F32", (), b"\0\0\0\0")
+    directory = helpers.write_hugging_face(tmp_path / "m")
+    for file in directory.glob("*.safetensors*"):
+        file.unlink()
+    helpers.write_safetensors(directory / "model.safetensors", stored)
+    with pytest.raises(ModelFileError, match="all experts at once"):
+        open_source(directory)
+
+
 def test_e4m3_is_what_the_standard_says():
     values = e4m3_values()
     assert (values[0], values[1], values[8], values[0x38], values[0x7E]) == (0, 2**-9, 2**-6, 1, 448)
