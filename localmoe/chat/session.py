@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -126,11 +126,18 @@ class Session:
         while len(ids) > limit and len(text) > 1:
             text = text[len(text) - len(text) * 3 // 4 :]  # the latest part
             ids = self._summary_prompt(text)
-        sampling = Sampling(temperature=0.0)
         pieces = stream(
-            self.decoder, self.model.tokenizer, ids, sampling=sampling, max_tokens=_SUMMARY_TOKENS
+            self.decoder,
+            self.model.tokenizer,
+            ids,
+            sampling=Sampling(temperature=0.0),
+            max_tokens=_SUMMARY_TOKENS,
+            cancelled=self.decoder.cancelled,
         )
-        return "".join(piece.text for piece in pieces).strip()
+        told = "".join(piece.text for piece in pieces).strip()
+        if self.decoder.cancelled():
+            raise CancelledError
+        return told
 
     def _summary_prompt(self, text: str) -> list[int]:
         prompt: Messages = [{"role": "user", "content": _SUMMARY_REQUEST + text}]
@@ -149,11 +156,14 @@ class Session:
         prompt = self.conversation.add("user", text)
         if typed is not None and typed != text:
             prompt.details["typed"] = typed
+        self.decoder.cancelled = cancelled
         try:
             window = self.window()
-        except BaseException:
+        except BaseException as error:
             self.conversation.head = before
             self.conversation.turns.remove(prompt)
+            if isinstance(error, CancelledError):
+                return
             raise
         self.recorder.save(self.conversation, prompt, self.reference)
         yield from self._answer(window, cancelled)
@@ -164,10 +174,13 @@ class Session:
         if prompt is None:
             raise UsageError("there is no prompt to answer again")
         before, self.conversation.head = self.conversation.head, prompt
+        self.decoder.cancelled = cancelled
         try:
             window = self.window()
-        except BaseException:
+        except BaseException as error:
             self.conversation.head = before
+            if isinstance(error, CancelledError):
+                return
             raise
         yield from self._answer(window, cancelled)
 
@@ -176,7 +189,10 @@ class Session:
         turn = self.conversation.head
         if turn is None or turn.role != "assistant":
             raise UsageError("there is no answer to continue")
-        yield from self._stream(turn, self.window(), cancelled, continues=True)
+        self.decoder.cancelled = cancelled
+        with suppress(CancelledError):
+            window = self.window()
+            yield from self._stream(turn, window, cancelled, continues=True)
 
     def _answer(self, window: Window, cancelled: Callable[[], bool]) -> Answering:
         prompt = self.conversation.head
@@ -195,7 +211,6 @@ class Session:
         """Generate into `turn`, piece by piece; whatever ends it, the turn says so and is saved."""
         self._announce(window)
         self.answer = None
-        self.decoder.cancelled = cancelled
         sampling = self.sampling()
         turn.status = "streaming"
         turn.details |= {

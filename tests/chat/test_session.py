@@ -241,6 +241,18 @@ def test_overflow_summarize(session: Session, model: FakeModel, notices: list[st
     assert session.answer.prefilled_tokens == 5
 
 
+def test_cancelled_while_summing_up(session: Session, model: FakeModel) -> None:
+    full_session(session, model, "summarize", context=600)
+    for letter in "abcd":
+        ask(session, letter * 55)
+    pressed = list(session.ask("e" * 59, cancelled=lambda: True))
+    assert pressed == []
+    assert len(session.conversation.path()) == 8
+    assert ask(session, "f" * 55)[:5] == "FFFFF"  # what was pressed then does not count now
+    assert list(session.ask("g", cancelled=lambda: True)) == []
+    assert "".join(session.regenerate())[:5] == "FFFFF"
+
+
 def test_a_message_longer_than_the_context(session: Session, model: FakeModel) -> None:
     full_session(session, model)
     ask(session, "fits")
