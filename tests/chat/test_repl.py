@@ -270,6 +270,14 @@ def test_a_long_answer_scrolls_whole(start: Start) -> None:
         assert told == [str(n) for n in range(1000)]
 
 
+def test_notices_wait_for_the_end_of_the_answer(start: Start) -> None:
+    with start(FAKE_CONTEXT="600") as chat:
+        chat.say("count")
+        chat.see("The answer reached the end of the context")
+        assert chat.text().count("0 1 2 3 4 5") == 1  # nothing was drawn over or left behind
+        assert chat.text().index("100 101") < chat.text().index("The answer reached")
+
+
 def test_hostile_output(start: Start) -> None:
     with start() as chat:
         chat.say("hostile")
