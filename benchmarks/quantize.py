@@ -29,6 +29,7 @@ from quant.encode import quantize
 
 TYPES = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "q4_k", "q5_k", "q6_k")
 COLS = 4096
+RECORDED = (32, 2048)  # rows and columns of what --record measures
 
 
 def ggml_encoder(path: Path) -> Callable[..., np.ndarray]:
@@ -77,6 +78,11 @@ def datasets(rows: int, cols: int) -> dict[str, np.ndarray]:
     }
 
 
+def column_importance(cols: int) -> np.ndarray:
+    """Columns that differ in importance as those of trained models do, by a few times."""
+    return np.exp(np.random.default_rng(9).normal(size=cols)).astype(np.float32)
+
+
 def error_weights(x: np.ndarray, name: str, importance: np.ndarray | None) -> np.ndarray:
     """How ggml weights squared errors of this type."""
     x = x.astype(np.float64)
@@ -97,21 +103,34 @@ def error_weights(x: np.ndarray, name: str, importance: np.ndarray | None) -> np
     return importance * np.sqrt(mean + x * x)
 
 
-def compare_errors(
-    ggml: Callable[..., np.ndarray], name: str, x: np.ndarray, importance: Any
-) -> dict[str, float]:
-    """Ours over ggml's, each kind of error a root of a (weighted) mean square."""
-    ours, theirs = quantize(x, name, importance), ggml(x, name, importance)
+def errors(encoded: np.ndarray, name: str, x: np.ndarray, importance: np.ndarray | None) -> dict[str, float]:
+    """Roots of sums of squared errors: plain, as ggml weights them, and by importance if there is one."""
     kinds = {"rmse": np.ones(1), "weighted": error_weights(x, name, importance)}
     if importance is not None:
         kinds["importance"] = importance
-    decode = FORMATS[name].decode
-    result = {}
-    squares = [(decode(e).astype(np.float64) - x) ** 2 for e in (ours, theirs)]
-    for kind, weight in kinds.items():
-        a, b = (float(np.sqrt((weight * s).sum())) for s in squares)
-        result[kind] = 1.0 if a == b else a / b if b else float("inf")
-    return result
+    squares = (FORMATS[name].decode(encoded).astype(np.float64) - x) ** 2
+    return {kind: float(np.sqrt((weight * squares).sum())) for kind, weight in kinds.items()}
+
+
+def compare_errors(
+    ggml: Callable[..., np.ndarray], name: str, x: np.ndarray, importance: Any
+) -> dict[str, float]:
+    """Ours over ggml's."""
+    ours = errors(quantize(x, name, importance), name, x, importance)
+    theirs = errors(ggml(x, name, importance), name, x, importance)
+    return {k: 1.0 if ours[k] == v else ours[k] / v if v else float("inf") for k, v in theirs.items()}
+
+
+def record(ggml: Callable[..., np.ndarray], path: Path) -> None:
+    """ggml's errors on small matrices, for the test suite to hold ours against."""
+    importance = column_importance(RECORDED[1])
+    result = {
+        f"{name}{label}/{data}": errors(ggml(x, name, weight), name, x, weight)
+        for name in TYPES
+        for label, weight in (("", None), (" +imatrix", importance))
+        for data, x in datasets(*RECORDED).items()
+    }
+    path.write_text(json.dumps(result, indent=0) + "\n")
 
 
 def compare_speed(
@@ -140,6 +159,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--types", default=",".join(TYPES))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--record", type=Path, help="write ggml's errors for the test suite, and stop")
     arguments = parser.parse_args()
     path = arguments.ggml
     if path is None:
@@ -148,7 +168,10 @@ def main() -> None:
             sys.exit("llama_cpp is not installed: say where libggml-base.so is, with --ggml")
         path = Path(found.origin).parent / "lib" / "libggml-base.so"
     ggml = ggml_encoder(path)
-    importance = np.exp(np.random.default_rng(9).normal(size=COLS)).astype(np.float32)
+    if arguments.record:
+        record(ggml, arguments.record)
+        return
+    importance = column_importance(COLS)
     report: dict[str, Any] = {"threads": arguments.threads, "types": {}}
     for name in arguments.types.split(","):
         rng = np.random.default_rng(1)
@@ -163,11 +186,11 @@ def main() -> None:
                 f" {speed['ratio']:6.2f} times as fast"
             )
             for data, weights in datasets(128, COLS).items():
-                errors = compare_errors(ggml, name, weights, weight)
-                entry["errors"][data + label] = errors
-                worse = "  WORSE" if max(errors.values()) > 1.0005 else ""
+                ratios = compare_errors(ggml, name, weights, weight)
+                entry["errors"][data + label] = ratios
+                worse = "  WORSE" if max(ratios.values()) > 1.0005 else ""
                 print(
-                    f"    {data:16}", "  ".join(f"{k} {v:.4f}" for k, v in errors.items()) + worse, flush=True
+                    f"    {data:16}", "  ".join(f"{k} {v:.4f}" for k, v in ratios.items()) + worse, flush=True
                 )
         report["types"][name] = entry
     report["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,5 +1,9 @@
 """The compiled encoders: what they share with the specification, and how good they are."""
 
+import importlib.util
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,8 +14,10 @@ from quant.errors import QuantError
 PLAIN = ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
 SEARCHED = ("iq4_nl", "q4_k", "q5_k", "q6_k")
 WRITABLE = tuple(n for n, f in FORMATS.items() if f.writable)
-# RMSE of ggml's own encoders on these weights (seed 5), over that of the weights; see benchmarks/quantize.py
-GGML = {"iq4_nl": 0.0760, "q4_k": 0.0714, "q5_k": 0.0362, "q6_k": 0.0178}
+# relative RMSE on normal weights: under ggml's 0.0763, 0.0714, 0.0362, 0.0178 by what the search is worth
+REACHED = {"iq4_nl": 0.0762, "q4_k": 0.0707, "q5_k": 0.0348, "q6_k": 0.01765}
+ROOT = Path(__file__).resolve().parents[2]
+GGML = json.loads((ROOT / "tests" / "quant" / "data" / "ggml_errors.json").read_text())
 
 
 def weights(rows: int = 64, cols: int = 1024, seed: int = 5) -> np.ndarray:
@@ -40,12 +46,31 @@ def test_formats_without_a_search_equal_the_specification(name, make):
 
 
 @pytest.mark.parametrize("name", SEARCHED)
-def test_search_beats_ggml_and_the_plain_specification(name):
+def test_search_reaches_its_error_and_beats_the_plain_specification(name):
     x = weights()
     plain = FORMATS[name].decode(FORMATS[name].encode(x)) - x
     ours = relative_rmse(x, name)
-    assert ours < GGML[name]
+    assert ours < REACHED[name]
     assert ours <= float(np.sqrt(np.mean(plain**2) / np.mean(x**2))) * 1.001
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """benchmarks/quantize.py, which has measured ggml's errors (--record) and says on which weights."""
+    spec = importlib.util.spec_from_file_location("quantize_benchmark", ROOT / "benchmarks" / "quantize.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("case", sorted({key.split("/")[0] for key in GGML}))
+def test_no_error_exceeds_ggmls_on_any_kind_of_weights(case, benchmark):
+    name, _, weighted = case.partition(" ")
+    importance = benchmark.column_importance(benchmark.RECORDED[1]) if weighted else None
+    for data, x in benchmark.datasets(*benchmark.RECORDED).items():
+        ours = benchmark.errors(quantize(x, name, importance), name, x, importance)
+        for kind, theirs in GGML[f"{case}/{data}"].items():
+            assert ours[kind] <= theirs * 1.0005, (data, kind)
 
 
 @pytest.mark.parametrize("name", WRITABLE)
