@@ -26,9 +26,12 @@ class LineReader(Protocol):
 
 
 class PlainReader:
-    """Lines of stdin, without prompts: for when stderr is not a terminal, so nobody would see them."""
+    """Lines of stdin; with a prompt only if stdin and stderr are terminals, though of the simplest kind."""
 
     def read(self, default: str = "") -> str:
+        if sys.stdin.isatty() and sys.stderr.isatty():
+            sys.stderr.write(PROMPT)
+            sys.stderr.flush()
         line = sys.stdin.readline()
         if not line:
             raise EOFError

@@ -158,6 +158,8 @@ def test_commands_on_the_conversation(start: Start, home: Path) -> None:
         chat.see("type /quit or press Ctrl-D")
         chat.say("/load nowhere.jsonl")
         chat.see("No such file or directory: nowhere.jsonl")
+        chat.say("/model another")
+        chat.see("fake answers from here on; context of 1,000 tokens.")
         chat.say("/frobnicate")
         chat.see("There is no command /frobnicate")
         chat.say("/history")
@@ -306,6 +308,11 @@ def test_redirected_in_a_terminal(start: Start, home: Path) -> None:
         assert ">>>" not in chat.text()
         chat.type("\x04")
         chat.end()
+    with Program(["-c", f"import os; os.environ['TERM'] = 'dumb'; os.system('{run}')"], environment) as chat:
+        chat.see("/help lists")
+        chat.prompt()
+        chat.say("hello")
+        assert b"\x1b" not in chat.received
     assert "\x1b" not in (home / "errors").read_text()
     with Program(["-c", f"import os; os.system('{run} > {home}/answers')"], environment) as chat:
         chat.see("/help lists")
