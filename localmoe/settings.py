@@ -131,6 +131,8 @@ def parse(name: str, value: object, where: str = "") -> Any:
     prefix = f"{where}: " if where else ""
     if FIELDS[name].default is None and value in (None, "none", "auto", ""):
         return None
+    if kind in (TEXT, TEXTS) and not about["choices"] and value == "none":
+        return FIELDS[name].default
     try:
         if kind is TEXTS and isinstance(value, list | tuple):
             result: Any = tuple(str(one) for one in value)

@@ -24,6 +24,8 @@ from localmoe.settings import FIELDS, Settings, parse, resolve, shown
         ("ram", 1024, 1024),
         ("ram", "8G", 8 << 30),
         ("kv_disk", "0", 0),
+        ("stop", "none", ()),
+        ("system", "none", ""),
         ("device", "cuda:1", "cuda:1"),
     ],
 )
