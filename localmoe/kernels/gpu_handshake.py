@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from localmoe.kernels.handshake import (
+from localmoe.kernels.handshake_layout import (
     ACTIVATIONS,
     DONE,
     FAILED,

@@ -140,7 +140,7 @@ class Launcher:
 
     def _span(self, row_bytes: int) -> int:
         """Words of a copy: 16 per thread, unless a row is shorter."""
-        return min(self.tiles.warps * 32 * 16, power_of_two(row_bytes // 2)) if self.gpu else power_of_two(row_bytes)
+        return min(self.tiles.warps * 32 * 16, power_of_two(row_bytes // 2)) if self.gpu else 1 << 16
 
     # ------------------------------------------------------------ attention
     def append(self, q: Tensor, k: Tensor, v: Tensor, rope: Tensor, cache: Any, position: Tensor, tokens: int) -> None:
@@ -175,7 +175,8 @@ class Launcher:
         A.attend_many_kernel[(_ceil(tokens, size), cache.heads)](
             q, cache.keys, cache.key_scales, cache.values, cache.value_scales, out, position, tokens, scale, window,
             CONTEXT=cache.context, HEADS=cache.heads, GROUP=cache.heads // cache.kv_heads, HEAD_DIM=cache.head_dim,
-            DIMS=max(16, power_of_two(cache.head_dim)), Q8=cache.q8, BM=size, BN=self.tiles.keys, **self._options,
+            DIMS=max(16, power_of_two(cache.head_dim)), Q8=cache.q8, BM=size, BN=self.tiles.keys, num_warps=8,
+            enable_fp_fusion=True,
         )  # fmt: skip
 
     # ------------------------------------------------------------ many tokens
@@ -184,7 +185,7 @@ class Launcher:
         bm, bn = self.tiles.tokens, self.tiles.columns
         P.linear_many_kernel[(_ceil(tokens, bm), _ceil(matrix.rows, bn))](
             x, y, matrix.address, tokens, matrix.rows, KIND=matrix.kind, COLS=matrix.cols, ROW_BYTES=matrix.row_bytes,
-            ALIGN=alignment(matrix.row_bytes), BM=bm, BN=bn, ADD=add, **self._options,
+            ALIGN=alignment(matrix.row_bytes), BM=bm, BN=bn, ADD=add, GPU=self.gpu, **self._options,
         )  # fmt: skip
 
     def gate_up_many(
@@ -195,7 +196,7 @@ class Launcher:
         gate, bm, bn = shape.gate, self.tiles.tokens, self.tiles.columns
         P.gate_up_many_kernel[(_ceil(most, bm), _ceil(gate.rows, bn), int(active.shape[0]))](
             x, hidden, active, place, starts, token_of, UP_START=shape.starts[1], KIND=gate.kind, COLS=gate.cols,
-            FFN=gate.rows, ROW_BYTES=gate.row_bytes, ALIGN=alignment(gate.row_bytes), BM=bm, BN=bn, **self._options,
+            FFN=gate.rows, ROW_BYTES=gate.row_bytes, ALIGN=alignment(gate.row_bytes), BM=bm, BN=bn, GPU=self.gpu, **self._options,
         )  # fmt: skip
 
     def down_many(
@@ -205,7 +206,7 @@ class Launcher:
         down, bm, bn = shape.down, self.tiles.tokens, self.tiles.columns
         P.down_many_kernel[(_ceil(most, bm), _ceil(down.rows, bn), int(active.shape[0]))](
             hidden, out, active, place, starts, DOWN_START=shape.starts[2], KIND=down.kind, FFN=down.cols, ROWS=down.rows,
-            ROW_BYTES=down.row_bytes, ALIGN=alignment(down.row_bytes), BM=bm, BN=bn, **self._options,
+            ROW_BYTES=down.row_bytes, ALIGN=alignment(down.row_bytes), BM=bm, BN=bn, GPU=self.gpu, **self._options,
         )  # fmt: skip
 
     # ------------------------------------------------------------ residency and the CPU

@@ -127,9 +127,15 @@ def down_kernel(
         if limit > 0:
             come_from, base = tl.load(source + choice) + DOWN_START, tl.load(target + choice) + DOWN_START
             if come_from != base:
-                for i in range(tl.minimum(R, ROWS - first)):
-                    start = (first + i).to(tl.int64) * ROW_BYTES
-                    copy_bytes(come_from + start, base + start, limit // BLOCK * BLOCK_BYTES, ALIGN, SPAN)
+                start = first.to(tl.int64) * ROW_BYTES
+                if limit == FFN:
+                    size = tl.minimum(R, ROWS - first) * ROW_BYTES
+                    copy_bytes(come_from + start, base + start, size, ALIGN, SPAN)
+                else:  # only the first columns of each row, in whole words: a row's bytes are a multiple of them
+                    size = (limit // BLOCK * BLOCK_BYTES + ALIGN - 1) // ALIGN * ALIGN
+                    for i in range(tl.minimum(R, ROWS - first)):
+                        at = start + i * ROW_BYTES
+                        copy_bytes(come_from + at, base + at, size, ALIGN, SPAN)
                 tl.debug_barrier()
             row = pointer8(base, ALIGN) + r.to(tl.int64) * ROW_BYTES
             out = row_dots(KIND, row, r < ROWS, hidden + choice * FFN, limit // UNIT, FFN, R, UNITS, WORDS)

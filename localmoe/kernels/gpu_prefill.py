@@ -18,15 +18,19 @@ from localmoe.kernels.gpu_formats import decode32, pointer8
 def _tile(
     KIND: tl.constexpr, x: tl.tensor, tokens: tl.tensor, token_in: tl.tensor, row: tl.tensor,
     row_in: tl.tensor,
-    COLS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    COLS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, GPU: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """x[tokens] · W[rows]ᵀ: float32 [BM, BN], 32 columns at a time."""
+    """x[tokens] · W[rows]ᵀ: float32 [BM, BN], 32 columns at a time. The interpreter multiplies no bfloat16: there the
+    rounded values are widened again."""
     total = tl.zeros([BM, BN], tl.float32)
     lane = tl.arange(0, 32)
     for sub in range(COLS // 32):
         a = tl.load(x + tokens[:, None] * COLS + sub * 32 + lane[None, :], mask=token_in[:, None], other=0.0)
         w = decode32(KIND, row, sub + tl.zeros([BN], tl.int32), row_in).to(tl.bfloat16)
-        total = tl.dot(a, tl.trans(w), total)
+        if GPU:
+            total = tl.dot(a, tl.trans(w), total)
+        else:
+            total = tl.dot(a.to(tl.float32), tl.trans(w.to(tl.float32)), total)
     return total
 
 
@@ -34,13 +38,13 @@ def _tile(
 def linear_many_kernel(
     x: tl.tensor, y: tl.tensor, address: tl.tensor, tokens: tl.tensor, rows: tl.tensor, KIND: tl.constexpr,
     COLS: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    ADD: tl.constexpr,
+    ADD: tl.constexpr, GPU: tl.constexpr,
 ) -> None:  # fmt: skip
     """y[tokens, rows] (+)= x[tokens, cols] · Wᵀ. Grid (tokens / BM, rows / BN)."""
     t = tl.program_id(0) * BM + tl.arange(0, BM)
     r = tl.program_id(1) * BN + tl.arange(0, BN)
     row = pointer8(address, ALIGN) + r.to(tl.int64) * ROW_BYTES
-    value = _tile(KIND, x, t.to(tl.int64), t < tokens, row, r < rows, COLS, BM, BN)
+    value = _tile(KIND, x, t.to(tl.int64), t < tokens, row, r < rows, COLS, BM, BN, GPU)
     at = y + t[:, None].to(tl.int64) * rows + r[None, :]
     inside = (t < tokens)[:, None] & (r < rows)[None, :]
     if ADD:
@@ -54,7 +58,7 @@ def gate_up_many_kernel(
     token_of: tl.tensor,
     UP_START: tl.constexpr, KIND: tl.constexpr, COLS: tl.constexpr, FFN: tl.constexpr,
     ROW_BYTES: tl.constexpr,
-    ALIGN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    ALIGN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, GPU: tl.constexpr,
 ) -> None:  # fmt: skip
     """hidden[pair] = silu(gate · x) * (up · x), bfloat16 [pairs, ffn]. Grid (most pairs / BM, ffn / BN,
     active).
@@ -69,8 +73,8 @@ def gate_up_many_kernel(
         token = tl.load(token_of + start + pair, mask=here, other=0).to(tl.int64)
         r = tl.program_id(1) * BN + tl.arange(0, BN)
         row = pointer8(tl.load(place + expert), ALIGN) + r.to(tl.int64) * ROW_BYTES
-        gate = _tile(KIND, x, token, here, row, r < FFN, COLS, BM, BN)
-        up = _tile(KIND, x, token, here, row + UP_START, r < FFN, COLS, BM, BN)
+        gate = _tile(KIND, x, token, here, row, r < FFN, COLS, BM, BN, GPU)
+        up = _tile(KIND, x, token, here, row + UP_START, r < FFN, COLS, BM, BN, GPU)
         value = gate / (1.0 + tl.exp(-gate)) * up
         at = hidden + (start + pair)[:, None].to(tl.int64) * FFN + r[None, :]
         tl.store(at, value.to(tl.bfloat16), mask=here[:, None] & (r < FFN)[None, :])
@@ -81,7 +85,7 @@ def down_many_kernel(
     hidden: tl.tensor, out: tl.tensor, active: tl.tensor, place: tl.tensor, starts: tl.tensor,
     DOWN_START: tl.constexpr,
     KIND: tl.constexpr, FFN: tl.constexpr, ROWS: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, GPU: tl.constexpr,
 ) -> None:  # fmt: skip
     """out[pair] = down · hidden[pair], float32 [pairs, rows]. Grid (most pairs / BM, rows / BN, active)."""
     expert = tl.load(active + tl.program_id(2))
@@ -93,6 +97,6 @@ def down_many_kernel(
         here = pair < count
         r = tl.program_id(1) * BN + tl.arange(0, BN)
         row = pointer8(tl.load(place + expert) + DOWN_START, ALIGN) + r.to(tl.int64) * ROW_BYTES
-        value = _tile(KIND, hidden, (start + pair).to(tl.int64), here, row, r < ROWS, FFN, BM, BN)
+        value = _tile(KIND, hidden, (start + pair).to(tl.int64), here, row, r < ROWS, FFN, BM, BN, GPU)
         at = out + (start + pair)[:, None].to(tl.int64) * ROWS + r[None, :]
         tl.store(at, value, mask=here[:, None] & (r < ROWS)[None, :])

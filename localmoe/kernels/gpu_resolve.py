@@ -52,7 +52,7 @@ def _observe(
         now = tl.where(e == tl.load(chosen + c), _ONE, now)
     tokens = tl.load(clock)
     length = tl.sum(((tokens + 1) >> tl.arange(0, 64).to(tl.int64) > 0).to(tl.int64), 0)
-    shift = tl.minimum((_FIRST_SHIFT + m * _SHIFT_STEP).to(tl.int64), length)
+    shift = tl.minimum((m * _SHIFT_STEP + _FIRST_SHIFT).to(tl.int64), length)
     at = (m[:, None] * LAYERS + layer) * EXPERTS + e[None, :]
     both = m_in[:, None] & e_in[None, :]
     last = tl.load(used + layer * EXPERTS + e, mask=e_in, other=0).to(tl.int64)

@@ -30,15 +30,27 @@ from localmoe.kernels import tasks
 from localmoe.kernels.atomics import load_acquire, pause, store_release
 from localmoe.kernels.dot_blocks import IQ4_NL_TABLE
 from localmoe.kernels.elementwise import GROUP, SUMS, quantize_row
+from localmoe.kernels.handshake_layout import (
+    ACTIVATIONS,
+    ACTIVE,
+    DONE,
+    FAILED,
+    FIRST_ROW,
+    HEADER,
+    IDS,
+    LAYER,
+    MISSES,
+    MOST_CHOICES,
+    POSTED,
+    RANKS,
+    WORKER_ENDED,
+    results_start,
+)
 from localmoe.kernels.matrix import Matrix
 from localmoe.kernels.pool import ARGS, EPOCH_BITS, TICKET, Pool, _run
 from localmoe.kernels.simd import define, load_i32, load_i64, store_i32, store_i64
 from quant.compiled import compiled
 
-POSTED, DONE, FAILED, ACTIVE, HEADER, IDS, RANKS, ACTIVATIONS = 0, 128, 256, 320, 384, 512, 640, 1024
-LAYER, MISSES, FIRST_ROW = range(3)  # int32 places in the header
-WORKER_DEAD, WORKER_ENDED = 1, 2  # values of FAILED
-MOST_CHOICES = 32
 SPINS = 4_000  # looks before the core is offered to others, and before sleeping pool threads are kept awake
 
 _YIELD = "sched_yield"
@@ -59,14 +71,15 @@ class Region:
     address: int
     hidden: int
     choices: int
+    owner: object = None  # kept alive as long as the region is
 
     @staticmethod
     def nbytes_for(hidden: int, choices: int) -> int:
-        return _results_start(hidden) + choices * hidden * 4
+        return results_start(hidden) + choices * hidden * 4
 
     @property
     def results(self) -> int:
-        return self.address + _results_start(self.hidden)
+        return self.address + results_start(self.hidden)
 
     def flag(self, at: int) -> int:
         """The value of POSTED, DONE, FAILED or ACTIVE."""
@@ -81,10 +94,6 @@ class Region:
             raise HandshakeError(
                 "the CPU did not deliver its share of the experts in time; start again, or use --mode stream"
             )
-
-
-def _results_start(hidden: int) -> int:
-    return -(-(ACTIVATIONS + hidden * 4) // 256) * 256
 
 
 @compiled("int64(int64)")

@@ -1,0 +1,250 @@
+"""A model on a GPU: what lies where, and everything a decoder needs. `open_gpu` builds it from an open file.
+
+Memory on the device, in this order: the weights that every token needs, the KV cache of the asked context, buffers for a
+chunk of prefill, transit slots; the rest are expert slots, the same share of every size class.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from localmoe.errors import UsageError
+from localmoe.experts.layout import ExpertLayout
+from localmoe.experts.sizes import format_size, round_up_setting
+from localmoe.experts.store import StatisticsStore, default_directory
+from localmoe.kernels.gpu import Gpu
+from localmoe.kernels.gpu_launch import ExpertShape
+from localmoe.kernels.gpu_memory import HostArena, free_bytes
+from localmoe.model.config import ModelConfig
+from localmoe.model.gpu_auto import SETTINGS, ModeChooser, load_times, save_times
+from localmoe.model.gpu_experts import GpuResidency
+from localmoe.model.gpu_host import HostExperts
+from localmoe.model.transformer import Layer, Transformer
+from localmoe.model.weights import LayerWeights, Weights
+from quant.gguf import GGUFFile
+
+KV_TYPES = ("f16", "q8_0")
+SET_ASIDE = 640 << 20  # for the CUDA context, compiled kernels and what others on the device allocate meanwhile
+CALIBRATION_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class GpuPlan:
+    """Bytes on the device and slots per size class; `share` of all experts have a slot."""
+
+    weights: int
+    kv: int
+    buffers: int
+    transit: int
+    slots: list[int]
+    slot_bytes: int
+    share: float
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv + self.buffers + self.transit + self.slot_bytes
+
+
+def plan_gpu(
+    config: ModelConfig, weights: Weights, layout: ExpertLayout | None, context: int, kv_type: str, chunk: int, budget: int
+) -> GpuPlan:
+    """What fits into `budget` bytes of device memory. UsageError, with the least setting that would do, if not enough."""
+    c = config
+    fixed = sum({m.address: m.nbytes for m in (weights.embedding, weights.output)}.values())
+    for layer in weights.layers:
+        dense = layer.dense or ()
+        fixed += sum(m.nbytes for m in (layer.q, layer.k, layer.v, layer.output, *dense))
+        fixed += (layer.attention_norm.nbytes + layer.ffn_norm.nbytes) + (layer.router.nbytes if layer.router is not None else 0)
+    room = -(-context // 256) * 256
+    kv = int(2 * c.layers * c.kv_heads * room * c.head_dim * (1 + 2 / 32 if kv_type == "q8_0" else 2))
+    pairs = chunk * max(1, c.experts_used)
+    widths = 2 * c.hidden + 2 * (c.heads + c.kv_heads) * c.head_dim
+    buffers = chunk * (4 * widths + 2 * (c.hidden + c.heads * c.head_dim)) + pairs * (2 * c.ffn + 4 * c.hidden)
+    buffers += c.heads * (room // 256) * (c.head_dim + 2) * 4 + context * c.rope_dim * 4 + c.vocab * 4
+    if layout is None:
+        if fixed + kv + buffers > budget:
+            raise UsageError(_too_small(fixed + kv + buffers, budget))
+        return GpuPlan(fixed, kv, buffers, 0, [], 0, 1.0)
+    sizes = [k.slot_bytes for k in layout.classes]
+    counts = [len(k.layers) * layout.experts for k in layout.classes]
+    transit = max(2, c.experts_used) * max(sizes)
+    left = budget - fixed - kv - buffers - transit
+    if left < 0:
+        raise UsageError(_too_small(budget - left, budget))
+    share = min(1.0, left / sum(s * n for s, n in zip(sizes, counts, strict=True)))
+    slots = [int(share * n) for n in counts]
+    return GpuPlan(fixed, kv, buffers, transit, slots, sum(s * n for s, n in zip(sizes, slots, strict=True)),
+                   sum(slots) / sum(counts))  # fmt: skip
+
+
+def _too_small(needed: int, budget: int) -> str:
+    return (
+        f"{format_size(budget)} of GPU memory are too little for this model and context: set --gpu-memory"
+        f" {round_up_setting(needed)} or more, a shorter --context, --kv-type q8_0, or --device cpu"
+    )
+
+
+class GpuRuntime:
+    """The pieces that decoders of one model share. Close it when done."""
+
+    def __init__(
+        self, gpu: Gpu, transformer: Transformer, config: ModelConfig, residency: GpuResidency | None, plan: GpuPlan,
+        store: StatisticsStore | None, pool: Any,
+    ) -> None:  # fmt: skip
+        self.gpu, self.transformer, self.config, self.residency, self.plan = gpu, transformer, config, residency, plan
+        self._store, self._pool = store, pool
+        self.chooser: ModeChooser | None = None
+        self._times_path: Path | None = None
+        self._machine = ""
+
+    def decoder(self, context: int, kv_type: str = "f16") -> Any:
+        """A fresh KV cache, for one conversation."""
+        from localmoe.model.gpu_decoder import GpuDecoder
+
+        return GpuDecoder(self, context, kv_type)
+
+    def use_mode(self, mode: str, identity: str, share: float = 0.5) -> None:
+        """`stream`, `cpu`, `split` or `auto`; auto calibrates now if this machine has not run this model before."""
+        residency = self.residency
+        if residency is None or residency.worker is None:
+            return
+        if mode != "auto":
+            self.chooser = None
+            residency.set_mode(mode, share)
+            return
+        self._machine = f"{self._device_name()}, {sum(self.plan.slots)} slots"
+        self._times_path = default_directory() / f"{identity}.modes.json"
+        self.chooser = ModeChooser(SETTINGS, load_times(self._times_path, self._machine))
+        residency.set_mode(self.chooser.current.mode, self.chooser.current.share)
+        if not self.chooser.settled:
+            self._calibrate()
+
+    def _calibrate(self) -> None:
+        """Decodes tokens that nobody sees until every mode has been timed, or time is up; statistics stay as they were."""
+        residency = self.residency
+        if residency is None or self.chooser is None:
+            return
+        residency.tables.pull_statistics()
+        before = residency.tables.statistics.snapshot()
+        decoder = self.decoder(256)
+        rng = np.random.default_rng(0)
+        decoder.extend([int(rng.integers(self.config.vocab))])
+        end = time.monotonic() + CALIBRATION_S
+        while not self.chooser.settled and time.monotonic() < end and len(decoder.tokens) < decoder.context:
+            decoder.extend([int(rng.integers(self.config.vocab))])
+        for name, array in before.arrays().items():
+            getattr(residency.tables.statistics, name)[:] = array
+        residency.tables.push_statistics()
+
+    def step_took(self, seconds: float) -> None:
+        """A decode step's time, for the choice of the mode."""
+        if self.chooser is None or self.residency is None:
+            return
+        was_settled = self.chooser.settled
+        if self.chooser.observe(seconds):
+            self.residency.set_mode(self.chooser.current.mode, self.chooser.current.share)
+        if self.chooser.settled and not was_settled and self._times_path is not None:
+            save_times(self._times_path, self._machine, self.chooser.seconds)
+
+    def _device_name(self) -> str:
+        device = self.gpu.device
+        return str(self.gpu.torch.cuda.get_device_name(device)) if device.type == "cuda" else "interpreter"
+
+    def status(self) -> dict[str, Any]:
+        """Device, memory, and the residency's own status."""
+        return {
+            "device": self._device_name(), "gpu_bytes": self.plan.total, "resident_share": self.plan.share,
+            **(self.residency.status() if self.residency is not None else {}),
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """Saves the statistics, ends threads, frees the device's memory."""
+        if self.residency is not None:
+            self.residency.close()
+            if self._store is not None and self.residency.tables.statistics.tokens:
+                self._store.save(self.residency.tables.statistics)
+        if self._pool is not None:
+            self._pool.close()
+        self.gpu.close()
+
+
+def open_gpu(
+    file: GGUFFile, config: ModelConfig, weights: Weights, *, device: str, context: int, threads: int, identity: str,
+    kv_type: str = "f16", gpu_memory: int | None = None, ram: int | None = None, mode: str = "auto", chunk: int = 2048,
+    keep_statistics: bool = True,
+) -> GpuRuntime:  # fmt: skip
+    """Puts the model on `device` ("cuda", "cuda:N"; "cpu" under Triton's interpreter).
+
+    Args:
+        gpu_memory: most bytes of device memory to use; default: what is free, less a reserve.
+        ram: most bytes of pinned host memory for experts; default: all experts.
+        mode: "auto", "stream", "cpu" or "split".
+        identity: names the files of what is learned about this model.
+
+    Raises:
+        UsageError: the settings cannot be met; the message says which would do.
+    """
+    from localmoe.kernels.handshake import LayerFormats, Region, Worker
+    from localmoe.kernels.pool import Pool
+    from localmoe.model.decoder import rope_table
+    from localmoe.model.memory import shape_of
+
+    on_gpu = device != "cpu"
+    chunk = min(chunk, context)
+    layout = ExpertLayout.of(file, config.layers, config.experts) if config.is_mixture else None
+    free = free_bytes(device) if on_gpu else 1 << 40
+    budget = min(gpu_memory or free, free) - (SET_ASIDE if on_gpu else 0)
+    plan = plan_gpu(config, weights, layout, context, kv_type, chunk, budget)
+    gpu = Gpu(shape_of(config, file), device, chunk, rope_table(config, context, weights.rope_factors))
+    _place_all(gpu, weights)
+    if layout is None:
+        return GpuRuntime(gpu, _transformer(weights, [None] * config.layers), config, None, plan, None, None)
+    store = StatisticsStore(identity) if keep_statistics else None
+    statistics = (store or StatisticsStore("0" * 8)).load(config.layers, config.experts, config.experts_used)
+    host = HostExperts(layout, statistics, ram, on_gpu)
+    shapes = [_expert_shape(layer, layout, i) for i, layer in enumerate(weights.layers)]
+    pool, worker = None, None
+    everything_fits = plan.share == 1.0 and bool((host.home != 0).all())
+    if not everything_fits:
+        pool = Pool(threads)
+        arena = HostArena(Region.nbytes_for(config.hidden, config.experts_used), on_gpu)
+        region = Region(arena.address, config.hidden, config.experts_used, arena)
+        worker = Worker(region, pool, [LayerFormats(s.gate, s.up, s.down) for s in shapes], host.parts, config.ffn)
+    residency = GpuResidency(gpu, layout, shapes, statistics, plan.slots, host, worker)
+    residency.warm()
+    runtime = GpuRuntime(gpu, _transformer(weights, residency.layers()), config, residency, plan, store, pool)
+    runtime.use_mode(mode, identity)
+    return runtime
+
+
+def _place_all(gpu: Gpu, weights: Weights) -> None:
+    """Copies everything that every token needs to the device now, so that nothing is allocated later."""
+    gpu.place(weights.embedding)
+    gpu.place(weights.output)
+    gpu.place_floats(weights.norm)
+    for layer in weights.layers:
+        for matrix in (layer.q, layer.k, layer.v, layer.output):
+            gpu.place(matrix)
+        for array in (layer.attention_norm, layer.ffn_norm, layer.router):
+            if array is not None:
+                gpu.place_floats(array)
+
+
+def _expert_shape(layer: LayerWeights, layout: ExpertLayout, number: int) -> ExpertShape:
+    if layer.experts is None:
+        raise ValueError(f"layer {number} has no experts")
+    return ExpertShape(layer.experts.gate, layer.experts.up, layer.experts.down,
+                       layout.classes[int(layout.class_of[number])].starts)  # fmt: skip
+
+
+def _transformer(weights: Weights, experts: list[Any]) -> Transformer:
+    layers = [
+        Layer(w.attention_norm, w.q, w.k, w.v, w.output, w.ffn_norm, w.router, source, w.dense)
+        for w, source in zip(weights.layers, experts, strict=True)
+    ]
+    return Transformer(weights.embedding, layers, weights.norm, weights.output)

@@ -1,0 +1,180 @@
+"""Compiles the kernels offline, without a GPU, exactly as the launcher would launch them at Mixtral 8x7B's shapes.
+
+    python compile_kernels.py ARCHES [TYPES] [--matvec]      such as 86,90 q4_k,q6_k
+
+Prints one line for each: kernel, architecture, type, registers, bytes of stack and local memory. Exits 1 on a spill in a
+matvec kernel (a stack frame or local memory).
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from localmoe.kernels import gpu_attention, gpu_elementwise, gpu_handshake, gpu_launch, gpu_matvec, gpu_prefill
+from localmoe.kernels.gpu_launch import ExpertShape, Launcher
+from localmoe.kernels.matrix import Matrix
+
+TYPES = {
+    torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int8: "*i8", torch.uint8: "*u8",
+    torch.int32: "*i32", torch.int64: "*i64",
+}  # fmt: skip
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+HIDDEN, FFN, VOCAB, K, EXPERTS, LAYERS, CONTEXT = 4096, 14336, 32000, 2, 8, 32, 8192
+
+
+class Recorder:
+    """Stands for a kernel: a launch is noted, not done."""
+
+    def __init__(self, function, launches):
+        self.function, self.launches = function, launches
+
+    def __getitem__(self, grid):
+        return lambda *args, **options: self.launches.append((self.function, args, options))
+
+
+def record(modules, launches):
+    """Replaces every kernel of the modules that the launcher uses; returns what restores them."""
+    before = []
+    for module in modules:
+        for name, value in list(vars(module).items()):
+            if isinstance(value, triton.runtime.JITFunction) and name.endswith("_kernel"):
+                before.append((module, name, value))
+                setattr(module, name, Recorder(value, launches))
+    return before
+
+
+def compiled(function, args, options, arch):
+    """A compiled kernel for the architecture."""
+    names = list(function.arg_names)
+    given = dict(zip(names, args, strict=False))
+    settings = {k: v for k, v in options.items() if k not in names}
+    given.update({k: v for k, v in options.items() if k in names})
+    constants = {p.name for p in function.params if p.is_constexpr}
+    signature, values, attributes = {}, {}, {}
+    for place, name in enumerate(names):
+        value = given[name]
+        if name in constants:
+            signature[name], values[(place,)] = "constexpr", value
+        elif isinstance(value, torch.Tensor):
+            signature[name], attributes[(place,)] = TYPES[value.dtype], [["tt.divisibility", 16]]
+        elif isinstance(value, float):
+            signature[name] = "fp32"
+        else:
+            signature[name] = "i32" if value < 2**31 else "i64"
+    source = ASTSource(function, signature, values, attributes)
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=settings)
+
+
+def usage(kernel):
+    """(registers, stack bytes, local bytes)"""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        out = subprocess.run([CUOBJDUMP, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", out)
+    return tuple(int(n) for n in found.groups())
+
+
+def meta(*shape, dtype=torch.float32):
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def matvecs(launch, kind):
+    """The kernels of one decoded token that read weights."""
+    far, i32, i64 = 1 << 46, torch.int32, torch.int64
+    wide, tall = Matrix(far, FFN, HIDDEN, kind), Matrix(far, HIDDEN, FFN, kind)
+    shape = ExpertShape(wide, wide, tall, (0, wide.nbytes, 2 * wide.nbytes))
+    work = meta(K, dtype=i64), meta(K, dtype=i64), meta(K, dtype=i32)
+    launch.linear(meta(HIDDEN), meta(VOCAB), Matrix(far, VOCAB, HIDDEN, kind))
+    launch.linear(meta(HIDDEN), meta(HIDDEN), Matrix(far, HIDDEN, HIDDEN, kind), add=True)
+    launch.gate_up(meta(HIDDEN), meta(K, FFN), shape, *work)
+    launch.down(meta(K, FFN), meta(HIDDEN), meta(K), shape, *work)
+
+
+def others(launch, kind):
+    """Everything else that depends on the type of the weights."""
+    far, i32, i64, bf16 = 1 << 46, torch.int32, torch.int64, torch.bfloat16
+    wide, tall = Matrix(far, FFN, HIDDEN, kind), Matrix(far, HIDDEN, FFN, kind)
+    shape = ExpertShape(wide, wide, tall, (0, wide.nbytes, 2 * wide.nbytes))
+    listed, place, starts = meta(1, dtype=i32), meta(EXPERTS, dtype=i64), meta(EXPERTS + 1, dtype=i32)
+    launch.embed(meta(512, dtype=i32), meta(512, HIDDEN), Matrix(far, VOCAB, HIDDEN, kind), 512)
+    launch.linear_many(meta(512, HIDDEN, dtype=bf16), meta(512, HIDDEN), Matrix(far, HIDDEN, HIDDEN, kind), 512, add=True)
+    launch.gate_up_many(
+        meta(512, HIDDEN, dtype=bf16), meta(1024, FFN, dtype=bf16), shape, listed, place, starts, meta(1024, dtype=i32), 512
+    )
+    launch.down_many(meta(1024, FFN, dtype=bf16), meta(1024, HIDDEN), shape, listed, place, starts, 512)
+
+
+def the_rest(launch):
+    """Kernels that know no weight types."""
+    far, i32, i64, bf16 = 1 << 46, torch.int32, torch.int64, torch.bfloat16
+    for q8 in (False, True):
+        kind, scales = (torch.int8, 4) if q8 else (torch.float16, 0)
+        cache = SimpleNamespace(
+            heads=32, kv_heads=8, head_dim=128, context=CONTEXT, q8=q8, keys=meta(8, CONTEXT, 128, dtype=kind),
+            values=meta(8, CONTEXT, 128, dtype=kind), key_scales=meta(8, CONTEXT, scales, dtype=torch.float16),
+            value_scales=meta(8, CONTEXT, scales, dtype=torch.float16),
+        )  # fmt: skip
+        position = meta(1, dtype=i32)
+        launch.append(meta(1, 4096), meta(1, 1024), meta(1, 1024), meta(CONTEXT, 64, 2), cache, position, 1)
+        launch.attend(meta(4096), meta(4096), cache, position, meta(32 * 32 * 130), 0.088, 0, 32)
+        launch.attend_many(meta(512, 4096), meta(512, 4096, dtype=bf16), cache, position, 512, 0.088, 0)
+    for tokens in (1, 512):
+        launch.norm(meta(tokens, HIDDEN), meta(HIDDEN), meta(tokens, HIDDEN), meta(HIDDEN), meta(tokens, HIDDEN, dtype=bf16),
+                    1e-5, tokens)  # fmt: skip
+    chosen, weights = meta(512, K, dtype=i32), meta(512, K)
+    launch.route(meta(512, HIDDEN), meta(EXPERTS, HIDDEN), chosen, weights, K, 512)
+    launch.combine(meta(512, HIDDEN), meta(1024, HIDDEN), weights, meta(1024, dtype=i32), HIDDEN, K, 512)
+    pairs, flat = (LAYERS, EXPERTS), torch.int64
+    tables = SimpleNamespace(
+        estimates=meta(5, *pairs, dtype=i32), used=meta(*pairs, dtype=i32), totals=meta(*pairs, dtype=flat),
+        evidence=meta(4, 5, dtype=flat), pending=meta(3, 5, dtype=flat), clock=meta(2, dtype=flat),
+        address=meta(*pairs, dtype=flat), home=meta(*pairs, dtype=flat), slot_of=meta(*pairs, dtype=i32),
+        class_of=meta(LAYERS, dtype=i32), slot_base=meta(2, dtype=flat), slot_bytes=meta(2, dtype=flat), slots=meta(2, dtype=i32),
+        filled=meta(2, dtype=i32), staging=meta(K, dtype=flat), mode=meta(1, dtype=i32), share=meta(K + 1, dtype=i32),
+        counters=meta(8, dtype=flat), wishes=meta(512, 2, dtype=i32),
+    )  # fmt: skip
+    work = SimpleNamespace(source=meta(K, dtype=i64), target=meta(K, dtype=i64), rows=meta(K, dtype=i32))
+    launch.resolve(tables, meta(K, dtype=i32), 7, work, FFN)
+    epoch = meta(1, dtype=i32)
+    launch.post(far, epoch, meta(HIDDEN), meta(K, dtype=i32), work.rows, 7, FFN)
+    launch.join(far, far, epoch, meta(HIDDEN), meta(K), work.rows, FFN, 4_000_000)
+
+
+def main(arches, kinds, matvec_only):
+    launches = []
+    restore = record([gpu_attention, gpu_elementwise, gpu_handshake, gpu_launch, gpu_matvec, gpu_prefill], launches)
+    launch = Launcher(interpreted=False)
+    for kind in kinds:
+        matvecs(launch, kind)
+        if not matvec_only:
+            others(launch, kind)
+    if not matvec_only:
+        the_rest(launch)
+    for module, name, value in restore:
+        setattr(module, name, value)
+    spills = 0
+    for function, args, options in launches:
+        for arch in arches:
+            registers, stack, local = usage(compiled(function, args, options, arch))
+            matvec = function.__name__ in ("linear_kernel", "gate_up_kernel", "down_kernel")
+            spilled = matvec and (stack > 0 or local > 0)
+            spills += spilled
+            print(function.__name__, f"sm_{arch}", f"type {options.get('KIND', '-')}", f"{registers} registers",
+                  f"{stack} stack", f"{local} local", "SPILL" if spilled else "", flush=True)  # fmt: skip
+    print(f"{len(launches) * len(arches)} compiled, {spills} spill")
+    return 1 if spills else 0
+
+
+if __name__ == "__main__":
+    words = [w for w in sys.argv[1:] if not w.startswith("--")]
+    chosen_kinds = words[1].split(",") if len(words) > 1 else ["q4_k"]
+    sys.exit(main([int(a) for a in words[0].split(",")], chosen_kinds, "--matvec" in sys.argv))

@@ -1,0 +1,331 @@
+"""Every Triton kernel against NumPy, on random data with odd shapes and poisoned outputs.
+
+    TRITON_INTERPRET=1 python kernel_checks.py [NAME ...]      in the interpreter (test_gpu_kernels.py)
+    run(device="cuda")                                         on a GPU (benchmarks/gpu_suite.py)
+
+A check raises AssertionError. "Host" addresses are pinned memory on a GPU, so misses are really read over the bus.
+"""
+
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from localmoe.kernels.gpu_formats import GPU_TYPES, row_bytes
+from localmoe.kernels.gpu_launch import ExpertShape, Launcher
+from localmoe.kernels.matrix import Matrix
+from quant.blocks import FORMATS
+
+QUANTIZED = [t for t in GPU_TYPES if t not in ("f32", "f16", "bf16")]
+
+
+class Lab:
+    """Tensors and encoded weights on one device."""
+
+    def __init__(self, device):
+        self.device, self.rng = device, np.random.default_rng(17)
+        self.launch = Launcher(interpreted=device == "cpu")
+
+    def tensor(self, array):
+        return torch.tensor(array, device=self.device)  # always a copy
+
+    def poisoned(self, *shape, dtype=torch.float32):
+        return torch.full(shape, float("nan"), dtype=dtype, device=self.device)
+
+    def host(self, array):
+        """A tensor in host memory that the device can read."""
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        return tensor.pin_memory() if self.device != "cpu" else tensor.clone()
+
+    def normal(self, *shape):
+        return self.rng.standard_normal(shape).astype(np.float32)
+
+    def weights(self, rows, cols, kind):
+        """Encoded rows uint8 [rows, bytes] and what they decode to, float64."""
+        data = random_blocks(self.rng, rows, cols, kind)
+        return data, FORMATS[kind].decode(data).astype(np.float64)
+
+    def close(self, got, wanted, bound=1e-5, of=""):
+        got = got.float().cpu().numpy()
+        assert got.shape == wanted.shape, (got.shape, wanted.shape)
+        assert np.isfinite(got).all(), "an output was not written"
+        error = np.abs(got - wanted).max() / max(1e-30, np.abs(wanted).max())
+        assert error < bound, f"relative error {error:.2e} {of}"
+
+
+def random_blocks(rng, rows, cols, kind):
+    """Valid blocks without the work of encoding: random codes under random small scales. uint8 [rows, bytes]"""
+    f = FORMATS[kind]
+    if f.block_size == 1:
+        return f.encode((rng.standard_normal((rows, cols)) / np.sqrt(cols)).astype(np.float32))
+    blocks = rng.integers(0, 256, (rows * cols // f.block_size, f.block_bytes), dtype=np.uint8)
+    step = 1 / np.sqrt(cols) / {"q4_k": 300, "q5_k": 600, "q6_k": 1500, "q8_0": 70, "q5_0": 9, "q5_1": 9}.get(kind, 4)
+    for at in f.halves:
+        scale = step * rng.uniform(0.5, 1.5, len(blocks)) * (1 if at == 0 or kind == "q6_k" else -4 if kind[-1] == "1" else 8)
+        blocks[:, at : at + 2] = scale.astype(np.float16).view(np.uint8).reshape(-1, 2)
+    return blocks.reshape(rows, -1)
+
+
+def planes(x):
+    return np.ascontiguousarray(x.reshape(-1, 4).T).reshape(x.shape)
+
+
+def from_planes(x):
+    return np.ascontiguousarray(x.reshape(4, -1).T).reshape(-1)
+
+
+def cols_for(kind, blocks):
+    return FORMATS[kind].block_size * blocks if FORMATS[kind].block_size > 1 else 32 * blocks
+
+
+def check_linear(lab):
+    for kind in GPU_TYPES:
+        for rows, blocks in ((13, 3), (1, 11)):
+            cols = cols_for(kind, blocks)
+            data, w = lab.weights(rows, cols, kind)
+            x = lab.normal(cols)
+            stored = lab.tensor(data)
+            y = lab.poisoned(rows + 5)
+            lab.launch.linear(lab.tensor(planes(x)), y, Matrix(stored.data_ptr(), rows, cols, kind))
+            assert torch.isnan(y[rows:]).all(), "rows beyond the matrix were written"
+            lab.close(y[:rows], w @ x)
+            lab.launch.linear(lab.tensor(planes(x)), y, Matrix(stored.data_ptr(), rows, cols, kind), add=True)
+            lab.close(y[:rows], 2 * (w @ x))
+
+
+def check_linear_many(lab):
+    for kind in GPU_TYPES:
+        rows, cols, tokens = 37, cols_for(kind, 2), 21
+        data, w = lab.weights(rows, cols, kind)
+        x = lab.normal(tokens, cols)
+        stored = lab.tensor(data)
+        y = lab.poisoned(tokens + 1, rows)
+        half = lab.tensor(x).to(torch.bfloat16)
+        matrix = Matrix(stored.data_ptr(), rows, cols, kind)
+        lab.launch.linear_many(half, y, matrix, tokens)
+        assert torch.isnan(y[tokens]).all()
+        lab.close(y[:tokens], half.float().cpu().numpy().astype(np.float64) @ w.T, 8e-3)
+        lab.launch.linear_many(half, y, matrix, tokens, add=True)
+        lab.close(y[:tokens], 2 * half.float().cpu().numpy().astype(np.float64) @ w.T, 8e-3)
+
+
+def expert_shape(kinds, hidden, ffn):
+    gate, up, down = (Matrix(0, *s, k) for s, k in zip(((ffn, hidden), (ffn, hidden), (hidden, ffn)), kinds, strict=True))
+    align = lambda n: -(-n // 64) * 64  # noqa: E731
+    return ExpertShape(gate, up, down, (0, align(gate.nbytes), align(gate.nbytes) + align(up.nbytes)))
+
+
+def make_expert(lab, shape):
+    """An expert's bytes, uint8 [nbytes], and its three matrices in float64."""
+    out, decoded = np.zeros(shape.nbytes, np.uint8), []
+    for start, m in zip(shape.starts, (shape.gate, shape.up, shape.down), strict=True):
+        data, w = lab.weights(m.rows, m.cols, m.type)
+        out[start : start + m.nbytes] = data.reshape(-1)
+        decoded.append(w)
+    return out, decoded
+
+
+def ffn(x, decoded, first=0, last=None):
+    gate, up, down = decoded
+    g = gate[first:last] @ x
+    return down[:, first:last] @ (g / (1 + np.exp(-g)) * (up[first:last] @ x))
+
+
+def check_experts(lab):
+    """A hit, a miss read through into a slot, a miss shared with the CPU and one that is all the CPU's, in one call."""
+    shapes = [(q, q, q) for q in QUANTIZED] + [("q4_k", "q4_k", "q6_k"), ("q5_k", "q5_k", "q8_0")]
+    for kinds in shapes:
+        hidden, inner, k = 256, 512 if lab.device == "cpu" else 1536, 4
+        shape = expert_shape(kinds, hidden, inner)
+        made = [make_expert(lab, shape) for _ in range(k)]
+        x = lab.normal(hidden)
+        in_slot = lab.tensor(made[0][0])
+        in_host = [lab.host(data) for data, _ in made]
+        slots = torch.full((k, shape.nbytes), 0xA5, dtype=torch.uint8, device=lab.device)
+        source = [in_slot.data_ptr()] + [t.data_ptr() for t in in_host[1:]]
+        target = [in_slot.data_ptr()] + [slots[c].data_ptr() for c in range(1, k)]
+        rows = [inner, inner, 256, 0]
+        weights = lab.rng.random(k).astype(np.float32)
+        hidden_out, y0 = lab.poisoned(k, inner), lab.normal(hidden)
+        y = lab.tensor(y0.copy())
+        args = [lab.tensor(np.array(a, np.int64)) for a in (source, target)] + [lab.tensor(np.array(rows, np.int32))]
+        lab.launch.gate_up(lab.tensor(planes(x)), hidden_out, shape, *args)
+        lab.launch.down(hidden_out, y, lab.tensor(weights), shape, *args)
+        wanted = y0 + sum(weights[c] * ffn(x, made[c][1], 0, rows[c]) for c in range(k) if rows[c])
+        lab.close(y, wanted, 1e-5, kinds)
+        kept = slots.cpu().numpy()
+        for start, m in zip(shape.starts, (shape.gate, shape.up, shape.down), strict=True):
+            assert (kept[1, start : start + m.nbytes] == made[1][0][start : start + m.nbytes]).all(), "the slot is not whole"
+        half = 256 * shape.gate.row_bytes
+        assert (kept[2, :half] == made[2][0][:half]).all(), "the shared rows did not come"
+        assert (kept[2, half : shape.gate.nbytes] == 0xA5).all(), "more was read than the GPU's share"
+        assert (kept[3] == 0xA5).all(), "the CPU's expert was read"
+        again = lab.tensor(y0.copy())  # now from the slot that was filled on the way: the same bits
+        args[0][1] = args[1][1]
+        second = lab.poisoned(k, inner)
+        lab.launch.gate_up(lab.tensor(planes(x)), second, shape, *args)
+        lab.launch.down(second, again, lab.tensor(weights), shape, *args)
+        assert torch.equal(y, again), "a miss and a hit differ"
+
+
+def check_experts_many(lab):
+    for kinds in [(q, q, q) for q in QUANTIZED] + [("q4_k", "q4_k", "q6_k")]:
+        hidden, inner, experts, tokens, k = 256, 256, 3, 19, 2
+        shape = expert_shape(kinds, hidden, inner)
+        made = [make_expert(lab, shape) for _ in range(experts)]
+        x = lab.normal(tokens, hidden)
+        chosen = np.array([[t % 2, 2] for t in range(tokens)])
+        order = np.argsort(chosen.reshape(-1), kind="stable")
+        place_of = np.empty(tokens * k, np.int32)
+        place_of[order] = np.arange(tokens * k)
+        starts = np.zeros(experts + 1, np.int32)
+        starts[1:] = np.cumsum(np.bincount(chosen.reshape(-1), minlength=experts))
+        weights = lab.rng.random((tokens, k)).astype(np.float32)
+        stored = [lab.tensor(data) for data, _ in made]
+        place = lab.tensor(np.array([t.data_ptr() for t in stored], np.int64))
+        half = lab.tensor(x).to(torch.bfloat16)
+        inner_out, out = lab.poisoned(tokens * k, inner, dtype=torch.bfloat16), lab.poisoned(tokens * k, hidden)
+        tables = lab.tensor(starts), lab.tensor((order // k).astype(np.int32))
+        for active in ([2], [0, 1]):
+            listed = lab.tensor(np.array(active, np.int32))
+            lab.launch.gate_up_many(half, inner_out, shape, listed, place, *tables, tokens)
+            lab.launch.down_many(inner_out, out, shape, listed, place, tables[0], tokens)
+        y = lab.tensor(np.ones((tokens, hidden), np.float32))
+        lab.launch.combine(y, out, lab.tensor(weights), lab.tensor(place_of), hidden, k, tokens)
+        rounded = half.float().cpu().numpy().astype(np.float64)
+        wanted = np.ones((tokens, hidden))
+        for t in range(tokens):
+            wanted[t] += sum(weights[t, c] * ffn(rounded[t], made[chosen[t, c]][1]) for c in range(k))
+        lab.close(y, wanted, 2e-2)
+
+
+def check_norm_and_embed(lab):
+    for tokens, cols in ((1, 352), (5, 160)):
+        for kind in ("q8_0", "q4_0", "f16"):
+            data, w = lab.weights(9, cols, kind)
+            stored, ids = lab.tensor(data), lab.rng.integers(0, 9, tokens).astype(np.int32)
+            x = lab.poisoned(tokens, cols)
+            lab.launch.embed(lab.tensor(ids), x, Matrix(stored.data_ptr(), 9, cols, kind), tokens)
+            lab.close(x, w[ids], 1e-6)
+        weight = lab.normal(cols)
+        h, p, half = lab.poisoned(tokens, cols), lab.poisoned(cols), lab.poisoned(tokens, cols, dtype=torch.bfloat16)
+        lab.launch.norm(x, lab.tensor(weight), h, p, half, 1e-5, tokens)
+        v = x.cpu().numpy().astype(np.float64)
+        wanted = v / np.sqrt((v * v).mean(1, keepdims=True) + 1e-5) * weight
+        lab.close(h, wanted)
+        if tokens == 1:
+            lab.close(p, planes(wanted[0]))
+        else:
+            lab.close(half, wanted, 8e-3)
+
+
+def check_embed_k_quants(lab):
+    for kind in ("q4_k", "q5_k", "q6_k", "q4_1", "q5_0", "q5_1", "f32", "bf16"):
+        data, w = lab.weights(5, 512, kind)
+        stored = lab.tensor(data)
+        x = lab.poisoned(3, 512)
+        lab.launch.embed(lab.tensor(np.array([4, 0, 2], np.int32)), x, Matrix(stored.data_ptr(), 5, 512, kind), 3)
+        assert np.array_equal(x.cpu().numpy(), w[[4, 0, 2]].astype(np.float32)), f"{kind} is not decoded to the bit"
+
+
+def check_route(lab):
+    for experts, k, tokens in ((8, 2, 7), (5, 3, 3), (60, 4, 2)):
+        cols = 160
+        router, h = lab.normal(experts, cols), lab.normal(tokens, cols)
+        router[experts - 1] = router[1]  # a tie: the lower index goes first
+        h[0] = 3 * router[1]
+        chosen = torch.full((tokens, k), -7, dtype=torch.int32, device=lab.device)
+        weights = lab.poisoned(tokens, k)
+        lab.launch.route(lab.tensor(h), lab.tensor(router), chosen, weights, k, tokens)
+        logits = h.astype(np.float64) @ router.T.astype(np.float64)
+        wanted = np.argsort(-logits.round(4), axis=1, kind="stable")[:, :k]
+        assert np.array_equal(chosen.cpu().numpy(), wanted), (chosen, wanted)
+        assert wanted[0, :2].tolist() == [1, experts - 1]
+        top = np.take_along_axis(logits, wanted, 1)
+        e = np.exp(top - top[:, :1])
+        lab.close(weights, e / e.sum(1, keepdims=True))
+
+
+def attention_reference(q, keys, values, at, window):
+    """q [heads, d], keys and values [kv_heads, positions, d] → [heads * d], float64."""
+    group, out = len(q) // len(keys), []
+    low = max(0, at - window + 1) if window else 0
+    for h, row in enumerate(q):
+        s = keys[h // group, low : at + 1] @ row / np.sqrt(len(row))
+        p = np.exp(s - s.max())
+        out.append(p / p.sum() @ values[h // group, low : at + 1])
+    return np.concatenate(out)
+
+
+def make_cache(lab, heads, kv_heads, dim, context, q8):
+    kind, scales = (torch.int8, dim // 32) if q8 else (torch.float16, 0)
+    zeros = lambda *s, d: torch.zeros(*s, dtype=d, device=lab.device)  # noqa: E731
+    return SimpleNamespace(
+        heads=heads, kv_heads=kv_heads, head_dim=dim, context=context, q8=q8,
+        keys=zeros(kv_heads, context, dim, d=kind), values=zeros(kv_heads, context, dim, d=kind),
+        key_scales=zeros(kv_heads, context, scales, d=torch.float16), value_scales=zeros(kv_heads, context, scales, d=torch.float16),
+    )  # fmt: skip
+
+
+def cached(array, scales, q8):
+    value = array.cpu().numpy().astype(np.float64)
+    return value * np.repeat(scales.cpu().numpy().astype(np.float64), 32, -1) if q8 else value
+
+
+def check_attention(lab):
+    """Append in prefill and one by one, then attend both ways; a window; a head dimension that is no power of two."""
+    for heads, kv_heads, dim, window, q8, tokens in (
+        (8, 2, 64, 0, False, 300), (4, 4, 48, 0, False, 40), (6, 1, 64, 100, False, 290), (8, 2, 64, 0, True, 270),
+    ):  # fmt: skip
+        context, pairs = 512, dim // 2 - 4
+        rope = np.stack([np.cos(a := lab.rng.random((context, pairs)) * 6), np.sin(a)], -1).astype(np.float32)
+        q, k, v = lab.normal(tokens, heads, dim), lab.normal(tokens, kv_heads, dim), lab.normal(tokens, kv_heads, dim)
+        cache = make_cache(lab, heads, kv_heads, dim, context, q8)
+
+        def turn(x, rope=rope, pairs=pairs, tokens=tokens):
+            out = x.astype(np.float64).copy()
+            a, b = out[..., : 2 * pairs : 2].copy(), out[..., 1 : 2 * pairs : 2].copy()
+            cos, sin = rope[:tokens, None, :, 0], rope[:tokens, None, :, 1]
+            out[..., : 2 * pairs : 2], out[..., 1 : 2 * pairs : 2] = a * cos - b * sin, a * sin + b * cos
+            return out
+
+        tq, tk, tv = (lab.tensor(t) for t in (q, k, v))
+        position = torch.zeros(1, dtype=torch.int32, device=lab.device)
+        lab.launch.append(tq, tk, tv, lab.tensor(rope), cache, position, tokens)
+        lab.close(tq, turn(q), 1e-6)
+        keys, values = cached(cache.keys, cache.key_scales, q8), cached(cache.values, cache.value_scales, q8)
+        bound = 1e-2 if q8 else 1e-3
+        assert np.abs(keys[:, :tokens].transpose(1, 0, 2) - turn(k)).max() < bound * np.abs(k).max()
+        assert np.abs(values[:, :tokens].transpose(1, 0, 2) - v).max() < bound * np.abs(v).max()
+        assert (keys[:, tokens:] == 0).all()
+        scale = dim**-0.5
+        some = range(0, tokens, 1 if lab.device != "cpu" else 37)
+        wanted = {t: attention_reference(turn(q)[t], keys, values, t, window) for t in some}
+        out = lab.poisoned(tokens, heads * dim, dtype=torch.bfloat16)
+        lab.launch.attend_many(tq, out, cache, position, tokens, scale, window)
+        lab.close(out[list(some)], np.stack(list(wanted.values())), 2e-2)
+        partial = lab.poisoned(heads, context // 256, dim + 2)
+        for t in (0, 37, tokens - tokens % 37):
+            if t in wanted:
+                one = lab.poisoned(heads * dim)
+                position.fill_(t)
+                lab.launch.attend(tq[t].contiguous(), one, cache, position, partial, scale, window, context // 256)
+                lab.close(torch.from_numpy(from_planes(one.cpu().numpy())), wanted[t], 2e-3 if q8 else 1e-5)
+
+
+CHECKS = {name.removeprefix("check_"): f for name, f in list(globals().items()) if name.startswith("check_")}
+
+
+def run(device, names=None, say=print):
+    lab = Lab(device)
+    for name in names or CHECKS:
+        began = time.perf_counter()
+        CHECKS[name](lab)
+        say(f"{name}: right, {time.perf_counter() - began:.1f} s")
+
+
+if __name__ == "__main__":
+    assert row_bytes(12, 256) == 144
+    run("cpu", sys.argv[1:])

@@ -1,0 +1,123 @@
+"""A tiny Mixtral through the GPU's code in Triton's interpreter, beside the CPU engine. Run by test_gpu_model.py.
+
+    python model_parity.py DIRECTORY CASE
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "model"))
+import tiny_models
+
+import localmoe
+from localmoe.experts.layout import ExpertLayout
+from localmoe.model.config import ModelConfig
+from localmoe.model.gpu_runtime import open_gpu, plan_gpu
+from localmoe.model.weights import bind
+from quant.gguf import GGUFFile
+
+TYPES = {"": "q4_k", "attn_k": "q8_0", "attn_v": "q5_0", "blk.1.ffn_down": "q6_k", "attn_output": "q5_k", "output.weight": "q6_k"}
+IDS = [1, 17, 300, 42, 99, 7, 250]
+STEPS = [5, 80, 200, 31]
+
+
+class Case:
+    def __init__(self, directory, **metadata):
+        self.path = tiny_models.write_model(
+            Path(directory) / "tiny.gguf", tiny_models.metadata(context_length=512, feed_forward_length=512, **metadata), TYPES
+        )
+        self.file = GGUFFile.open(self.path)
+        self.config = ModelConfig.from_gguf(self.file)
+        self.weights = bind(self.file, self.config)
+
+    def memory_for(self, slots, kv_type="f16"):
+        """A budget that leaves about so many expert slots in all."""
+        c = self.config
+        layout = ExpertLayout.of(self.file, c.layers, c.experts) if c.is_mixture else None
+        plan = plan_gpu(c, self.weights, layout, 64, kv_type, 64, 1 << 40)
+        per_slot = max((k.slot_bytes for k in layout.classes), default=0) if layout else 0
+        return plan.total - plan.slot_bytes + slots * per_slot
+
+    def run(self, ids, steps, slots=8, mode="stream", share=0.5, kv_type="f16", ram=None, prefill=True):
+        """Logits of the prefill's last token and of each step, float32 [1 + steps, vocab]; and the status."""
+        runtime = open_gpu(
+            self.file, self.config, self.weights, device="cpu", context=64, threads=1, identity="0" * 16, kv_type=kv_type,
+            gpu_memory=self.memory_for(slots, kv_type), ram=ram, mode="stream", chunk=64, keep_statistics=False,
+        )  # fmt: skip
+        try:
+            runtime.use_mode(mode, "0" * 16, share)
+            decoder = runtime.decoder(64, kv_type)
+            out = [decoder.extend(ids)] if prefill else [decoder.extend([i]) for i in ids]
+            out += [decoder.extend([i]) for i in steps]
+            return np.stack(out), runtime.status()
+        finally:
+            runtime.close()
+
+    def reference(self, ids, steps, kv_type="f16"):
+        """The CPU engine's, with float32 activations."""
+        with localmoe.load(self.path, device="cpu", threads=1, context=64, exact=True, learn=False, kv_type=kv_type) as model:
+            decoder = model.decoder()
+            first = [decoder.extend(ids)]
+            return np.stack(first + [decoder.extend([i]) for i in steps])
+
+
+def close(got, wanted, bound):
+    error = np.abs(got - wanted).max() / np.abs(wanted).max()
+    assert np.isfinite(got).all()
+    assert error < bound, f"relative error {error:.2e}"
+    assert (got.argmax(1) == wanted.argmax(1)).all()
+
+
+def modes(directory):
+    """All resident, then a few slots in each mode: close to the CPU; in `stream` equal to the last bit."""
+    case = Case(directory)
+    ids, steps = IDS[:2], STEPS[:2]
+    wanted = case.reference(ids, steps)
+    resident, status = case.run(ids, steps, prefill=False)
+    close(resident[1:], wanted, 2e-3)
+    assert status["hits"] and not status["misses"], status
+    few, status = case.run(ids, steps, slots=3, prefill=False)
+    assert status["misses"] > 0 and status["resident_experts"] <= 3, status
+    assert np.array_equal(few, resident), "residency changed the result in stream mode"
+    for mode in ("cpu", "split"):
+        mixed, status = case.run(ids, steps, slots=3, mode=mode, share=0.5, prefill=False)
+        assert status["misses"] > 0 and status["mode"] == mode
+        close(mixed[1:], wanted, 5e-2)
+    print("modes: right")
+
+
+def prefill(directory):
+    """Prefill with all resident and with few slots: the same bits, close to the CPU, then decoding goes on."""
+    case = Case(directory)
+    wanted = case.reference(IDS, STEPS[:2])
+    all_in, _ = case.run(IDS, STEPS[:2])
+    close(all_in, wanted, 3e-2)
+    few, status = case.run(IDS, STEPS[:2], slots=3)
+    assert np.array_equal(all_in, few)
+    assert status["resident_experts"] == 2, "prefill fills free slots"
+    print("prefill: right")
+
+
+def file_only(directory):
+    """Too little RAM for every expert: the CPU computes those that are only in the file, in every mode."""
+    case = Case(directory)
+    wanted = case.reference(IDS[:3], STEPS[:2])
+    got, status = case.run(IDS[:3], STEPS[:2], slots=2, ram=400_000, prefill=False)
+    assert status["misses"] > 0
+    close(got[2:], wanted, 5e-2)
+    print("file_only: right")
+
+
+def dense(directory):
+    """A model without experts, q8_0 keys and values."""
+    case = Case(directory, expert_count=None, expert_used_count=None)
+    wanted = case.reference(IDS, STEPS[:1], "q8_0")
+    got, _ = case.run(IDS, STEPS[:1], kv_type="q8_0")
+    close(got, wanted, 4e-2)
+    print("dense: right")
+
+
+if __name__ == "__main__":
+    {"modes": modes, "prefill": prefill, "file_only": file_only, "dense": dense}[sys.argv[2]](sys.argv[1])

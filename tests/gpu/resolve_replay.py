@@ -1,0 +1,143 @@
+"""A trace through experts/policy.py and through the resolve kernel: identical decisions at every step, in both modes.
+
+Run under TRITON_INTERPRET=1 by test_gpu_resolve.py, or on a GPU: python resolve_replay.py [cpu|cuda] [tokens].
+"""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from localmoe.experts import policy
+from localmoe.experts.statistics import ExpertStatistics
+from localmoe.experts.traces import generate_trace
+from localmoe.kernels.gpu_launch import Launcher
+from localmoe.kernels.gpu_resolve import MOST_WISHES
+
+LAYERS, EXPERTS, K, FFN = 4, 6, 2, 512
+CLASS_OF = np.array([0, 1, 1, 0], np.int32)  # two sizes of expert
+SLOTS, SLOT_BYTES = [3, 4], [1000, 1700]
+FILE_ONLY = [(1, 2), (3, 0)]  # experts without a pinned copy
+
+
+class Reference:
+    """What the host's own functions decide."""
+
+    def __init__(self, at_once):
+        self.at_once = at_once
+        self.statistics = ExpertStatistics(LAYERS, EXPERTS, K)
+        self.slot_of = np.full((LAYERS, EXPERTS), -1, np.int32)
+        self.filled, self.wishes = [0, 0], []
+
+    def layer(self, layer, chosen, home):
+        self.statistics.observe(layer, chosen)
+        decisions, number = [], int(CLASS_OF[layer])
+        for expert in chosen.tolist():
+            if self.slot_of[layer, expert] >= 0:
+                decisions.append(("hit", int(self.slot_of[layer, expert])))
+                continue
+            victim = -1
+            if self.filled[number] < SLOTS[number]:
+                admitted = True
+            else:
+                candidates = (self.slot_of >= 0) & (CLASS_OF == number)[:, None]
+                candidates[layer, chosen] = False
+                victim = policy.victim(policy.scores(self.statistics), candidates)
+                admitted = victim >= 0 and policy.admits(self.statistics, layer * EXPERTS + expert, victim)
+            if not admitted:
+                decisions.append(("pass", None))
+            elif self.at_once and home[layer, expert]:
+                slot = self.filled[number] if victim < 0 else int(self.slot_of.flat[victim])
+                if victim < 0:
+                    self.filled[number] += 1
+                else:
+                    self.slot_of.flat[victim] = -1
+                self.slot_of[layer, expert] = slot
+                decisions.append(("into", slot))
+            else:
+                self.wishes.append((layer * EXPERTS + expert, victim))
+                decisions.append(("wish", None))
+        if layer == LAYERS - 1:
+            self.statistics.end_token()
+        return decisions
+
+
+def fulfil(reference, tables, rng):
+    """The host moves the last wish in, at times, as the background copies do."""
+    newcomer, victim = reference.wishes[-1]
+    number = int(CLASS_OF[newcomer // EXPERTS])
+    if reference.slot_of.flat[newcomer] >= 0 or rng.random() < 0.4:
+        return
+    if reference.filled[number] < SLOTS[number]:
+        slot = reference.filled[number]
+        reference.filled[number] += 1
+        tables.filled[number] = slot + 1
+    elif victim >= 0 and reference.slot_of.flat[victim] >= 0:
+        slot = int(reference.slot_of.flat[victim])
+        reference.slot_of.flat[victim] = -1
+        tables.slot_of.view(-1)[victim] = -1
+        tables.address.view(-1)[victim] = tables.home.view(-1)[victim]
+    else:
+        return
+    reference.slot_of.flat[newcomer] = slot
+    tables.slot_of.view(-1)[newcomer] = slot
+    tables.address.view(-1)[newcomer] = 10**6 * (number + 1) + slot * SLOT_BYTES[number]
+
+
+def main(device, tokens):
+    launch = Launcher(interpreted=device == "cpu")
+    trace = generate_trace(tokens, LAYERS, experts=EXPERTS, seed=8)
+    for mode in (0, 1):
+        reference, rng = Reference(at_once=mode == 0), np.random.default_rng(mode)
+        fresh = ExpertStatistics(LAYERS, EXPERTS, K)
+        home = 5000 + np.arange(LAYERS * EXPERTS, dtype=np.int64).reshape(LAYERS, EXPERTS)
+        for place in FILE_ONLY:
+            home[place] = 0
+        on = lambda a, d=device: torch.tensor(a, device=d)  # noqa: E731
+        tables = SimpleNamespace(
+            **{name: on(array) for name, array in fresh.arrays().items()}, address=on(home), home=on(home),
+            slot_of=on(reference.slot_of), class_of=on(CLASS_OF), slot_base=on(np.array([10**6, 2 * 10**6])),
+            slot_bytes=on(np.array(SLOT_BYTES)), slots=on(np.array(SLOTS, np.int32)), filled=on(np.zeros(2, np.int32)),
+            staging=on(np.array([71, 72])), mode=on(np.array([mode], np.int32)), share=on(np.array([FFN, 256, 128], np.int32)),
+            counters=on(np.zeros(8, np.int64)), wishes=on(np.zeros((MOST_WISHES, 2), np.int32)),
+        )  # fmt: skip
+        work = SimpleNamespace(
+            source=on(np.zeros(K, np.int64)), target=on(np.zeros(K, np.int64)), rows=on(np.zeros(K, np.int32))
+        )
+        counts = dict.fromkeys(("hit", "into", "wish", "pass"), 0)
+        for token in range(tokens):
+            for layer in range(LAYERS):
+                chosen = trace[token, layer].astype(np.int32)
+                misses = int((reference.slot_of[layer, chosen] < 0).sum())
+                decisions = reference.layer(layer, chosen, home)
+                launch.resolve(tables, on(chosen), layer, work, FFN)
+                number = int(CLASS_OF[layer])
+                for c, (kind, slot) in enumerate(decisions):
+                    counts[kind] += 1
+                    in_slot = 10**6 * (number + 1) + (slot or 0) * SLOT_BYTES[number]
+                    at_home = int(home[layer, chosen[c]])
+                    rows = FFN if kind == "hit" else 0 if at_home == 0 else [FFN, 256, 128][misses]
+                    wanted = {
+                        "hit": (in_slot, in_slot), "into": (at_home, in_slot), "pass": (at_home, 71 + c), "wish": (at_home, 71 + c)
+                    }[kind]  # fmt: skip
+                    got = int(work.source[c]), int(work.target[c]), int(work.rows[c])
+                    assert got == (*wanted, rows), (mode, token, layer, c, kind, got, wanted, rows)
+                assert np.array_equal(tables.slot_of.cpu().numpy(), reference.slot_of), (mode, token, layer)
+                if mode == 1 and reference.wishes and layer == LAYERS - 1:
+                    fulfil(reference, tables, rng)
+            for name, array in reference.statistics.arrays().items():
+                assert np.array_equal(getattr(tables, name).cpu().numpy(), array), (mode, token, name)
+        wished = int(tables.counters[3])
+        assert wished == len(reference.wishes)
+        for n in range(max(0, wished - MOST_WISHES), wished):
+            assert tuple(tables.wishes[n % MOST_WISHES].tolist()) == reference.wishes[n]
+        assert int(tables.counters[0]) == counts["hit"]
+        assert int(tables.counters[1]) == tokens * LAYERS * K - counts["hit"]
+        assert int(tables.counters[2]) == counts["into"]
+        assert counts["hit"] and counts["pass"] and counts["wish"] and (mode == 1 or counts["into"] > 10)
+        print(mode, counts)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "cpu", int(sys.argv[2]) if len(sys.argv) > 2 else 40)

@@ -1,0 +1,36 @@
+"""Every kernel compiles offline for every architecture, and the matvec kernels keep to their registers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ALL_TYPES = "q4_0,q4_1,q5_0,q5_1,q8_0,q4_k,q5_k,q6_k,f16,bf16,f32"
+
+
+def compile_for(arches, types, *flags):
+    script = Path(__file__).with_name("compile_kernels.py")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script), arches, types, *flags],
+        capture_output=True, text=True, timeout=1500, check=False, env={"PYTHONPATH": str(script.parents[2])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def test_all_kernels_compile_for_a_consumer_card():
+    out = compile_for("86", "q4_k")
+    assert "resolve_kernel sm_86" in out
+    assert "0 spill" in out
+
+
+def test_the_q6_k_matvecs_do_not_spill():
+    assert "4 compiled, 0 spill" in compile_for("89", "q6_k", "--matvec")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1600)
+@pytest.mark.parametrize("arch", ["80", "86", "89", "90", "120"])
+def test_every_kernel_compiles_for_every_type(arch):
+    assert "0 spill" in compile_for(arch, ALL_TYPES)

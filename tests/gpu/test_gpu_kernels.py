@@ -1,0 +1,18 @@
+"""The Triton kernels, interpreted: see kernel_checks.py."""
+
+import pytest
+
+
+@pytest.mark.parametrize("name", ["norm_and_embed", "route", "embed_k_quants", "linear", "linear_many"])
+def test_kernels_agree_with_numpy(run_interpreted, name):
+    assert f"{name}: right" in run_interpreted("kernel_checks.py", name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["experts", "experts_many", "attention"])
+def test_larger_kernels_agree_with_numpy(run_interpreted, name):
+    assert f"{name}: right" in run_interpreted("kernel_checks.py", name, timeout=280)
+
+
+def test_device_and_host_decide_the_same_at_every_step(run_interpreted):
+    assert run_interpreted("resolve_replay.py", "cpu", "25").count("hit") == 2
