@@ -21,7 +21,7 @@ from localmoe.model.config import ModelConfig
 from localmoe.model.identity import identity
 from localmoe.text.prompts import prompt_format
 from localmoe.text.tokenizer import load_tokenizer
-from quant.compiled import cache_directory
+from quant.compiled import cache_directory, drop_old_caches
 from quant.gguf import GGUFFile
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def load(
         context: positions; default: the smaller of the model's and 8,192.
         mode: what a GPU does with experts it does not hold: "auto", "stream", "cpu" or "split".
         kv_type: "f16" or "q8_0".
-        exact: keep activations in float32 instead of int8 (slow; for comparison).
+        exact: keep activations and the KV cache in float32 (slow; for comparison).
         learn: keep routing statistics on disk, so that the next start begins warm.
         notice: called with lines a person should see, such as that kernels are being compiled.
         compute: makes the arithmetic, given the file (for tools that watch activations).
@@ -66,12 +66,15 @@ def load(
         UsageError, quant.ModelFileError: the file or an argument cannot be used; one line says what to do.
     """
     _check_device(device)
+    kv_type = "f32" if exact else kv_type
     found = find(os.fspath(path_or_name))
     file = GGUFFile.open(found.path)
     try:
         config = ModelConfig.from_gguf(file)
-        if notice is not None and not cache_directory().exists():
-            notice("First run on this machine: compiling the kernels for this CPU. Once, under a minute ...")
+        if not cache_directory().exists():
+            drop_old_caches()
+            if notice is not None:
+                notice("First run: compiling the kernels for this CPU. Once, under a minute ...")
         plan = make_plan(file, config, context, kv_type, threads, ram)
         if notice is not None and plan.note:
             notice(plan.note)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -53,6 +54,17 @@ def cache_directory() -> Path:
         digest.update(part.encode() + b"\0")
     root = os.environ.get("LOCALMOE_CACHE_DIR") or platformdirs.user_cache_dir("localmoe", appauthor=False)
     return Path(root) / f"kernels-{digest.hexdigest()[:16]}"
+
+
+def drop_old_caches(keep: int = 4) -> None:
+    """Removes the machine code of earlier versions but for the newest few (other processes may use them).
+
+    Call it when `cache_directory()` does not exist yet: that is when a version is new.
+    """
+    caches = cache_directory().parent.glob("kernels-*")
+    by_age = sorted(caches, key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in by_age[keep:]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Grouped-query attention over a KV cache, in blocks of 256 positions merged in fixed order.
 
 Layout, for each layer and KV head: keys in tiles of 16 positions, dimension by dimension, so that 16 keys
-are 16 lanes and a score needs no sum across lanes; values position by position. Both are float16, or int8
-with a float16 scale for every 32 dimensions of a position (`q8_0`).
+are 16 lanes and a score needs no sum across lanes; values position by position. Both are float16, float32
+(for exact comparison), or int8 with a float16 scale for every 32 dimensions of a position (`q8_0`).
 
     keys    [kv_heads, context / 16, head_dim, 16]        scales [kv_heads, context / 16, head_dim / 32, 16]
     values  [kv_heads, context, head_dim]                 scales [kv_heads, context, head_dim / 32]
@@ -43,6 +43,7 @@ from localmoe.kernels.tasks import TASK
 from quant.compiled import compiled, compiled_callback
 
 BLOCK, TILE, SCALED = 256, 16, 32
+KV_F16, KV_Q8_0, KV_F32 = 0, 1, 2  # how the cache holds its numbers
 _NEGATIVE = np.float32(-np.inf)
 _SIXTEENTH = np.float32(0.0625)
 
@@ -80,7 +81,7 @@ def _scale_of(x: int, n: int):
 def append_task(args: int, item: int, worker: int) -> None:
     """Token `item`: rotates its q and k, and writes k and v into the cache at its position."""
     (q, k, v, position0, heads, kv_heads, head_dim, table, pairs, context,
-     keys, key_scales, values, value_scales, q8, _) = args16(args)  # fmt: skip
+     keys, key_scales, values, value_scales, kind, _) = args16(args)  # fmt: skip
     position = position0 + item
     angles = table + position * pairs * 8
     _rotate(q + item * heads * head_dim * 4, heads, head_dim, angles, pairs)
@@ -90,7 +91,12 @@ def append_task(args: int, item: int, worker: int) -> None:
         row = (item * kv_heads + h) * head_dim * 4
         key = ((h * (context // TILE) + tile) * head_dim) * TILE + lane
         value = (h * context + position) * head_dim
-        if not q8:
+        if kind == KV_F32:
+            for d in range(head_dim):
+                store_f32_at(keys, key + d * TILE, load_f32(k + row + d * 4))
+                store_f32_at(values, value + d, load_f32(v + row + d * 4))
+            continue
+        if kind == KV_F16:
             for d in range(head_dim):
                 store_f16(keys + (key + d * TILE) * 2, load_f32(k + row + d * 4))
                 store_f16(values + (value + d) * 2, load_f32(v + row + d * 4))
@@ -110,27 +116,38 @@ def append_task(args: int, item: int, worker: int) -> None:
 
 
 @compiled(forceinline=True)
-def _keys16(q8: int, keys: int, scales: int, tile: int, head_dim: int, d: int):
+def _element_bytes(kind: int) -> int:
+    if kind == KV_Q8_0:
+        return 1
+    return 4 if kind == KV_F32 else 2
+
+
+@compiled(forceinline=True)
+def _keys16(kind: int, keys: int, scales: int, tile: int, head_dim: int, d: int):
     """Dimension d of 16 keys."""
     at = (tile * head_dim + d) * TILE
-    if q8:
+    if kind == KV_F32:
+        return load_f32x16(keys + at * 4)
+    if kind == KV_Q8_0:
         scale = load_f16_f32x16(scales + (tile * (head_dim // SCALED) + d // SCALED) * TILE * 2)
         return mul16(load_i8_f32x16(keys + at), scale)
     return load_f16_f32x16(keys + at * 2)
 
 
 @compiled(forceinline=True)
-def _values16(q8: int, values: int, scales: int, position: int, head_dim: int, d: int):
+def _values16(kind: int, values: int, scales: int, position: int, head_dim: int, d: int):
     """Dimensions d..d+15 of one value."""
     at = position * head_dim + d
-    if q8:
+    if kind == KV_F32:
+        return load_f32x16(values + at * 4)
+    if kind == KV_Q8_0:
         scale = load_f16(scales + (position * (head_dim // SCALED) + d // SCALED) * 2)
         return mul16(load_i8_f32x16(values + at), splat_f32x16(scale))
     return load_f16_f32x16(values + at * 2)
 
 
 @compiled()
-def _scores(q8, q, head_dim, keys, key_scales, first, heads, scale, p) -> None:
+def _scores(kind, q, head_dim, keys, key_scales, first, heads, scale, p) -> None:
     """p[h, 0..255] = scale * q[h] · key, for four heads (or one) and a block's 256 keys (16 tiles from
     `first`).
     """
@@ -138,7 +155,7 @@ def _scores(q8, q, head_dim, keys, key_scales, first, heads, scale, p) -> None:
         if heads == 4:
             s0, s1, s2, s3 = zero_f32x16(), zero_f32x16(), zero_f32x16(), zero_f32x16()
             for d in range(head_dim):
-                k = _keys16(q8, keys, key_scales, first + tile, head_dim, d)
+                k = _keys16(kind, keys, key_scales, first + tile, head_dim, d)
                 at = q + d * 4
                 s0 = fma16(splat_f32x16(load_f32(at)), k, s0)
                 s1 = fma16(splat_f32x16(load_f32(at + head_dim * 4)), k, s1)
@@ -152,7 +169,7 @@ def _scores(q8, q, head_dim, keys, key_scales, first, heads, scale, p) -> None:
         else:
             s0 = zero_f32x16()
             for d in range(head_dim):
-                k = _keys16(q8, keys, key_scales, first + tile, head_dim, d)
+                k = _keys16(kind, keys, key_scales, first + tile, head_dim, d)
                 s0 = fma16(splat_f32x16(load_f32(q + d * 4)), k, s0)
             store_f32x16(p + tile * TILE * 4, mul16(s0, splat_f32x16(scale)))
 
@@ -189,13 +206,13 @@ def _softmax(p: int, low: int, high: int, out: int) -> None:
 
 
 @compiled()
-def _weigh(q8, p, low, high, values, value_scales, start, head_dim, heads, out, stride) -> None:
+def _weigh(kind, p, low, high, values, value_scales, start, head_dim, heads, out, stride) -> None:
     """out[h, d] = sum over positions low..high-1 of p[h, i] * value[i, d], for four heads or one."""
     for d in range(0, head_dim, 16):
         if heads == 4:
             o0, o1, o2, o3 = zero_f32x16(), zero_f32x16(), zero_f32x16(), zero_f32x16()
             for i in range(low, high):
-                v = _values16(q8, values, value_scales, start + i, head_dim, d)
+                v = _values16(kind, values, value_scales, start + i, head_dim, d)
                 at = p + i * 4
                 o0 = fma16(splat_f32x16(load_f32(at)), v, o0)
                 o1 = fma16(splat_f32x16(load_f32(at + BLOCK * 4)), v, o1)
@@ -208,13 +225,13 @@ def _weigh(q8, p, low, high, values, value_scales, start, head_dim, heads, out, 
         else:
             o0 = zero_f32x16()
             for i in range(low, high):
-                v = _values16(q8, values, value_scales, start + i, head_dim, d)
+                v = _values16(kind, values, value_scales, start + i, head_dim, d)
                 o0 = fma16(splat_f32x16(load_f32(p + i * 4)), v, o0)
             store_f32x16(out + d * 4, o0)
 
 
 @compiled()
-def _one_block(q8, q, group, head_dim, keys, key_scales, values, value_scales, block, low, high, scale, p,
+def _one_block(kind, q, group, head_dim, keys, key_scales, values, value_scales, block, low, high, scale, p,
                out) -> None:
     """One block of positions for the `group` query heads of a KV head → out [group, 2 + head_dim]: max, sum,
     values.
@@ -225,11 +242,11 @@ def _one_block(q8, q, group, head_dim, keys, key_scales, values, value_scales, b
     h = 0
     while h < group:
         heads = 4 if group - h >= 4 else 1
-        _scores(q8, q + h * head_dim * 4, head_dim, keys, key_scales, block * (BLOCK // TILE), heads,
+        _scores(kind, q + h * head_dim * 4, head_dim, keys, key_scales, block * (BLOCK // TILE), heads,
                 scale, p)
         for i in range(heads):
             _softmax(p + i * BLOCK * 4, low, high, out + (h + i) * stride)
-        _weigh(q8, p, low, high, values, value_scales, block * BLOCK, head_dim, heads,
+        _weigh(kind, p, low, high, values, value_scales, block * BLOCK, head_dim, heads,
                out + h * stride + 8, stride)
         h += heads
 
@@ -260,11 +277,11 @@ def attend_task(args: int, item: int, worker: int) -> None:
     head_dim].
     """
     (q, out, position0, heads, kv_heads, head_dim, context, keys, key_scales, values, value_scales,
-     q8, scale, window, scratch, scratch_bytes, _, _, _, _) = args20(args)  # fmt: skip
+     kind, scale, window, scratch, scratch_bytes, _, _, _, _) = args20(args)  # fmt: skip
     token, head = item // kv_heads, item % kv_heads
     position, group = position0 + token, heads // kv_heads
     oldest = max(0, position - window + 1) if window > 0 else 0
-    elements = 1 if q8 else 2
+    elements = _element_bytes(kind)
     head_keys = keys + head * context * head_dim * elements
     head_values = values + head * context * head_dim * elements
     scales = head * context * (head_dim // SCALED) * 2
@@ -276,7 +293,7 @@ def attend_task(args: int, item: int, worker: int) -> None:
     for block in range(oldest // BLOCK, position // BLOCK + 1):
         target = whole if block == oldest // BLOCK else part
         low, high = max(0, oldest - block * BLOCK), min(BLOCK, position + 1 - block * BLOCK)
-        _one_block(q8, query, group, head_dim, head_keys, key_scales + scales, head_values,
+        _one_block(kind, query, group, head_dim, head_keys, key_scales + scales, head_values,
                    value_scales + scales,
                    block, low, high, bits_to_f32(scale), mine, target)  # fmt: skip
         if block != oldest // BLOCK:
@@ -292,13 +309,13 @@ def block_task(args: int, item: int, worker: int) -> None:
     the oldest.
     """
     (q, _, position, heads, kv_heads, head_dim, context, keys, key_scales, values, value_scales,
-     q8, scale, window, scratch, scratch_bytes, partial, _, _, _) = args20(args)  # fmt: skip
+     kind, scale, window, scratch, scratch_bytes, partial, _, _, _) = args20(args)  # fmt: skip
     oldest = max(0, position - window + 1) if window > 0 else 0
     block, head, group = oldest // BLOCK + item // kv_heads, item % kv_heads, heads // kv_heads
-    elements = 1 if q8 else 2
+    elements = _element_bytes(kind)
     scales = head * context * (head_dim // SCALED) * 2
     low, high = max(0, oldest - block * BLOCK), min(BLOCK, position + 1 - block * BLOCK)
-    _one_block(q8, q + head * group * head_dim * 4, group, head_dim,
+    _one_block(kind, q + head * group * head_dim * 4, group, head_dim,
                keys + head * context * head_dim * elements, key_scales + scales,
                values + head * context * head_dim * elements, value_scales + scales, block, low, high,
                bits_to_f32(scale),

@@ -28,7 +28,9 @@ class LayerCache(Protocol):
     @property
     def context(self) -> int: ...
     @property
-    def q8(self) -> bool: ...
+    def kind(self) -> int:
+        """KV_F16, KV_Q8_0 or KV_F32 of `kernels.attention`"""
+
     @property
     def addresses(self) -> tuple[int, int, int, int]:
         """keys, key scales, values, value scales"""
@@ -107,10 +109,9 @@ class Cpu:
     def attend(self, q: Rows, k: Rows, v: Rows, cache: LayerCache, position: int) -> Rows:
         """Rotates q and k, appends k and v at `position`.., attends. → [tokens, heads * head_dim]"""
         s, b, out = self.shape, self.buffers, self.buffers.attended
-        q8 = int(cache.q8)
         self.pool.run(
             A.append_task.address, self.tokens, q.x, k.x, v.x, position, s.heads, s.kv_heads, s.head_dim,
-            self._at(self.rope), s.rope_pairs, cache.context, *cache.addresses, q8,
+            self._at(self.rope), s.rope_pairs, cache.context, *cache.addresses, cache.kind,
         )  # fmt: skip
         oldest = max(0, position - s.window + 1) if s.window else 0
         blocks = position // A.BLOCK + 1 - oldest // A.BLOCK
@@ -118,7 +119,7 @@ class Cpu:
         task, items = (A.block_task, blocks) if split else (A.attend_task, self.tokens)
         self.pool.run(
             task.address, items * s.kv_heads, q.x, out.x, position, s.heads, s.kv_heads, s.head_dim,
-            cache.context, *cache.addresses, q8, self._scale, s.window, b.scratch.at, b.scratch_bytes,
+            cache.context, *cache.addresses, cache.kind, self._scale, s.window, b.scratch.at, b.scratch_bytes,
             b.partials.at,
         )  # fmt: skip
         if split:
@@ -207,6 +208,7 @@ class Cpu:
             b.chosen.at, tokens, k, s.experts, b.token_of.at, b.place_of.at, b.starts.at
         )
         for active, addresses in source.batches(b.chosen.array[:tokens]):
+            self.pool.wake()  # reading an expert may have taken so long that the threads fell asleep
             self._experts(h, active, addresses, source)
         self.pool.run(
             T.combine_task.address, tokens, x.x, s.hidden, k, b.weights.at, b.place_of.at, b.out.at

@@ -1,18 +1,16 @@
-"""Keys and values of every position seen, in the layout of `kernels.attention`, float16 or q8_0."""
+"""Keys and values of every position seen, in the layout of `kernels.attention`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from localmoe.errors import UsageError
-from localmoe.kernels.attention import BLOCK, SCALED
+from localmoe.kernels.attention import BLOCK, KV_F16, KV_F32, KV_Q8_0, SCALED
 from localmoe.model.config import ModelConfig
 
-KV_TYPES = ("f16", "q8_0")
+KV_TYPES = {"f16": KV_F16, "q8_0": KV_Q8_0, "f32": KV_F32}  # f32: for exact comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +18,7 @@ class CacheLayer:
     """One layer's arrays, as addresses."""
 
     context: int  # positions there is room for
-    q8: bool
+    kind: int
     addresses: tuple[int, int, int, int]  # keys, key scales, values, value scales
 
 
@@ -40,26 +38,24 @@ class KVCache:
         room = -(-context // BLOCK) * BLOCK
         shape = (config.layers, config.kv_heads, room, config.head_dim)
         scale_shape = (*shape[:-1], config.head_dim // SCALED if q8 else 0)
-        kind = np.int8 if q8 else np.float16
+        kind = {"f16": np.float16, "q8_0": np.int8, "f32": np.float32}[kv_type]
         # np.zeros takes pages from the system only when they are written
         self.keys, self.values = np.zeros(shape, kind), np.zeros(shape, kind)
         self.key_scales, self.value_scales = (
             np.zeros(scale_shape, np.float16),
             np.zeros(scale_shape, np.float16),
         )
-        self.layers = [
-            CacheLayer(room, q8, (_at(self.keys[i]), _at(self.key_scales[i]), _at(self.values[i]),
-                                  _at(self.value_scales[i])))
-            for i in range(config.layers)
-        ]  # fmt: skip
+        arrays = (self.keys, self.key_scales, self.values, self.value_scales)
+        self.layers = []
+        for i in range(config.layers):
+            keys, key_scales, values, value_scales = (int(array[i].ctypes.data) for array in arrays)
+            addresses = (keys, key_scales, values, value_scales)
+            self.layers.append(CacheLayer(room, KV_TYPES[kv_type], addresses))
 
     @staticmethod
     def bytes_for(config: ModelConfig, context: int, kv_type: str = "f16") -> int:
         """Bytes that a cache of `context` positions takes when full."""
         room = -(-context // BLOCK) * BLOCK
-        per_value = 1 + 2 / SCALED if kv_type == "q8_0" else 2
+        per_value = {"f16": 2, "q8_0": 1 + 2 / SCALED, "f32": 4}[kv_type]
         return int(2 * config.layers * config.kv_heads * room * config.head_dim * per_value)
 
-
-def _at(array: NDArray[Any]) -> int:
-    return int(array.ctypes.data)

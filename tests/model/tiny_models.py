@@ -218,17 +218,9 @@ def load_weights(model: Any, path: Path) -> None:
     model.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in new.items()})
 
 
-def transformers_logits(model: Any, ids: Sequence[int], half_cache: bool = True) -> tuple[Floats, Floats]:
-    """Logits [tokens, vocab], and the least margin of any router for each token: k-th logit over the next.
-
-    half_cache: keys and values pass through float16, as in our KV cache.
-    """
+def transformers_logits(model: Any, ids: Sequence[int]) -> tuple[Floats, Floats]:
+    """Logits [tokens, vocab], and the least margin of any router for each token: k-th logit over the next."""
     import torch
-    from transformers import DynamicCache
-
-    class HalfCache(DynamicCache):  # type: ignore[misc]  # transformers carries no types here
-        def update(self, key: Any, value: Any, *arguments: Any, **keywords: Any) -> Any:
-            return super().update(key.half().float(), value.half().float(), *arguments, **keywords)
 
     margins: list[Floats] = []
 
@@ -241,8 +233,7 @@ def transformers_logits(model: Any, ids: Sequence[int], half_cache: bool = True)
     routers = [m for name, m in model.named_modules() if name.endswith("mlp.gate")]
     handles = [router.register_forward_hook(watch) for router in routers]
     with torch.no_grad():
-        cache = HalfCache() if half_cache else DynamicCache()
-        logits = model(torch.tensor([list(ids)]), past_key_values=cache).logits[0].float().numpy()
+        logits = model(torch.tensor([list(ids)])).logits[0].float().numpy()
     for handle in handles:
         handle.remove()
     return logits, np.min(margins, axis=0) if margins else np.full(len(ids), np.inf, np.float32)
