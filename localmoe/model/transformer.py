@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from localmoe.kernels.cpu import ExpertSource, LayerCache
+from localmoe.kernels.cpu import ExpertSource
 from localmoe.kernels.matrix import Matrix
 
 Floats = NDArray[np.float32]
@@ -28,7 +28,7 @@ class Compute(Protocol):
     def embed(self, ids: Sequence[int], matrix: Matrix) -> Any: ...
     def norm(self, x: Any, weight: Floats) -> Any: ...
     def qkv(self, h: Any, q: Matrix, k: Matrix, v: Matrix) -> tuple[Any, Any, Any]: ...
-    def attend(self, q: Any, k: Any, v: Any, cache: LayerCache, position: int) -> Any: ...
+    def attend(self, q: Any, k: Any, v: Any, cache: Any, position: int) -> Any: ...
     def add_linear(self, x: Any, h: Any, matrix: Matrix) -> None: ...
     def add_experts(self, x: Any, h: Any, router: Floats, source: ExpertSource) -> None: ...
     def add_dense(self, x: Any, h: Any, gate: Matrix, up: Matrix, down: Matrix) -> None: ...
@@ -57,7 +57,7 @@ class Transformer:
     output: Matrix  # [vocab, hidden]
 
     def forward(
-        self, compute: Compute, ids: Sequence[int], position: int, cache: Sequence[LayerCache]
+        self, compute: Compute, ids: Sequence[int], position: int, cache: Sequence[Any]
     ) -> Any:
         """Runs a chunk of tokens that begins at `position`; returns the final normed activations [tokens,
         hidden].
