@@ -118,6 +118,10 @@ class Matrix:
         if self.dtype == "f8_e4m3":
             weights: Floats = e4m3_values()[data]
             return weights if self.scale is None else weights * self.scale.of(start, stop, self.cols)
+        if self.dtype == "f16":
+            from quant.encoders.finite import widened  # imports numba, which looking at a source does not need
+
+            return widened(data)
         return FORMATS[self.dtype].decode(data)
 
 

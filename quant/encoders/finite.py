@@ -1,4 +1,4 @@
-"""Finds weights that a format cannot hold, at the memory's speed."""
+"""What happens to every weight before it is encoded, at the memory's speed: widened, and checked."""
 
 from __future__ import annotations
 
@@ -7,6 +7,24 @@ from typing import Any
 import numpy as np
 
 from quant.compiled import compiled
+from quant.encoders.lanes import load_halves, store
+
+
+@compiled()
+def _widen(halves: Any, out: Any) -> None:
+    """uint8 [2 * n], n a multiple of 16, of float16 -> float32 [n]."""
+    source, target = halves.ctypes.data, out.ctypes.data
+    for i in range(out.size // 16):
+        store(target + i * 64, load_halves(source + i * 32))
+
+
+def widened(data: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """uint8 [rows, 2 * cols] of float16 -> float32 [rows, cols]; NumPy does it ten times as slowly."""
+    out = np.empty((data.shape[0], data.shape[1] // 2), np.float32)
+    whole = out.size // 16 * 16
+    _widen(data.reshape(-1)[: 2 * whole], out.reshape(-1)[:whole])
+    out.reshape(-1)[whole:] = data.reshape(-1)[2 * whole :].view("<f2")
+    return out
 
 
 @compiled()

@@ -95,6 +95,14 @@ def load(builder: Any, address: Any) -> Any:
     return value
 
 
+@_define(lanes, types.intp)
+def load_halves(builder: Any, address: Any) -> Any:
+    """Sixteen float16."""
+    value = builder.load(_pointer(builder, address, ir.VectorType(ir.HalfType(), LANES)))
+    value.align = 2
+    return builder.fpext(value, _VECTOR)
+
+
 @_define(types.none, types.intp, lanes)
 def store(builder: Any, address: Any, value: Any) -> None:
     builder.store(value, _pointer(builder, address, _VECTOR)).align = 4

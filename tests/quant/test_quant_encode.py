@@ -9,6 +9,7 @@ import pytest
 
 from quant.blocks import FORMATS, dequantize
 from quant.encode import quantize
+from quant.encoders.finite import widened
 from quant.errors import QuantError
 
 PLAIN = ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
@@ -129,6 +130,14 @@ def test_weights_that_no_format_can_hold_are_named(bad):
     x[517, 33] = bad
     with pytest.raises(QuantError, match=r"the weight at \[517, 33\] is .*, which q4_k cannot hold"):
         quantize(x, "q4_k")
+
+
+@pytest.mark.parametrize("cols", [1, 15, 16, 33, 256])
+def test_every_float16_is_widened_exactly(cols):
+    halves = np.arange(1 << 16, dtype="<u2")[: (1 << 16) // cols * cols].reshape(-1, cols)
+    with np.errstate(invalid="ignore"):
+        expected = halves.view("<f2").astype(np.float32)
+    np.testing.assert_array_equal(widened(halves.view(np.uint8)), expected)
 
 
 def test_large_finite_weights_are_fine_in_f32_and_bf16():
