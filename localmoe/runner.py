@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from localmoe.experts.store import StatisticsStore
 from localmoe.generate.loop import stream
 from localmoe.generate.sampling import Sampling
 from localmoe.model.config import ModelConfig
+from localmoe.model.device import choose_device
 from localmoe.model.identity import identity
 from localmoe.text.prompts import prompt_format
 from localmoe.text.tokenizer import load_tokenizer
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Notice = Callable[[str], None]
 DEFAULT_CONTEXT = 8192
+MODES = ("auto", "stream", "cpu", "split")
 
 
 def load(
@@ -65,7 +66,10 @@ def load(
     Raises:
         UsageError, quant.ModelFileError: the file or an argument cannot be used; one line says what to do.
     """
-    _check_device(device)
+    if mode not in MODES:
+        raise UsageError(f"the mode {mode!r} is unknown; use {', '.join(MODES)}")
+    gpu_bound, ram_bound = _bytes(gpu_memory), _bytes(ram)
+    chosen = choose_device("cpu" if exact else device, notice or (lambda line: None))
     kv_type = "f32" if exact else kv_type
     found = find(os.fspath(path_or_name))
     file = GGUFFile.open(found.path)
@@ -75,7 +79,12 @@ def load(
             drop_old_caches()
             if notice is not None:
                 notice("First run: compiling the kernels for this CPU. Once, under a minute ...")
-        plan = make_plan(file, config, context, kv_type, threads, ram)
+        if chosen != "cpu":
+            return Model(file, found.name, _gpu_engine(
+                file, config, context, kv_type, threads, device=chosen, gpu_memory=gpu_bound, ram=ram_bound,
+                mode=mode, identity=identity(file), learn=learn,
+            ))  # fmt: skip
+        plan = make_plan(file, config, context, kv_type, threads, ram_bound)
         if notice is not None and plan.note:
             notice(plan.note)
         store = StatisticsStore(identity(file)) if learn and config.is_mixture else None
@@ -213,8 +222,8 @@ def make_plan(
     """What would live where; nothing is loaded. UsageError where the bound is too small for the model."""
     from localmoe.model.memory import needs_of, plan_for
 
-    bound = parse_size(ram) if isinstance(ram, str) else ram
-    return plan_for(needs_of(file, config, _context(config, context), kv_type, _threads(threads)), bound)
+    needs = needs_of(file, config, _context(config, context), kv_type, _threads(threads))
+    return plan_for(needs, _bytes(ram))
 
 
 def _engine(
@@ -226,9 +235,23 @@ def _engine(
     return Engine(file, config, plan, _threads(threads), kv_type, exact, store, compute)
 
 
-def _check_device(device: str) -> None:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise UsageError(f"--device {device}: use auto, cpu, cuda or cuda:N")
+def _gpu_engine(
+    file: GGUFFile, config: ModelConfig, context: int | None, kv_type: str, threads: int | None,
+    **options: Any,
+) -> Engine:  # fmt: skip
+    from localmoe.experts.plan import Plan
+    from localmoe.model.gpu_engine import GpuEngine
+    from localmoe.model.memory import needs_of
+
+    needs = needs_of(file, config, _context(config, context), kv_type, _threads(threads))
+    plan = Plan(needs, (), None, 0, ())
+    engine = GpuEngine(file, config, plan, _threads(threads), kv_type, **options)
+    return cast("Engine", engine)  # the same interface
+
+
+def _bytes(size: int | str | None) -> int | None:
+    """A bound in bytes. UsageError for text that is no size."""
+    return parse_size(size) if isinstance(size, str) else size
 
 
 def _context(config: ModelConfig, asked: int | None) -> int:
