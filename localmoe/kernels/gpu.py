@@ -1,8 +1,11 @@
 """The GPU's arithmetic for one transformer: the same steps as `cpu.Cpu`, on torch tensors, by Triton kernels.
 
-Two ways through each step: one token (matvecs on float32 activations in planes; everything that changes from step to step
-is read from device memory, so the whole step can be recorded as a CUDA graph) and many (matrix products in bfloat16).
-Matrices, norms and routers are given by their host addresses or arrays, as the file mapping has them; `place` has put them
+Two ways through each step: one token (matvecs on float32 activations in planes; everything that changes from
+step to step
+is read from device memory, so the whole step can be recorded as a CUDA graph) and many (matrix products in
+bfloat16).
+Matrices, norms and routers are given by their host addresses or arrays, as the file mapping has them; `place`
+has put them
 on the device before. On CPU tensors the same class runs in Triton's interpreter.
 """
 
@@ -32,7 +35,9 @@ ALIGNMENT = 256
 
 @dataclass(slots=True)
 class GpuRows:
-    """Activations of a chunk: float32 [chunk, cols]; for matrices, planes [cols] (one token) and bfloat16 [chunk, cols]."""
+    """Activations of a chunk: float32 [chunk, cols]; for matrices, planes [cols] (one token) and bfloat16
+    [chunk, cols].
+    """
 
     cols: int
     values: Tensor
@@ -68,7 +73,8 @@ class GpuExperts(Protocol):
 class Gpu:
     """Arithmetic on one device. `device` is "cuda", "cuda:N", or "cpu" under Triton's interpreter."""
 
-    def __init__(self, shape: Shape, device: str, chunk: int, rope: Floats, tiles: Tiles | None = None) -> None:
+    def __init__(self, shape: Shape, device: str, chunk: int, rope: Floats,
+        tiles: Tiles | None = None) -> None:
         import torch
 
         self.torch: Any = torch
@@ -90,7 +96,8 @@ class Gpu:
         self.attended = self._rows(attention, True)
         self.logits = self.empty(s.vocab)
         pairs = chunk * max(1, s.experts_used)
-        self.inner = self.empty(max(1, s.experts_used), s.ffn)  # one token: the experts' FFN activations, in planes
+        # one token: the experts' FFN activations, in planes
+        self.inner = self.empty(max(1, s.experts_used), s.ffn)
         self.inner_many = self.empty(pairs if chunk > 1 else 0, s.ffn, dtype=torch.bfloat16)
         self.out_many = self.empty(pairs if chunk > 1 else 0, s.hidden)
         self.dense_many = self.torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -110,7 +117,9 @@ class Gpu:
                        self.empty(many, cols, dtype=t.bfloat16))  # fmt: skip
 
     def place(self, matrix: Matrix) -> Matrix:
-        """The matrix on the device (copied there the first time). Raises UsageError for a type without GPU kernels."""
+        """The matrix on the device (copied there the first time). Raises UsageError for a type without GPU
+        kernels.
+        """
         found = self._matrices.get(matrix.address)
         if found is None:
             if matrix.type not in GPU_TYPES:
@@ -182,14 +191,17 @@ class Gpu:
             self.launch.linear_many(h.half, y, placed, self.tokens, add)
 
     def attend(self, q: GpuRows, k: GpuRows, v: GpuRows, cache: Any, position: int) -> GpuRows:
-        """Rotates q and k, appends k and v at the position that `set_inputs` got, attends. → [tokens, heads * head_dim]"""
+        """Rotates q and k, appends k and v at the position that `set_inputs` got, attends. → [tokens, heads
+        * head_dim]
+        """
         s, out = self.shape, self.attended
         self.launch.append(q.values, k.values, v.values, self.rope, cache, self.position, self.tokens)
         scale = s.head_dim**-0.5
         if self.tokens == 1:
             self.room_for_partials(cache.context)
             blocks = cache.context // BLOCK if self.recording else position // BLOCK + 1
-            self.launch.attend(q.values, out.planes, cache, self.position, self._partial, scale, s.window, blocks)
+            self.launch.attend(q.values, out.planes, cache, self.position, self._partial, scale, s.window,
+                blocks)
         else:
             self.launch.attend_many(q.values, out.half, cache, self.position, self.tokens, scale, s.window)
         return out
@@ -199,7 +211,9 @@ class Gpu:
         self._linear(h, matrix, x.values, add=True)
 
     def add_experts(self, x: GpuRows, h: GpuRows, router: Floats, source: Any) -> None:
-        """x += the weighted sum of the chosen experts' FFNs, in router order; `source` is a layer's GpuExperts."""
+        """x += the weighted sum of the chosen experts' FFNs, in router order; `source` is a layer's
+        GpuExperts.
+        """
         run = source.decode if self.tokens == 1 else source.prefill
         run(self, x, h, self.place_floats(router))
 

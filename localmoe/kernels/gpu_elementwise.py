@@ -66,7 +66,8 @@ def route_kernel(
     scores = tl.full([32], float("-inf"), tl.float32)
     for c in range(K):
         top = tl.max(logits, 0)
-        best = tl.min(tl.where(logits == top, expert, EXPERTS - 1), 0)  # of NaN the last: never one that is not there
+        # of NaN the last: never one that is not there
+        best = tl.min(tl.where(logits == top, expert, EXPERTS - 1), 0)
         picked = tl.where(choice == c, best, picked)
         scores = tl.where(choice == c, top, scores)
         logits = tl.where(expert == best, float("-inf"), logits)

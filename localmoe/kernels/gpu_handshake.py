@@ -1,8 +1,11 @@
 """The GPU's side of the handshake with the CPU worker (`handshake`, which defines the shared memory).
 
-`post_kernel` hands a layer's CPU work over, `join_kernel` waits for its result and adds it. The memory is pinned host
-memory, so every access that the other side sees is a release or an acquire at system scope. Flags are read by loads, never
-by atomic read-modify-writes: those are not atomic towards the CPU over a PCIe bus, and could undo the CPU's write.
+`post_kernel` hands a layer's CPU work over, `join_kernel` waits for its result and adds it. The memory is
+pinned host
+memory, so every access that the other side sees is a release or an acquire at system scope. Flags are read by
+loads, never
+by atomic read-modify-writes: those are not atomic towards the CPU over a PCIe bus, and could undo the CPU's
+write.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from localmoe.kernels.handshake_layout import (
 )
 
 _POSTED, _DONE, _FAILED = tl.constexpr(POSTED), tl.constexpr(DONE), tl.constexpr(FAILED)
-_LAYER, _MISSES, _FIRST_ROW = tl.constexpr(HEADER + LAYER * 4), tl.constexpr(HEADER + MISSES * 4), tl.constexpr(HEADER + 8)
+_LAYER, _MISSES, _FIRST_ROW = tl.constexpr(HEADER + LAYER * 4), tl.constexpr(HEADER + MISSES
+    * 4), tl.constexpr(HEADER + 8)
 _IDS, _RANKS, _ACTIVATIONS = tl.constexpr(IDS), tl.constexpr(RANKS), tl.constexpr(ACTIVATIONS)
 _WORKER_DEAD = tl.constexpr(WORKER_DEAD)
 
@@ -39,7 +43,8 @@ def _acquire(flag: tl.tensor, GPU: tl.constexpr) -> tl.tensor:
     """The int32 that another processor stores to `flag`."""
     if GPU:
         return tl.inline_asm_elementwise(
-            "ld.acquire.sys.global.b32 $0, [$1];", "=r,l", [flag.to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1
+            "ld.acquire.sys.global.b32 $0, [$1];", "=r,l", [flag.to(tl.int64)], dtype=tl.int32, is_pure=False,
+            pack=1
         )
     else:
         return tl.load(flag, volatile=True)
@@ -60,12 +65,15 @@ def _release(flag: tl.tensor, value: tl.tensor, GPU: tl.constexpr) -> None:
 
 @triton.jit
 def post_kernel(
-    region: tl.tensor, epoch: tl.tensor, h: tl.tensor, chosen: tl.tensor, gpu_rows: tl.tensor, layer: tl.tensor,
+    region: tl.tensor, epoch: tl.tensor, h: tl.tensor, chosen: tl.tensor, gpu_rows: tl.tensor,
+    layer: tl.tensor,
     HIDDEN: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, GPU: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Posts the experts of which the CPU has rows: their ids, their places in router order and the first of these rows.
+    """Posts the experts of which the CPU has rows: their ids, their places in router order and the first of
+    these rows.
 
-    region: int64 address. `epoch` int32 [1] in device memory counts posts. Nothing is posted where the GPU does it all.
+    region: int64 address. `epoch` int32 [1] in device memory counts posts. Nothing is posted where the GPU
+    does it all.
     """
     misses = 0
     first_row = FFN
@@ -91,13 +99,16 @@ def post_kernel(
 
 @triton.jit
 def join_kernel(
-    region: tl.tensor, results: tl.tensor, epoch: tl.tensor, y: tl.tensor, weights: tl.tensor, gpu_rows: tl.tensor,
+    region: tl.tensor, results: tl.tensor, epoch: tl.tensor, y: tl.tensor, weights: tl.tensor,
+    gpu_rows: tl.tensor,
     most_polls: tl.tensor, HIDDEN: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr,
     GPU: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Waits until the CPU has done what was posted last, then y += its results, in router order. Grid (hidden / BLOCK).
+    """Waits until the CPU has done what was posted last, then y += its results, in router order. Grid (hidden
+    / BLOCK).
 
-    results: int64 address of float32 [K, hidden], row c for choice c. Gives up after `most_polls` looks, or at once when
+    results: int64 address of float32 [K, hidden], row c for choice c. Gives up after `most_polls` looks, or
+    at once when
     something failed before: it raises FAILED, which the host reads after the step.
     """
     share = 0

@@ -1,7 +1,9 @@
 """Grids and tile sizes: every Triton kernel behind one method that takes tensors, matrices and counts.
 
-Addresses are int64: of GPU memory, or of pinned host memory, which the GPU reads over the bus. On tensors of the CPU the
-same calls run in Triton's interpreter (TRITON_INTERPRET=1 before triton is imported), which is how they are tested.
+Addresses are int64: of GPU memory, or of pinned host memory, which the GPU reads over the bus. On tensors of
+the CPU the
+same calls run in Triton's interpreter (TRITON_INTERPRET=1 before triton is imported), which is how they are
+tested.
 """
 
 from __future__ import annotations
@@ -24,14 +26,16 @@ Tensor = Any  # torch.Tensor, without importing torch
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """Sizes of tiles. The rows of a matvec tile are bounded by registers: fewer where decoding a word takes more of them.
+    """Sizes of tiles. The rows of a matvec tile are bounded by registers: fewer where decoding a word takes
+    more of them.
 
     None of these has been tuned on a GPU yet; `benchmarks/gpu_suite.py --part kernels` measures alternatives.
     """
 
     words: int = 512  # words of codes in a matvec tile's row: 4 per thread
     rows: int = 4
-    wide_rows: dict[str, int] = field(default_factory=lambda: {"q4_k": 8, "q4_0": 8, "q4_1": 8})  # of gate and up together
+    # of gate and up together
+    wide_rows: dict[str, int] = field(default_factory=lambda: {"q4_k": 8, "q4_0": 8, "q4_1": 8})
     warps: int = 4
     tokens: int = 64  # prefill: tokens and weight rows of a tile
     columns: int = 64
@@ -52,7 +56,9 @@ def _ceil(n: int, size: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ExpertShape:
-    """How one expert lies in memory, gate, up and down one after another: types, widths and where up and down begin."""
+    """How one expert lies in memory, gate, up and down one after another: types, widths and where up and
+    down begin.
+    """
 
     gate: Matrix  # addresses are not used
     up: Matrix
@@ -81,11 +87,15 @@ class Launcher:
     def embed(self, ids: Tensor, x: Tensor, matrix: Matrix, tokens: int) -> None:
         """x float32 [tokens, cols] = rows `ids` int32 [tokens] of the embedding."""
         E.embed_kernel[(tokens, _ceil(matrix.cols // 32, 32))](
-            ids, x, matrix.address, KIND=matrix.kind, COLS=matrix.cols, ROW_BYTES=matrix.row_bytes, SUBS=32, **self._options
+            ids, x, matrix.address, KIND=matrix.kind, COLS=matrix.cols, ROW_BYTES=matrix.row_bytes, SUBS=32,
+            **self._options
         )
 
-    def norm(self, x: Tensor, weight: Tensor, h: Tensor, planes: Tensor, half: Tensor, epsilon: float, tokens: int) -> None:
-        """RMS norm of float32 rows into h, and into planes [cols] (one token) or half bfloat16 [tokens, cols]."""
+    def norm(self, x: Tensor, weight: Tensor, h: Tensor, planes: Tensor, half: Tensor, epsilon: float,
+        tokens: int) -> None:
+        """RMS norm of float32 rows into h, and into planes [cols] (one token) or half bfloat16 [tokens,
+        cols].
+        """
         cols = int(weight.shape[0])
         E.norm_kernel[(tokens,)](
             x, weight, h, planes, half, epsilon, COLS=cols, BLOCK=power_of_two(cols), DECODE=tokens == 1,
@@ -93,46 +103,58 @@ class Launcher:
         )  # fmt: skip
 
     def route(self, h: Tensor, router: Tensor, chosen: Tensor, weights: Tensor, k: int, tokens: int) -> None:
-        """chosen int32 [tokens, k] and weights float32 [tokens, k] from h float32 and router float32 [experts, cols]."""
+        """chosen int32 [tokens, k] and weights float32 [tokens, k] from h float32 and router float32
+        [experts, cols].
+        """
         experts, cols = (int(n) for n in router.shape)
         padded = power_of_two(experts)
         E.route_kernel[(tokens,)](
             h, router, chosen, weights, COLS=cols, EXPERTS=experts, PADDED=padded, K=k,
-            BLOCK=max(16, 8192 // padded) if self.gpu else power_of_two(cols), num_warps=8, enable_fp_fusion=True,
+            BLOCK=max(16, 8192 // padded) if self.gpu else power_of_two(cols), num_warps=8,
+            enable_fp_fusion=True,
         )  # fmt: skip
 
-    def combine(self, x: Tensor, out: Tensor, weights: Tensor, place_of: Tensor, cols: int, k: int, tokens: int) -> None:
+    def combine(self, x: Tensor, out: Tensor, weights: Tensor, place_of: Tensor, cols: int, k: int,
+        tokens: int) -> None:
         """x[token] += sum of weights * out[place_of] in router order."""
         block = min(1024, power_of_two(cols))
-        E.combine_kernel[(tokens, _ceil(cols, block))](x, out, weights, place_of, COLS=cols, K=k, BLOCK=block, **self._options)
+        E.combine_kernel[(tokens, _ceil(cols, block))](x, out, weights, place_of, COLS=cols, K=k, BLOCK=block,
+            **self._options)
 
     # ------------------------------------------------------------ one token
     def linear(self, planes: Tensor, y: Tensor, matrix: Matrix, add: bool = False) -> None:
         """y float32 [rows] (+)= matrix · x, x in planes."""
         rows = self.tiles.rows
         V.linear_kernel[(_ceil(matrix.rows, rows),)](
-            planes, y, matrix.address, matrix.rows, KIND=matrix.kind, COLS=matrix.cols, ROW_BYTES=matrix.row_bytes,
-            ALIGN=alignment(matrix.row_bytes), R=rows, ADD=add, **self._units(matrix.kind, matrix.cols), **self._options,
+            planes, y, matrix.address, matrix.rows, KIND=matrix.kind, COLS=matrix.cols,
+            ROW_BYTES=matrix.row_bytes,
+            ALIGN=alignment(matrix.row_bytes), R=rows, ADD=add, **self._units(matrix.kind, matrix.cols),
+            **self._options,
         )  # fmt: skip
 
-    def gate_up(self, planes: Tensor, hidden: Tensor, shape: ExpertShape, source: Tensor, target: Tensor, rows: Tensor) -> None:
+    def gate_up(self, planes: Tensor, hidden: Tensor, shape: ExpertShape, source: Tensor, target: Tensor,
+        rows: Tensor) -> None:
         """hidden float32 [k, ffn], each row in planes, of the chosen experts: see gpu_matvec."""
         gate, k = shape.gate, int(source.shape[0])
         at_once = self.tiles.wide_rows.get(gate.type, self.tiles.rows) // 2
         V.gate_up_kernel[(k, _ceil(gate.rows, at_once))](
-            planes, hidden, source, target, rows, UP_START=shape.starts[1], KIND=gate.kind, COLS=gate.cols, FFN=gate.rows,
-            ROW_BYTES=gate.row_bytes, ALIGN=alignment(gate.row_bytes), R=at_once, SPAN=self._span(gate.row_bytes),
+            planes, hidden, source, target, rows, UP_START=shape.starts[1], KIND=gate.kind, COLS=gate.cols,
+            FFN=gate.rows,
+            ROW_BYTES=gate.row_bytes, ALIGN=alignment(gate.row_bytes), R=at_once,
+            SPAN=self._span(gate.row_bytes),
             **self._units(gate.kind, gate.cols), **self._options,
         )  # fmt: skip
 
     def down(
-        self, hidden: Tensor, y: Tensor, weights: Tensor, shape: ExpertShape, source: Tensor, target: Tensor, rows: Tensor
+        self, hidden: Tensor, y: Tensor, weights: Tensor, shape: ExpertShape, source: Tensor, target: Tensor,
+        rows: Tensor
     ) -> None:
         """y float32 [hidden] += the weighted sum of the chosen experts' outputs, in router order."""
         down, k = shape.down, int(source.shape[0])
         block = FORMATS[down.type]
         V.down_kernel[(_ceil(down.rows, self.tiles.rows),)](
-            hidden, y, weights, source, target, rows, DOWN_START=shape.starts[2], KIND=down.kind, FFN=down.cols,
+            hidden, y, weights, source, target, rows, DOWN_START=shape.starts[2], KIND=down.kind,
+            FFN=down.cols,
             ROWS=down.rows, ROW_BYTES=down.row_bytes, ALIGN=alignment(down.row_bytes), BLOCK=block.block_size,
             BLOCK_BYTES=block.block_bytes, K=k, R=self.tiles.rows, SPAN=self._span(down.row_bytes),
             **self._units(down.kind, down.cols), **self._options,
@@ -143,27 +165,38 @@ class Launcher:
         return min(self.tiles.warps * 32 * 16, power_of_two(row_bytes // 2)) if self.gpu else 1 << 16
 
     # ------------------------------------------------------------ attention
-    def append(self, q: Tensor, k: Tensor, v: Tensor, rope: Tensor, cache: Any, position: Tensor, tokens: int) -> None:
-        """Rotates q [tokens, heads * head_dim] in place; rotates k and writes k and v into the cache at `position`."""
+    def append(self, q: Tensor, k: Tensor, v: Tensor, rope: Tensor, cache: Any, position: Tensor,
+        tokens: int) -> None:
+        """Rotates q [tokens, heads * head_dim] in place; rotates k and writes k and v into the cache at
+        `position`.
+        """
         pairs = max(16, power_of_two(cache.head_dim // 2))
         A.append_kernel[(tokens, cache.heads + cache.kv_heads)](
-            q, k, v, rope, cache.keys, cache.key_scales, cache.values, cache.value_scales, position, CONTEXT=cache.context,
-            HEADS=cache.heads, KV_HEADS=cache.kv_heads, HEAD_DIM=cache.head_dim, ROPE_PAIRS=int(rope.shape[1]), PAIRS=pairs,
+            q, k, v, rope, cache.keys, cache.key_scales, cache.values, cache.value_scales, position,
+            CONTEXT=cache.context,
+            HEADS=cache.heads, KV_HEADS=cache.kv_heads, HEAD_DIM=cache.head_dim,
+            ROPE_PAIRS=int(rope.shape[1]), PAIRS=pairs,
             Q8=cache.q8, num_warps=1, enable_fp_fusion=True,
         )  # fmt: skip
 
     def attend(
-        self, q: Tensor, out: Tensor, cache: Any, position: Tensor, partial: Tensor, scale: float, window: int, blocks: int
+        self, q: Tensor, out: Tensor, cache: Any, position: Tensor, partial: Tensor, scale: float,
+        window: int, blocks: int
     ) -> None:
-        """One token: out float32 [heads * head_dim] in planes; `blocks` are launched (those beyond the position end)."""
+        """One token: out float32 [heads * head_dim] in planes; `blocks` are launched (those beyond the
+        position end).
+        """
         group, dims = cache.heads // cache.kv_heads, max(16, power_of_two(cache.head_dim))
         A.attend_block_kernel[(cache.kv_heads, blocks)](
-            q, cache.keys, cache.key_scales, cache.values, cache.value_scales, partial, position, scale, window,
-            CONTEXT=cache.context, GROUP=group, GROUP_PADDED=max(16, power_of_two(group)), HEAD_DIM=cache.head_dim, DIMS=dims,
+            q, cache.keys, cache.key_scales, cache.values, cache.value_scales, partial, position, scale,
+            window,
+            CONTEXT=cache.context, GROUP=group, GROUP_PADDED=max(16, power_of_two(group)),
+            HEAD_DIM=cache.head_dim, DIMS=dims,
             Q8=cache.q8, TILE=self.tiles.keys, **self._options,
         )  # fmt: skip
         A.merge_blocks_kernel[(cache.heads,)](
-            partial, out, position, window, BLOCKS=cache.context // A.BLOCK, HEADS=cache.heads, HEAD_DIM=cache.head_dim,
+            partial, out, position, window, BLOCKS=cache.context // A.BLOCK, HEADS=cache.heads,
+            HEAD_DIM=cache.head_dim,
             DIMS=dims, AT_ONCE=min(16, power_of_two(cache.context // A.BLOCK)), **self._options,
         )  # fmt: skip
 
@@ -173,8 +206,10 @@ class Launcher:
         """Many tokens: out bfloat16 [tokens, heads * head_dim]."""
         size = self.tiles.tokens
         A.attend_many_kernel[(_ceil(tokens, size), cache.heads)](
-            q, cache.keys, cache.key_scales, cache.values, cache.value_scales, out, position, tokens, scale, window,
-            CONTEXT=cache.context, HEADS=cache.heads, GROUP=cache.heads // cache.kv_heads, HEAD_DIM=cache.head_dim,
+            q, cache.keys, cache.key_scales, cache.values, cache.value_scales, out, position, tokens, scale,
+            window,
+            CONTEXT=cache.context, HEADS=cache.heads, GROUP=cache.heads // cache.kv_heads,
+            HEAD_DIM=cache.head_dim,
             DIMS=max(16, power_of_two(cache.head_dim)), Q8=cache.q8, BM=size, BN=self.tiles.keys, num_warps=8,
             enable_fp_fusion=True,
         )  # fmt: skip
@@ -184,58 +219,74 @@ class Launcher:
         """y float32 [tokens, rows] (+)= x bfloat16 [tokens, cols] · matrixᵀ."""
         bm, bn = self.tiles.tokens, self.tiles.columns
         P.linear_many_kernel[(_ceil(tokens, bm), _ceil(matrix.rows, bn))](
-            x, y, matrix.address, tokens, matrix.rows, KIND=matrix.kind, COLS=matrix.cols, ROW_BYTES=matrix.row_bytes,
+            x, y, matrix.address, tokens, matrix.rows, KIND=matrix.kind, COLS=matrix.cols,
+            ROW_BYTES=matrix.row_bytes,
             ALIGN=alignment(matrix.row_bytes), BM=bm, BN=bn, ADD=add, GPU=self.gpu, **self._options,
         )  # fmt: skip
 
     def gate_up_many(
-        self, x: Tensor, hidden: Tensor, shape: ExpertShape, active: Tensor, place: Tensor, starts: Tensor, token_of: Tensor,
+        self, x: Tensor, hidden: Tensor, shape: ExpertShape, active: Tensor, place: Tensor, starts: Tensor,
+        token_of: Tensor,
         most: int,
     ) -> None:  # fmt: skip
         """hidden bfloat16 [pairs, ffn] of the active experts, none of which has more than `most` tokens."""
         gate, bm, bn = shape.gate, self.tiles.tokens, self.tiles.columns
         P.gate_up_many_kernel[(_ceil(most, bm), _ceil(gate.rows, bn), int(active.shape[0]))](
-            x, hidden, active, place, starts, token_of, UP_START=shape.starts[1], KIND=gate.kind, COLS=gate.cols,
-            FFN=gate.rows, ROW_BYTES=gate.row_bytes, ALIGN=alignment(gate.row_bytes), BM=bm, BN=bn, GPU=self.gpu, **self._options,
+            x, hidden, active, place, starts, token_of, UP_START=shape.starts[1], KIND=gate.kind,
+            COLS=gate.cols,
+            FFN=gate.rows, ROW_BYTES=gate.row_bytes, ALIGN=alignment(gate.row_bytes), BM=bm, BN=bn,
+            GPU=self.gpu, **self._options,
         )  # fmt: skip
 
     def down_many(
-        self, hidden: Tensor, out: Tensor, shape: ExpertShape, active: Tensor, place: Tensor, starts: Tensor, most: int
+        self, hidden: Tensor, out: Tensor, shape: ExpertShape, active: Tensor, place: Tensor, starts: Tensor,
+        most: int
     ) -> None:
         """out float32 [pairs, hidden] of the active experts."""
         down, bm, bn = shape.down, self.tiles.tokens, self.tiles.columns
         P.down_many_kernel[(_ceil(most, bm), _ceil(down.rows, bn), int(active.shape[0]))](
-            hidden, out, active, place, starts, DOWN_START=shape.starts[2], KIND=down.kind, FFN=down.cols, ROWS=down.rows,
-            ROW_BYTES=down.row_bytes, ALIGN=alignment(down.row_bytes), BM=bm, BN=bn, GPU=self.gpu, **self._options,
+            hidden, out, active, place, starts, DOWN_START=shape.starts[2], KIND=down.kind, FFN=down.cols,
+            ROWS=down.rows,
+            ROW_BYTES=down.row_bytes, ALIGN=alignment(down.row_bytes), BM=bm, BN=bn, GPU=self.gpu,
+            **self._options,
         )  # fmt: skip
 
     # ------------------------------------------------------------ residency and the CPU
     def resolve(self, tables: Any, chosen: Tensor, layer: int, work: Any, ffn: int) -> None:
-        """Looks the chosen experts up and decides: see gpu_resolve. `tables` and `work` hold the tensors by its names."""
+        """Looks the chosen experts up and decides: see gpu_resolve. `tables` and `work` hold the tensors by
+        its names.
+        """
         layers, experts = (int(n) for n in tables.slot_of.shape)
         t = tables
         resolve_kernel[(1,)](
-            chosen, layer, t.estimates, t.used, t.totals, t.evidence, t.pending, t.clock, t.address, t.home, t.slot_of,
-            t.class_of, t.slot_base, t.slot_bytes, t.slots, t.filled, t.staging, t.mode, t.share, t.counters, t.wishes,
+            chosen, layer, t.estimates, t.used, t.totals, t.evidence, t.pending, t.clock, t.address, t.home,
+            t.slot_of,
+            t.class_of, t.slot_base, t.slot_bytes, t.slots, t.filled, t.staging, t.mode, t.share, t.counters,
+            t.wishes,
             work.source, work.target, work.rows, LAYERS=layers, EXPERTS=experts, PADDED=power_of_two(experts),
-            K=int(work.source.shape[0]), FFN=ffn, BLOCK=min(1024, power_of_two(layers * experts)), num_warps=4,
+            K=int(work.source.shape[0]), FFN=ffn, BLOCK=min(1024, power_of_two(layers * experts)),
+            num_warps=4,
         )  # fmt: skip
 
-    def post(self, region: int, epoch: Tensor, h: Tensor, chosen: Tensor, rows: Tensor, layer: int, ffn: int) -> None:
+    def post(self, region: int, epoch: Tensor, h: Tensor, chosen: Tensor, rows: Tensor, layer: int,
+        ffn: int) -> None:
         """Hands the CPU's share of a layer over."""
         hidden, k = int(h.shape[-1]), int(rows.shape[0])
         H.post_kernel[(1,)](
-            region, epoch, h, chosen, rows, layer, HIDDEN=hidden, FFN=ffn, K=k, BLOCK=min(2048, power_of_two(hidden)),
+            region, epoch, h, chosen, rows, layer, HIDDEN=hidden, FFN=ffn, K=k,
+            BLOCK=min(2048, power_of_two(hidden)),
             GPU=self.gpu, num_warps=4,
         )  # fmt: skip
 
     def join(
-        self, region: int, results: int, epoch: Tensor, y: Tensor, weights: Tensor, rows: Tensor, ffn: int, most_polls: int
+        self, region: int, results: int, epoch: Tensor, y: Tensor, weights: Tensor, rows: Tensor, ffn: int,
+        most_polls: int
     ) -> None:
         """Waits for the CPU's share and adds it to y float32 [hidden]."""
         hidden, k = int(y.shape[-1]), int(rows.shape[0])
         block = min(1024, power_of_two(hidden))
         H.join_kernel[(_ceil(hidden, block),)](
-            region, results, epoch, y, weights, rows, most_polls, HIDDEN=hidden, FFN=ffn, K=k, BLOCK=block, GPU=self.gpu,
+            region, results, epoch, y, weights, rows, most_polls, HIDDEN=hidden, FFN=ffn, K=k, BLOCK=block,
+            GPU=self.gpu,
             num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip

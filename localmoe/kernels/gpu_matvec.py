@@ -131,7 +131,8 @@ def down_kernel(
                 if limit == FFN:
                     size = tl.minimum(R, ROWS - first) * ROW_BYTES
                     copy_bytes(come_from + start, base + start, size, ALIGN, SPAN)
-                else:  # only the first columns of each row, in whole words: a row's bytes are a multiple of them
+                # only the first columns of each row, in whole words: a row's bytes are a multiple of them
+                else:
                     size = (limit // BLOCK * BLOCK_BYTES + ALIGN - 1) // ALIGN * ALIGN
                     for i in range(tl.minimum(R, ROWS - first)):
                         at = start + i * ROW_BYTES

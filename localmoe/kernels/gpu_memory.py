@@ -1,7 +1,9 @@
-"""Memory that the GPU can use: its own, and host memory that is pinned, so that copies run behind its work and kernels
+"""Memory that the GPU can use: its own, and host memory that is pinned, so that copies run behind its work
+and kernels
 can read it over the bus.
 
-Host memory is mapped by ourselves and then registered: torch's pinned allocator rounds up to powers of two, which for
+Host memory is mapped by ourselves and then registered: torch's pinned allocator rounds up to powers of two,
+which for
 20 GB of experts would take 32.
 """
 
@@ -50,8 +52,8 @@ def _register(address: int, nbytes: int) -> None:
     error = torch.cuda.cudart().cudaHostRegister(address, nbytes, _MAPPED)
     if int(error) != 0:
         raise UsageError(
-            f"{nbytes / 2**30:.1f} GiB of memory could not be pinned for the GPU (CUDA error {int(error)}): lower --ram, or"
-            " raise the limit on locked memory (ulimit -l)"
+            f"{nbytes / 2**30:.1f} GiB of memory could not be pinned for the GPU (CUDA error {int(error)}):"
+            " lower --ram, or raise the limit on locked memory (ulimit -l)"
         )
 
 
@@ -70,11 +72,14 @@ def view_bytes(address: int, nbytes: int) -> NDArray[np.uint8]:
 
 
 def upload(address: int, nbytes: int, device: Any) -> Tensor:
-    """A copy, uint8 [nbytes], on `device` of bytes that this process has at `address` (a mapped file, say)."""
+    """A copy, uint8 [nbytes], on `device` of bytes that this process has at `address` (a mapped file,
+    say).
+    """
     import torch
 
     out = torch.empty(nbytes, dtype=torch.uint8, device=device)
-    step = 64 << 20  # a mapped file is read piece by piece: the page cache serves the next while one is copied
+    # a mapped file is read piece by piece: the page cache serves the next while one is copied
+    step = 64 << 20
     source = view_bytes(address, nbytes)
     for at in range(0, nbytes, step):
         piece = np.array(source[at : at + step])  # torch does not take read-only memory

@@ -20,7 +20,8 @@ def _tile(
     row_in: tl.tensor,
     COLS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, GPU: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """x[tokens] · W[rows]ᵀ: float32 [BM, BN], 32 columns at a time. The interpreter multiplies no bfloat16: there the
+    """x[tokens] · W[rows]ᵀ: float32 [BM, BN], 32 columns at a time. The interpreter multiplies no bfloat16:
+    there the
     rounded values are widened again."""
     total = tl.zeros([BM, BN], tl.float32)
     lane = tl.arange(0, 32)

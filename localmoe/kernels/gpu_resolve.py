@@ -1,6 +1,8 @@
-"""The resolve kernel: after a layer's router, where are the chosen experts, who works on them, and who gives way.
+"""The resolve kernel: after a layer's router, where are the chosen experts, who works on them, and who gives
+way.
 
-It does on the device what `experts.statistics` and `experts.policy` define, in the same integers, so that a decode step
+It does on the device what `experts.statistics` and `experts.policy` define, in the same integers, so that a
+decode step
 never waits for the host. One program per layer; its tables stay in device memory between steps:
 
     address  int64 [layers, experts]  where an expert's bytes are now: its slot, else its home
@@ -8,7 +10,8 @@ never waits for the host. One program per layer; its tables stay in device memor
     slot_of  int32 [layers, experts]  its slot within its size class, or -1
     class_of int32 [layers]; slot_base, slot_bytes int64 [classes]; slots, filled int32 [classes]
 
-`mode` 0 admits at once (the pass that reads a miss over the bus also stores it); otherwise the wish, a newcomer and its
+`mode` 0 admits at once (the pass that reads a miss over the bus also stores it); otherwise the wish, a
+newcomer and its
 victim (or -1: a slot is free), goes to `wishes`, for the host to fulfil by background copies.
 """
 
@@ -34,15 +37,18 @@ MOST_WISHES = 512
 _ONE, _ERROR_BITS, _LOSS_SHIFT = tl.constexpr(ONE), tl.constexpr(ERROR_BITS), tl.constexpr(LOSS_SHIFT)
 _BONUS_SHIFT, _BONUS_SCALE = tl.constexpr(BONUS_SHIFT), tl.constexpr(BONUS_SCALE)
 _MARGIN, _MARGIN_SHIFT = tl.constexpr(MARGIN), tl.constexpr(MARGIN_SHIFT)
-_MEMORIES, _FIRST_SHIFT, _SHIFT_STEP = tl.constexpr(len(SHIFTS)), tl.constexpr(SHIFTS[0]), tl.constexpr(SHIFTS[1] - SHIFTS[0])
+_MEMORIES, _FIRST_SHIFT, _SHIFT_STEP = tl.constexpr(len(SHIFTS)), tl.constexpr(SHIFTS[0]), tl.constexpr(
+    SHIFTS[1] - SHIFTS[0])
 _MOST_WISHES = tl.constexpr(MOST_WISHES)
 _FAR = tl.constexpr(1 << 62)
 
 
 @triton.jit
 def _observe(
-    chosen: tl.tensor, layer: tl.tensor, estimates: tl.tensor, used: tl.tensor, totals: tl.tensor, evidence: tl.tensor,
-    pending: tl.tensor, clock: tl.tensor, LAYERS: tl.constexpr, EXPERTS: tl.constexpr, PADDED: tl.constexpr, K: tl.constexpr,
+    chosen: tl.tensor, layer: tl.tensor, estimates: tl.tensor, used: tl.tensor, totals: tl.tensor,
+    evidence: tl.tensor,
+    pending: tl.tensor, clock: tl.tensor, LAYERS: tl.constexpr, EXPERTS: tl.constexpr, PADDED: tl.constexpr,
+    K: tl.constexpr,
 ) -> None:  # fmt: skip
     """`ExpertStatistics.observe`."""
     m, e = tl.arange(0, 8), tl.arange(0, PADDED)
@@ -82,9 +88,11 @@ def _end_token(evidence: tl.tensor, pending: tl.tensor, clock: tl.tensor) -> Non
     loss = tl.load(evidence + m, mask=m_in, other=0)
     loss += (tl.load(pending + m, mask=m_in, other=0) - loss) >> _LOSS_SHIFT
     residual = tl.load(evidence + _MEMORIES + m, mask=m_in, other=0)
-    residual += (tl.load(pending + _MEMORIES + m, mask=m_in, other=0) * _BONUS_SCALE - residual) >> _BONUS_SHIFT
+    residual += (tl.load(pending + _MEMORIES + m, mask=m_in,
+        other=0) * _BONUS_SCALE - residual) >> _BONUS_SHIFT
     repeats = tl.load(evidence + 2 * _MEMORIES + m, mask=m_in, other=0)
-    repeats += (tl.load(pending + 2 * _MEMORIES + m, mask=m_in, other=0) * _BONUS_SCALE - repeats) >> _BONUS_SHIFT
+    repeats += (tl.load(pending + 2 * _MEMORIES + m, mask=m_in,
+        other=0) * _BONUS_SCALE - repeats) >> _BONUS_SHIFT
     bonus = tl.maximum(residual, 0) // tl.maximum(repeats, 1)
     tl.store(evidence + m, loss, mask=m_in)
     tl.store(evidence + _MEMORIES + m, residual, mask=m_in)
@@ -101,11 +109,14 @@ def _end_token(evidence: tl.tensor, pending: tl.tensor, clock: tl.tensor) -> Non
 
 @triton.jit
 def _victim(
-    chosen: tl.tensor, layer: tl.tensor, frequency: tl.tensor, bonus: tl.tensor, used: tl.tensor, slot_of: tl.tensor,
+    chosen: tl.tensor, layer: tl.tensor, frequency: tl.tensor, bonus: tl.tensor, used: tl.tensor,
+    slot_of: tl.tensor,
     class_of: tl.tensor, size_class: tl.tensor, LAYERS: tl.constexpr, EXPERTS: tl.constexpr, K: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """`policy.victim` of one size class: score << 24 | flat index, or a number beyond all if there is none."""
+    """`policy.victim` of one size class: score << 24 | flat index, or a number beyond all if there is
+    none.
+    """
     least = tl.full([], _FAR, tl.int64)
     for first in range(0, LAYERS * EXPERTS, BLOCK):
         i = first + tl.arange(0, BLOCK)
@@ -122,16 +133,21 @@ def _victim(
 
 @triton.jit
 def resolve_kernel(
-    chosen: tl.tensor, layer: tl.tensor, estimates: tl.tensor, used: tl.tensor, totals: tl.tensor, evidence: tl.tensor,
-    pending: tl.tensor, clock: tl.tensor, address: tl.tensor, home: tl.tensor, slot_of: tl.tensor, class_of: tl.tensor,
-    slot_base: tl.tensor, slot_bytes: tl.tensor, slots: tl.tensor, filled: tl.tensor, staging: tl.tensor, mode: tl.tensor,
-    share: tl.tensor, counters: tl.tensor, wishes: tl.tensor, source: tl.tensor, target: tl.tensor, gpu_rows: tl.tensor,
+    chosen: tl.tensor, layer: tl.tensor, estimates: tl.tensor, used: tl.tensor, totals: tl.tensor,
+    evidence: tl.tensor,
+    pending: tl.tensor, clock: tl.tensor, address: tl.tensor, home: tl.tensor, slot_of: tl.tensor,
+    class_of: tl.tensor,
+    slot_base: tl.tensor, slot_bytes: tl.tensor, slots: tl.tensor, filled: tl.tensor, staging: tl.tensor,
+    mode: tl.tensor,
+    share: tl.tensor, counters: tl.tensor, wishes: tl.tensor, source: tl.tensor, target: tl.tensor,
+    gpu_rows: tl.tensor,
     LAYERS: tl.constexpr, EXPERTS: tl.constexpr, PADDED: tl.constexpr, K: tl.constexpr, FFN: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
     """chosen int32 [K] → source, target int64 [K] and gpu_rows int32 [K] for the layer's expert kernels.
 
-    `share` int32 [K + 1]: FFN rows of a miss that the GPU computes, by the number of misses. The CPU has the rest.
+    `share` int32 [K + 1]: FFN rows of a miss that the GPU computes, by the number of misses. The CPU has the
+    rest.
     """
     _observe(chosen, layer, estimates, used, totals, evidence, pending, clock, LAYERS, EXPERTS, PADDED, K)
     memory = tl.load(clock + 1)
@@ -157,7 +173,8 @@ def resolve_kernel(
             limit = tl.load(slots + size_class)
             taken = tl.load(filled + size_class)
             least = _victim(
-                chosen, layer, frequency, bonus, used, slot_of, class_of, size_class, LAYERS, EXPERTS, K, BLOCK
+                chosen, layer, frequency, bonus, used, slot_of, class_of, size_class, LAYERS, EXPERTS, K,
+                BLOCK
             )  # fmt: skip
             worth = tl.load(frequency + flat).to(tl.int64) + bonus
             better = (least != _FAR) & (worth > (least >> 24) + (bonus >> _MARGIN_SHIFT) + _MARGIN)

@@ -1,14 +1,20 @@
 """A CPU worker that computes experts for a GPU which is in the middle of a recorded step.
 
-Both sides meet in a region of shared memory (pinned and mapped where there is a GPU). The GPU stores activations, expert
-ids and the first FFN row that is the CPU's, then raises POSTED; the worker computes with the CPU kernels, stores one row
-of results per expert and raises DONE to the same number. Every wait is bounded: the GPU gives up after a number of looks
-and raises FAILED; a worker that ends raises it too. Worker code is compiled and runs without the interpreter's lock.
+Both sides meet in a region of shared memory (pinned and mapped where there is a GPU). The GPU stores
+activations, expert
+ids and the first FFN row that is the CPU's, then raises POSTED; the worker computes with the CPU kernels,
+stores one row
+of results per expert and raises DONE to the same number. Every wait is bounded: the GPU gives up after a
+number of looks
+and raises FAILED; a worker that ends raises it too. Worker code is compiled and runs without the
+interpreter's lock.
 
-The worker looks for work while ACTIVE is set, from a step's launch to its end, and sleeps otherwise: a pause between two
+The worker looks for work while ACTIVE is set, from a step's launch to its end, and sleeps otherwise: a pause
+between two
 turns of a conversation costs no CPU time.
 
-    byte 0 POSTED   128 DONE   256 FAILED   320 ACTIVE   384 header: layer, misses, first row   512 ids   640 ranks
+    byte 0 POSTED   128 DONE   256 FAILED   320 ACTIVE   384 header: layer, misses, first row   512 ids   640
+    ranks
     1024 activations float32 [hidden], then results float32 [k, hidden], row c for the c-th choice
 """
 
@@ -48,7 +54,7 @@ from localmoe.kernels.handshake_layout import (
 )
 from localmoe.kernels.matrix import Matrix
 from localmoe.kernels.pool import ARGS, EPOCH_BITS, TICKET, Pool, _run
-from localmoe.kernels.simd import define, load_i32, load_i64, store_i32, store_i64
+from localmoe.kernels.simd import define, load_i32, load_i64, store_i64
 from quant.compiled import compiled
 
 SPINS = 4_000  # looks before the core is offered to others, and before sleeping pool threads are kept awake
@@ -56,7 +62,8 @@ SPINS = 4_000  # looks before the core is offered to others, and before sleeping
 _YIELD = "sched_yield"
 yield_core = define(
     types.none(),
-    lambda b: b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.IntType(32), []), _YIELD), []),
+    lambda b: b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.IntType(32), []), _YIELD),
+    []),
 )
 
 
@@ -66,7 +73,9 @@ class HandshakeError(LocalMoeError):
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The shared memory's layout for one model. `address` is where this process sees it; it must be zero at first."""
+    """The shared memory's layout for one model. `address` is where this process sees it; it must be zero at
+    first.
+    """
 
     address: int
     hidden: int
@@ -98,7 +107,7 @@ class Region:
 
 @compiled("int64(int64)")
 def _flag(address: int) -> int:
-    return load_acquire(address)
+    return int(load_acquire(address))
 
 
 @compiled("void(int64, int64)")
@@ -107,13 +116,16 @@ def _set_flag(address: int, value: int) -> None:
 
 
 # The worker's constants, int64 each, in the order `Worker` fills them; per layer, LAYER_WORDS more.
-(_CONTROL, _REGION, _RESULTS, _LAYERS, _TABLE, _EXPERTS, _HIDDEN, _FFN, _Q, _SCALES, _Q_SUMS, _INNER, _INNER_Q, _INNER_SCALES,
- _INNER_SUMS, _ADDRESSES, _STARTS, _ZEROS, _FORMATS, _SCRATCH, _SCRATCH_BYTES, _GATE_UP, _DOWN, _LEVELS, _CHUNK) = range(25)  # fmt: skip
-LAYER_WORDS = 11  # kind, block bytes, row bytes of gate, up, down; down's weights per block; whether it wants float32 inputs
+(_CONTROL, _REGION, _RESULTS, _LAYERS, _TABLE, _EXPERTS, _HIDDEN, _FFN, _Q, _SCALES, _Q_SUMS, _INNER,
+    _INNER_Q, _INNER_SCALES,
+ _INNER_SUMS, _ADDRESSES, _STARTS, _ZEROS, _FORMATS, _SCRATCH, _SCRATCH_BYTES, _GATE_UP, _DOWN, _LEVELS,
+ _CHUNK) = range(25)  # fmt: skip
+# kind, block bytes, row bytes of gate, up, down; down's weights per block; whether it wants float32 inputs
+LAYER_WORDS = 11
 
 
 @compiled(forceinline=True)
-def _store6(at, a, b, c, d, e, f) -> None:  # type: ignore[no-untyped-def]  # int64, all of them
+def _store6(at: int, a: int, b: int, c: int, d: int, e: int, f: int) -> None:
     store_i64(at, a)
     store_i64(at + 8, b)
     store_i64(at + 16, c)
@@ -156,9 +168,11 @@ def _work(me: int, region: int) -> None:
     chunk = load_i64(me + _CHUNK * 8)
     chunks = (hidden + chunk - 1) // chunk
     _store6(args, region + RANKS, chunks, addresses, starts, starts, ffn)
-    _store6(args + 48, hidden, load_i64(f + 48), load_i64(f + 56), load_i64(f + 64), load_i64(me + _LEVELS * 8),
+    _store6(args + 48, hidden, load_i64(f + 48), load_i64(f + 56), load_i64(f + 64),
+        load_i64(me + _LEVELS * 8),
             load_i64(me + _INNER * 8))  # fmt: skip
-    _store6(args + 96, load_i64(me + _INNER_Q * 8), load_i64(me + _INNER_SCALES * 8), load_i64(me + _INNER_SUMS * 8), results,
+    _store6(args + 96, load_i64(me + _INNER_Q * 8), load_i64(me + _INNER_SCALES * 8),
+        load_i64(me + _INNER_SUMS * 8), results,
             0, load_i64(me + _SCRATCH * 8))  # fmt: skip
     store_i64(args + 144, load_i64(me + _SCRATCH_BYTES * 8))
     store_i64(args + 152, chunk)
@@ -210,7 +224,8 @@ class LayerFormats:
 
 
 class Worker:
-    """The CPU worker: one thread that leads a pool. `addresses` int64 [layers, experts, 3] say where experts are in RAM or
+    """The CPU worker: one thread that leads a pool. `addresses` int64 [layers, experts, 3] say where experts
+    are in RAM or
     in the mapped file; they may change between steps, in place."""
 
     def __init__(
@@ -243,7 +258,8 @@ class Worker:
             raise ValueError("expert addresses are int64 [layers, experts, 3], contiguous")
         pool_control = pool._control  # the pool's control block: compiled code starts jobs through it
         words = {
-            _CONTROL: pool_control, _REGION: region.address, _RESULTS: region.results, _EXPERTS: addresses.shape[1],
+            _CONTROL: pool_control, _REGION: region.address, _RESULTS: region.results,
+            _EXPERTS: addresses.shape[1],
             _HIDDEN: hidden, _FFN: ffn, _SCRATCH_BYTES: scratch, _GATE_UP: tasks.gate_up_task.address,
             _DOWN: tasks.down_task.address, _CHUNK: max(8, min(64, -(-hidden // (pool.threads * 8)))),
         }  # fmt: skip
@@ -287,7 +303,8 @@ def _serve_forever(
     try:
         while True:
             wakeup.wait()
-            wakeup.clear()  # before serving: a wake that comes meanwhile costs one more round, never a lost one
+            # before serving: a wake that comes meanwhile costs one more round, never a lost one
+            wakeup.clear()
             if ending.is_set():
                 return
             _serve(int(words.ctypes.data))

@@ -1,4 +1,6 @@
-"""Where things are in the memory that the GPU and the CPU worker share: byte offsets, and values of its flags."""
+"""Where things are in the memory that the GPU and the CPU worker share: byte offsets, and values of its
+flags.
+"""
 
 from __future__ import annotations
 

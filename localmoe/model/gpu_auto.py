@@ -1,6 +1,7 @@
 """Which mode serves misses best on this machine: measured with real steps, and watched afterwards.
 
-Every setting is tried for a few steps; the one of the least median time is kept. Then each window of steps is compared with
+Every setting is tried for a few steps; the one of the least median time is kept. Then each window of steps is
+compared with
 what the runner-up took: a setting that has become slower than that, in two windows running, is left for it.
 """
 
@@ -36,12 +37,16 @@ SETTINGS = (
 class ModeChooser:
     """Fed with every step's seconds, it says what to use for the next."""
 
-    def __init__(self, settings: Sequence[Setting] = SETTINGS, remembered: dict[Setting, float] | None = None) -> None:
-        """`remembered`: seconds per step of settings measured before; if it has all of them, no trial is needed."""
+    def __init__(self, settings: Sequence[Setting] = SETTINGS,
+        remembered: dict[Setting, float] | None = None) -> None:
+        """`remembered`: seconds per step of settings measured before; if it has all of them, no trial is
+        needed.
+        """
         if not settings:
             raise ValueError("no settings to choose from")
         self.settings = tuple(settings)
-        self.seconds: dict[Setting, float] = {s: t for s, t in (remembered or {}).items() if s in self.settings}
+        self.seconds: dict[Setting, float] = {s: t for s,
+            t in (remembered or {}).items() if s in self.settings}
         self._times: list[float] = []
         self._slow_windows = 0
         self.current = self._next_trial() or self._best()

@@ -1,4 +1,5 @@
-"""Copies of experts to the device behind the kernels' back: a stream of its own, and events for what has arrived.
+"""Copies of experts to the device behind the kernels' back: a stream of its own, and events for what has
+arrived.
 
 On CPU tensors (Triton's interpreter) every copy is done at once.
 """
@@ -35,7 +36,7 @@ class Copies:
     def __init__(self, gpu: Any, host: HostExperts, largest: int) -> None:
         self._gpu, self._host, self.bytes_copied = gpu, host, 0
         self.on_gpu = gpu.device.type == "cuda"
-        self._stream = gpu.torch.cuda.Stream(gpu.device) if self.on_gpu else None
+        self._stream: Any = gpu.torch.cuda.Stream(gpu.device) if self.on_gpu else None
         all_at_home = bool((host.home != 0).all())
         self._bounce = [HostArena(largest, self.on_gpu) for _ in range(0 if all_at_home else 2)]
         self._bounce_free: list[Any] = [None] * len(self._bounce)  # events: the buffer's last copy
@@ -74,7 +75,9 @@ class Copies:
         return Arrival(event)
 
     def start_behind(self, layer: int, expert: int, target: Tensor) -> Future[Arrival]:
-        """As `start`, from a thread: reading the file does not hold up the caller. The target is idle by contract."""
+        """As `start`, from a thread: reading the file does not hold up the caller. The target is idle by
+        contract.
+        """
         return self._reader.submit(self.start, layer, expert, target)
 
     def mark(self) -> Any:

@@ -1,23 +1,29 @@
-"""One conversation on the GPU: tokens in, logits out. A decode step is one recorded CUDA graph that ends at the logits."""
+"""One conversation on the GPU: tokens in, logits out. A decode step is one recorded CUDA graph that ends at
+the logits.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from localmoe.errors import LocalMoeError, UsageError
+from localmoe.model.gpu_kv_file import load_state, save_state
 from localmoe.model.gpu_runtime import KV_TYPES, GpuRuntime
 
 Floats = NDArray[np.float32]
 
 
 class GpuDecoder:
-    """`tokens` are those whose keys and values are held, position by position: the same interface as `model.decoder`."""
+    """`tokens` are those whose keys and values are held, position by position: the same interface as
+    `model.decoder`.
+    """
 
     def __init__(self, runtime: GpuRuntime, context: int, kv_type: str = "f16") -> None:
         if kv_type not in KV_TYPES:
@@ -25,7 +31,8 @@ class GpuDecoder:
         self.context = context
         self.tokens: list[int] = []
         self._runtime, self._gpu = runtime, runtime.gpu
-        self._caches = [self._gpu.cache(context, kv_type == "q8_0") for _ in range(runtime.config.layers)]
+        q8 = kv_type == "q8_0"
+        self._caches: Any = [self._gpu.cache(context, q8) for _ in range(runtime.config.layers)]
         self._gpu.room_for_partials(self._caches[0].context)
         self._graph: Any = None
         self._steps = 0
@@ -38,7 +45,7 @@ class GpuDecoder:
 
     def extend(self, ids: Sequence[int]) -> Floats:
         """Appends ids (at least one); returns float32 [vocab] logits of what follows the last."""
-        logits = None
+        logits: Floats = np.zeros(0, np.float32)
         chunks = self._chunks(ids)
         for number, chunk in enumerate(chunks):
             logits = self._forward(chunk, "last" if number == len(chunks) - 1 else "none")
@@ -48,13 +55,25 @@ class GpuDecoder:
         """As `extend`, but the logits after every id: float32 [len(ids), vocab]."""
         return np.concatenate([self._forward(chunk, "all") for chunk in self._chunks(ids)])
 
+    def save(self, path: Path, identity: str) -> None:
+        """Writes this state to a file that only a model of the same `identity` takes. OSError if it fails."""
+        with self._runtime.lock:
+            save_state(path, self._caches, self.tokens, identity)
+
+    def load(self, path: Path, identity: str) -> int:
+        """Restores a state; how many tokens it holds, 0 (and nothing changed) where the file does not fit."""
+        with self._runtime.lock:
+            tokens = load_state(path, self._caches, self.context, identity)
+        if tokens:
+            self.tokens = tokens
+        return len(tokens)
+
     def _chunks(self, ids: Sequence[int]) -> list[Sequence[int]]:
         if not len(ids):
             raise ValueError("no tokens to extend by")
-        if len(self.tokens) + len(ids) > self.context:
-            raise UsageError(
-                f"{len(self.tokens) + len(ids)} tokens do not fit in the context of {self.context}; raise --context"
-            )
+        total = len(self.tokens) + len(ids)
+        if total > self.context:
+            raise UsageError(f"{total} tokens do not fit in the context of {self.context}; raise --context")
         if min(ids) < 0 or max(ids) >= self._runtime.config.vocab:
             raise UsageError(f"a token id is outside the vocabulary of {self._runtime.config.vocab}")
         size = self._gpu.chunk
@@ -62,7 +81,8 @@ class GpuDecoder:
 
     def _forward(self, chunk: Sequence[int], wanted: str) -> Any:
         ids = [int(i) for i in chunk]
-        out = self._step(ids[0], wanted) if len(ids) == 1 else self._prefill(ids, wanted)
+        with self._runtime.lock:
+            out = self._step(ids[0], wanted) if len(ids) == 1 else self._prefill(ids, wanted)
         self.tokens.extend(ids)
         return out
 
@@ -74,13 +94,16 @@ class GpuDecoder:
             runtime.residency.begin_prefill()
         hidden = runtime.transformer.forward(gpu, ids, position, self._caches)
         output = runtime.transformer.output
-        logits = None if wanted == "none" else (gpu.all_logits if wanted == "all" else gpu.last_logits)(hidden, output)
+        logits = None if wanted == "none" else (gpu.all_logits if wanted == "all"
+            else gpu.last_logits)(hidden, output)
         if runtime.residency is not None:
             runtime.residency.end_prefill()
         return logits.copy() if logits is not None else None
 
     def _step(self, token: int, wanted: str) -> Floats:
-        """Decodes one token: launches (or replays) the step, waits for its end, then lets the host do its part."""
+        """Decodes one token: launches (or replays) the step, waits for its end, then lets the host do its
+        part.
+        """
         runtime, gpu = self._runtime, self._gpu
         began = time.perf_counter()
         gpu.set_inputs([token], len(self.tokens))

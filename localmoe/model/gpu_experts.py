@@ -1,8 +1,12 @@
-"""A model's experts for `kernels.gpu.Gpu`: hot ones in slots on the device, the others pinned in RAM or in the file.
+"""A model's experts for `kernels.gpu.Gpu`: hot ones in slots on the device, the others pinned in RAM or in
+the file.
 
-Decoding follows the tables on the device without asking the host. Between steps the host fulfils wishes by background
-copies (modes `cpu` and `split`, and experts that are only in the file), a few bytes per step. Prefill goes expert by
-expert: each missing one is copied once per chunk while another is computed, into slots that are still free or through
+Decoding follows the tables on the device without asking the host. Between steps the host fulfils wishes by
+background
+copies (modes `cpu` and `split`, and experts that are only in the file), a few bytes per step. Prefill goes
+expert by
+expert: each missing one is copied once per chunk while another is computed, into slots that are still free or
+through
 transit slots; it evicts nothing.
 """
 
@@ -44,10 +48,12 @@ class GpuResidency:
     """The experts of one model on one GPU. One decode step or prefill pass at a time."""
 
     def __init__(
-        self, gpu: Any, layout: ExpertLayout, shapes: Sequence[ExpertShape], statistics: ExpertStatistics, slots: list[int],
+        self, gpu: Any, layout: ExpertLayout, shapes: Sequence[ExpertShape], statistics: ExpertStatistics,
+        slots: list[int],
         host: HostExperts, worker: Any = None, bytes_per_step: int | None = None,
     ) -> None:  # fmt: skip
-        """`slots` per size class. `worker` is a handshake.Worker over `host.parts`; without one, all misses must be
+        """`slots` per size class. `worker` is a handshake.Worker over `host.parts`; without one, all misses
+        must be
         pinned and the mode `stream`."""
         if worker is None and not (host.home != 0).all():
             raise ValueError("experts that are only in the file are work for a CPU worker, and there is none")
@@ -72,19 +78,25 @@ class GpuResidency:
         return [LayerExperts(self, i) for i in range(self.layout.layers)]
 
     def set_mode(self, mode: str, share: float = 0.5) -> None:
-        """`stream`, `cpu` or `split`; `share` of a miss's FFN rows, in slices of 256, is the GPU's in `split`."""
+        """`stream`, `cpu` or `split`; `share` of a miss's FFN rows, in slices of 256, is the GPU's in
+        `split`.
+        """
         if mode not in MODES or (mode != "stream" and self.worker is None):
             raise ValueError(f"no mode {mode!r} here")
-        rows = {"stream": self.ffn, "cpu": 0, "split": min(self.ffn, round(share * self.ffn / 256) * 256)}[mode]
+        rows = {"stream": self.ffn, "cpu": 0, "split": min(self.ffn, round(share * self.ffn / 256) * 256)}[
+            mode]
         self.mode, self.share = mode, rows / self.ffn
         self.tables.set_mode(STREAM if mode == "stream" else BACKGROUND, [rows] * (self.k + 1))
 
     # ------------------------------------------------------------ one token
     def decode(self, layer: int, x: Any, h: Any, router: Tensor) -> None:
-        """Launches a layer's experts for one token. The same launches whatever the routing: they can be recorded."""
+        """Launches a layer's experts for one token. The same launches whatever the routing: they can be
+        recorded.
+        """
         launch, t, shape = self.gpu.launch, self.tables, self.shapes[layer]
         work, chosen, weights = t.work, self._chosen[0], self._weights[0]
         launch.route(h.values, router, self._chosen, self._weights, self.k, 1)
+        self._routed(layer, chosen)
         launch.resolve(t, chosen, layer, work, self.ffn)
         if self.worker is not None:
             region = self.worker.region
@@ -93,8 +105,14 @@ class GpuResidency:
         launch.down(self.gpu.inner, x.values, weights, shape, work.source, work.target, work.rows)
         if self.worker is not None:
             launch.join(
-                region.address, region.results, self.epoch, x.values[0], weights, work.rows, self.ffn, MOST_POLLS
+                region.address, region.results, self.epoch, x.values[0], weights, work.rows, self.ffn,
+                MOST_POLLS
             )
+
+    def _routed(self, layer: int, chosen: Tensor) -> None:
+        """A layer's router has chosen, int32 [k] on the device. Benchmarks put a recorded trace in its
+        place.
+        """
 
     def begin_step(self) -> None:
         """Before a decode step is launched: what has arrived is published; the worker wakes."""
@@ -103,7 +121,9 @@ class GpuResidency:
             self.worker.begin_step()
 
     def end_step(self) -> None:
-        """After a decode step has ended on the device. Raises HandshakeError if the CPU's share was missed."""
+        """After a decode step has ended on the device. Raises HandshakeError if the CPU's share was
+        missed.
+        """
         if self.worker is not None:
             self.worker.end_step()
         self.decoded += 1
@@ -112,7 +132,9 @@ class GpuResidency:
             self._fulfil(wished)
 
     def _fulfil(self, wished: int) -> None:
-        """Starts copies for the newest wishes, as far as this step's bytes go; what is left over will be wished again."""
+        """Starts copies for the newest wishes, as far as this step's bytes go; what is left over will be
+        wished again.
+        """
         tables = self.tables
         tables.pull()
         first = max(self._wishes_seen, wished - MOST_WISHES)
@@ -134,7 +156,9 @@ class GpuResidency:
             self._admissions.append(Admission(layer, expert, slot, coming))
 
     def _slot_for(self, layer: int, victim: int) -> int:
-        """A free slot, or that of the victim, which from now on is at home; -1 if it has left its slot meanwhile."""
+        """A free slot, or that of the victim, which from now on is at home; -1 if it has left its slot
+        meanwhile.
+        """
         tables = self.tables
         if tables.free(layer):
             return tables.take_free(layer)
@@ -199,10 +223,12 @@ class GpuResidency:
             if targets[turn] >= 0:
                 self.tables.move(layer, expert, targets[turn])
         weights = self._weights[:tokens].contiguous()
-        gpu.launch.combine(x.values, gpu.out_many, weights, gpu.to_device(place_of), shape.down.rows, self.k, tokens)
+        gpu.launch.combine(x.values, gpu.out_many, weights, gpu.to_device(place_of), shape.down.rows, self.k,
+            tokens)
 
     def _targets(self, layer: int, misses: list[int]) -> tuple[list[int], NDArray[np.int64]]:
-        """A free slot for some of the missing (this layer's share of the free ones), a transit slot, written as
+        """A free slot for some of the missing (this layer's share of the free ones), a transit slot, written
+        as
         -1 - number, for the rest; and the address of every expert int64 [experts]."""
         tables = self.tables
         place = tables.home_host[layer].copy()
@@ -229,7 +255,8 @@ class GpuResidency:
         return self.copies.start(layer, expert, tables.transit[at : at + tables.transit_bytes], after)
 
     def _compute(
-        self, h: Any, shape: ExpertShape, active: list[int], sorted_by: tuple[Tensor, Tensor], token_of: Tensor,
+        self, h: Any, shape: ExpertShape, active: list[int], sorted_by: tuple[Tensor, Tensor],
+        token_of: Tensor,
         counts: NDArray[np.int64],
     ) -> None:  # fmt: skip
         if not active:
@@ -249,7 +276,9 @@ class GpuResidency:
 
     # ------------------------------------------------------------ around it
     def warm(self) -> None:
-        """Fills the slots with the experts that the statistics think most of. For the start, before any step."""
+        """Fills the slots with the experts that the statistics think most of. For the start, before any
+        step.
+        """
         tables = self.tables
         cold = tables.slot_of_host < 0
         for number, size_class in enumerate(self.layout.classes):
@@ -269,9 +298,11 @@ class GpuResidency:
         looked_up = int(counters[HITS] + counters[MISSES])
         self.tables.pull()
         return {
-            "mode": self.mode, "share": self.share, "hit_rate": int(counters[HITS]) / looked_up if looked_up else None,
+            "mode": self.mode, "share": self.share, "hit_rate": int(counters[HITS]) / looked_up if looked_up
+            else None,
             "hits": int(counters[HITS]), "misses": int(counters[MISSES]), "slot_bytes": self.tables.nbytes,
-            "resident_experts": int((self.tables.slot_of_host >= 0).sum()), "experts": self.tables.slot_of_host.size,
+            "resident_experts": int((self.tables.slot_of_host >= 0).sum()),
+            "experts": self.tables.slot_of_host.size,
             "bytes_copied": self.copies.bytes_copied,
         }  # fmt: skip
 

@@ -1,4 +1,5 @@
-"""Experts in host memory: pinned, so that the GPU copies or reads them itself, as many as `--ram` allows; the rest stay in
+"""Experts in host memory: pinned, so that the GPU copies or reads them itself, as many as `--ram` allows; the
+rest stay in
 the mapped file, where only the CPU computes with them."""
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from localmoe.kernels.gpu_memory import HostArena, view_bytes
 class HostExperts:
     """The pinned copies and where everything is.
 
-    `home` int64 [layers, experts]: address of the pinned copy (gate, up, down at the size class's starts), or 0.
-    `parts` int64 [layers, experts, 3]: where the CPU finds gate, up and down: in the copy or in the mapped file.
+    `home` int64 [layers, experts]: address of the pinned copy (gate, up, down at the size class's starts), or
+    0.
+    `parts` int64 [layers, experts, 3]: where the CPU finds gate, up and down: in the copy or in the mapped
+    file.
     """
 
-    def __init__(self, layout: ExpertLayout, statistics: ExpertStatistics, budget: int | None, pin: bool) -> None:
+    def __init__(self, layout: ExpertLayout, statistics: ExpertStatistics, budget: int | None,
+        pin: bool) -> None:
         """Copies the experts of the highest long-run worth, within `budget` bytes (None: all of them)."""
         self.layout = layout
         everything = np.ones((layout.layers, layout.experts), np.bool_)

@@ -1,11 +1,13 @@
 """A model on a GPU: what lies where, and everything a decoder needs. `open_gpu` builds it from an open file.
 
-Memory on the device, in this order: the weights that every token needs, the KV cache of the asked context, buffers for a
+Memory on the device, in this order: the weights that every token needs, the KV cache of the asked context,
+buffers for a
 chunk of prefill, transit slots; the rest are expert slots, the same share of every size class.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +31,8 @@ from localmoe.model.weights import LayerWeights, Weights
 from quant.gguf import GGUFFile
 
 KV_TYPES = ("f16", "q8_0")
-SET_ASIDE = 640 << 20  # for the CUDA context, compiled kernels and what others on the device allocate meanwhile
+# for the CUDA context, compiled kernels and what others on the device allocate meanwhile
+SET_ASIDE = 640 << 20
 CALIBRATION_S = 3.0
 
 
@@ -51,20 +54,25 @@ class GpuPlan:
 
 
 def plan_gpu(
-    config: ModelConfig, weights: Weights, layout: ExpertLayout | None, context: int, kv_type: str, chunk: int, budget: int
+    config: ModelConfig, weights: Weights, layout: ExpertLayout | None, context: int, kv_type: str,
+    chunk: int, budget: int
 ) -> GpuPlan:
-    """What fits into `budget` bytes of device memory. UsageError, with the least setting that would do, if not enough."""
+    """What fits into `budget` bytes of device memory. UsageError, with the least setting that would do, if
+    not enough.
+    """
     c = config
     fixed = sum({m.address: m.nbytes for m in (weights.embedding, weights.output)}.values())
     for layer in weights.layers:
         dense = layer.dense or ()
         fixed += sum(m.nbytes for m in (layer.q, layer.k, layer.v, layer.output, *dense))
-        fixed += (layer.attention_norm.nbytes + layer.ffn_norm.nbytes) + (layer.router.nbytes if layer.router is not None else 0)
+        fixed += (layer.attention_norm.nbytes + layer.ffn_norm.nbytes) + (layer.router.nbytes
+            if layer.router is not None else 0)
     room = -(-context // 256) * 256
     kv = int(2 * c.layers * c.kv_heads * room * c.head_dim * (1 + 2 / 32 if kv_type == "q8_0" else 2))
     pairs = chunk * max(1, c.experts_used)
     widths = 2 * c.hidden + 2 * (c.heads + c.kv_heads) * c.head_dim
-    buffers = chunk * (4 * widths + 2 * (c.hidden + c.heads * c.head_dim)) + pairs * (2 * c.ffn + 4 * c.hidden)
+    buffers = chunk * (4 * widths + 2 * (c.hidden + c.heads * c.head_dim)) + pairs * (2 * c.ffn + 4
+        * c.hidden)
     buffers += c.heads * (room // 256) * (c.head_dim + 2) * 4 + context * c.rope_dim * 4 + c.vocab * 4
     if layout is None:
         if fixed + kv + buffers > budget:
@@ -93,10 +101,12 @@ class GpuRuntime:
     """The pieces that decoders of one model share. Close it when done."""
 
     def __init__(
-        self, gpu: Gpu, transformer: Transformer, config: ModelConfig, residency: GpuResidency | None, plan: GpuPlan,
-        store: StatisticsStore | None, pool: Any,
+        self, gpu: Gpu, transformer: Transformer, config: ModelConfig, residency: GpuResidency | None,
+        plan: GpuPlan, store: StatisticsStore | None, pool: Any,
     ) -> None:  # fmt: skip
-        self.gpu, self.transformer, self.config, self.residency, self.plan = gpu, transformer, config, residency, plan
+        self.gpu, self.transformer, self.config = gpu, transformer, config
+        self.residency, self.plan = residency, plan
+        self.lock = threading.Lock()  # one pass at a time
         self._store, self._pool = store, pool
         self.chooser: ModeChooser | None = None
         self._times_path: Path | None = None
@@ -109,7 +119,9 @@ class GpuRuntime:
         return GpuDecoder(self, context, kv_type)
 
     def use_mode(self, mode: str, identity: str, share: float = 0.5) -> None:
-        """`stream`, `cpu`, `split` or `auto`; auto calibrates now if this machine has not run this model before."""
+        """`stream`, `cpu`, `split` or `auto`; auto calibrates now if this machine has not run this model
+        before.
+        """
         residency = self.residency
         if residency is None or residency.worker is None:
             return
@@ -125,7 +137,9 @@ class GpuRuntime:
             self._calibrate()
 
     def _calibrate(self) -> None:
-        """Decodes tokens that nobody sees until every mode has been timed, or time is up; statistics stay as they were."""
+        """Decodes tokens that nobody sees until every mode has been timed, or time is up; statistics stay as
+        they were.
+        """
         residency = self.residency
         if residency is None or self.chooser is None:
             return
@@ -174,8 +188,10 @@ class GpuRuntime:
 
 
 def open_gpu(
-    file: GGUFFile, config: ModelConfig, weights: Weights, *, device: str, context: int, threads: int, identity: str,
-    kv_type: str = "f16", gpu_memory: int | None = None, ram: int | None = None, mode: str = "auto", chunk: int = 2048,
+    file: GGUFFile, config: ModelConfig, weights: Weights, *, device: str, context: int, threads: int,
+    identity: str,
+    kv_type: str = "f16", gpu_memory: int | None = None, ram: int | None = None, mode: str = "auto",
+    chunk: int = 2048,
     keep_statistics: bool = True,
 ) -> GpuRuntime:  # fmt: skip
     """Puts the model on `device` ("cuda", "cuda:N"; "cpu" under Triton's interpreter).
@@ -214,7 +230,8 @@ def open_gpu(
         pool = Pool(threads)
         arena = HostArena(Region.nbytes_for(config.hidden, config.experts_used), on_gpu)
         region = Region(arena.address, config.hidden, config.experts_used, arena)
-        worker = Worker(region, pool, [LayerFormats(s.gate, s.up, s.down) for s in shapes], host.parts, config.ffn)
+        worker = Worker(region, pool, [LayerFormats(s.gate, s.up, s.down) for s in shapes], host.parts,
+            config.ffn)
     residency = GpuResidency(gpu, layout, shapes, statistics, plan.slots, host, worker)
     residency.warm()
     runtime = GpuRuntime(gpu, _transformer(weights, residency.layers()), config, residency, plan, store, pool)

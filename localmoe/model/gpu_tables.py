@@ -1,6 +1,8 @@
-"""What decides residency on the device: the address table, slots, routing statistics, as tensors for the resolve kernel.
+"""What decides residency on the device: the address table, slots, routing statistics, as tensors for the
+resolve kernel.
 
-The device's copy is the truth while tokens are decoded; the host reads it back (`pull`) where it must decide something
+The device's copy is the truth while tokens are decoded; the host reads it back (`pull`) where it must decide
+something
 itself, and writes single entries (`move`) between steps, never during one.
 """
 
@@ -22,7 +24,9 @@ STREAM, BACKGROUND = 0, 1  # values of `mode`: admit in the same pass, or by cop
 
 @dataclass(slots=True)
 class Work:
-    """Where one layer's chosen experts are read from and to, and how many FFN rows the GPU computes: see gpu_matvec."""
+    """Where one layer's chosen experts are read from and to, and how many FFN rows the GPU computes: see
+    gpu_matvec.
+    """
 
     source: Tensor
     target: Tensor
@@ -33,17 +37,20 @@ class DeviceTables:
     """The tensors of `gpu_resolve.resolve_kernel`, by its names, and the slabs they point into."""
 
     def __init__(
-        self, gpu: Any, layout: ExpertLayout, statistics: ExpertStatistics, slots: list[int], home: NDArray[np.int64],
+        self, gpu: Any, layout: ExpertLayout, statistics: ExpertStatistics, slots: list[int],
+        home: NDArray[np.int64],
         ffn: int,
     ) -> None:  # fmt: skip
         """`slots` per size class; `home` int64 [layers, experts]: pinned addresses, 0 where there is none."""
         t, k = gpu.torch, statistics.chosen
         self._gpu, self.layout, self.statistics, self.ffn = gpu, layout, statistics, ffn
         sizes = [c.slot_bytes for c in layout.classes]
-        self.slabs = [gpu.empty(max(1, n) * size, dtype=t.uint8) for n, size in zip(slots, sizes, strict=True)]
+        self.slabs = [gpu.empty(max(1, n) * size, dtype=t.uint8) for n,
+            size in zip(slots, sizes, strict=True)]
         self.transit_bytes = max(sizes)
         self.transit = gpu.empty(max(2, k) * self.transit_bytes, dtype=t.uint8)
-        self.staging_addresses = [int(self.transit.data_ptr()) + i * self.transit_bytes for i in range(max(2, k))]
+        self.staging_addresses = [int(self.transit.data_ptr()) + i * self.transit_bytes for i in range(max(2,
+            k))]
         self.home_host, self.slot_count, self.sizes = home, slots, sizes
         self.slot_of_host = np.full((layout.layers, layout.experts), -1, np.int32)
         self.filled_host = np.zeros(len(slots), np.int32)
@@ -66,10 +73,12 @@ class DeviceTables:
     @property
     def nbytes(self) -> int:
         """Bytes of slots on the device, transit slots included."""
-        return sum(s.numel() for s in self.slabs) + self.transit.numel()
+        return int(sum(s.numel() for s in self.slabs) + self.transit.numel())
 
     def set_mode(self, mode: int, rows_by_misses: list[int]) -> None:
-        """How misses are handled from the next step on; `rows_by_misses` [k + 1]: FFN rows of a miss that the GPU computes."""
+        """How misses are handled from the next step on; `rows_by_misses` [k + 1]: FFN rows of a miss that
+        the GPU computes.
+        """
         self.mode.fill_(mode)
         self.share.copy_(self._gpu.to_device(np.array(rows_by_misses, np.int32)))
 
@@ -86,7 +95,7 @@ class DeviceTables:
     def free(self, layer: int) -> int:
         """Slots of the layer's size class that were never filled."""
         number = int(self.layout.class_of[layer])
-        return self.slot_count[number] - int(self.filled_host[number])
+        return int(self.slot_count[number] - self.filled_host[number])
 
     def take_free(self, layer: int) -> int:
         """A free slot, which is then no longer free."""

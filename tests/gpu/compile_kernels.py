@@ -1,8 +1,10 @@
-"""Compiles the kernels offline, without a GPU, exactly as the launcher would launch them at Mixtral 8x7B's shapes.
+"""Compiles the kernels offline, without a GPU, exactly as the launcher would launch them at Mixtral 8x7B's
+shapes.
 
     python compile_kernels.py ARCHES [TYPES] [--matvec]      such as 86,90 q4_k,q6_k
 
-Prints one line for each: kernel, architecture, type, registers, bytes of stack and local memory. Exits 1 on a spill in a
+Prints one line for each: kernel, architecture, type, registers, bytes of stack and local memory. Exits 1 on a
+spill in a
 matvec kernel (a stack frame or local memory).
 """
 
@@ -18,12 +20,20 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from localmoe.kernels import gpu_attention, gpu_elementwise, gpu_handshake, gpu_launch, gpu_matvec, gpu_prefill
+from localmoe.kernels import (
+    gpu_attention,
+    gpu_elementwise,
+    gpu_handshake,
+    gpu_launch,
+    gpu_matvec,
+    gpu_prefill,
+)
 from localmoe.kernels.gpu_launch import ExpertShape, Launcher
 from localmoe.kernels.matrix import Matrix
 
 TYPES = {
-    torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int8: "*i8", torch.uint8: "*u8",
+    torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int8: "*i8",
+    torch.uint8: "*u8",
     torch.int32: "*i32", torch.int64: "*i64",
 }  # fmt: skip
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -78,7 +88,8 @@ def usage(kernel):
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
-        out = subprocess.run([CUOBJDUMP, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
+        out = subprocess.run([CUOBJDUMP, "--dump-resource-usage", file.name], capture_output=True, text=True,
+            check=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", out)
     return tuple(int(n) for n in found.groups())
 
@@ -106,9 +117,11 @@ def others(launch, kind):
     shape = ExpertShape(wide, wide, tall, (0, wide.nbytes, 2 * wide.nbytes))
     listed, place, starts = meta(1, dtype=i32), meta(EXPERTS, dtype=i64), meta(EXPERTS + 1, dtype=i32)
     launch.embed(meta(512, dtype=i32), meta(512, HIDDEN), Matrix(far, VOCAB, HIDDEN, kind), 512)
-    launch.linear_many(meta(512, HIDDEN, dtype=bf16), meta(512, HIDDEN), Matrix(far, HIDDEN, HIDDEN, kind), 512, add=True)
+    launch.linear_many(meta(512, HIDDEN, dtype=bf16), meta(512, HIDDEN), Matrix(far, HIDDEN, HIDDEN, kind),
+        512, add=True)
     launch.gate_up_many(
-        meta(512, HIDDEN, dtype=bf16), meta(1024, FFN, dtype=bf16), shape, listed, place, starts, meta(1024, dtype=i32), 512
+        meta(512, HIDDEN, dtype=bf16), meta(1024, FFN, dtype=bf16), shape, listed, place, starts,
+        meta(1024, dtype=i32), 512
     )
     launch.down_many(meta(1024, FFN, dtype=bf16), meta(1024, HIDDEN), shape, listed, place, starts, 512)
 
@@ -119,8 +132,10 @@ def the_rest(launch):
     for q8 in (False, True):
         kind, scales = (torch.int8, 4) if q8 else (torch.float16, 0)
         cache = SimpleNamespace(
-            heads=32, kv_heads=8, head_dim=128, context=CONTEXT, q8=q8, keys=meta(8, CONTEXT, 128, dtype=kind),
-            values=meta(8, CONTEXT, 128, dtype=kind), key_scales=meta(8, CONTEXT, scales, dtype=torch.float16),
+            heads=32, kv_heads=8, head_dim=128, context=CONTEXT, q8=q8,
+            keys=meta(8, CONTEXT, 128, dtype=kind),
+            values=meta(8, CONTEXT, 128, dtype=kind),
+            key_scales=meta(8, CONTEXT, scales, dtype=torch.float16),
             value_scales=meta(8, CONTEXT, scales, dtype=torch.float16),
         )  # fmt: skip
         position = meta(1, dtype=i32)
@@ -128,7 +143,8 @@ def the_rest(launch):
         launch.attend(meta(4096), meta(4096), cache, position, meta(32 * 32 * 130), 0.088, 0, 32)
         launch.attend_many(meta(512, 4096), meta(512, 4096, dtype=bf16), cache, position, 512, 0.088, 0)
     for tokens in (1, 512):
-        launch.norm(meta(tokens, HIDDEN), meta(HIDDEN), meta(tokens, HIDDEN), meta(HIDDEN), meta(tokens, HIDDEN, dtype=bf16),
+        launch.norm(meta(tokens, HIDDEN), meta(HIDDEN), meta(tokens, HIDDEN), meta(HIDDEN),
+            meta(tokens, HIDDEN, dtype=bf16),
                     1e-5, tokens)  # fmt: skip
     chosen, weights = meta(512, K, dtype=i32), meta(512, K)
     launch.route(meta(512, HIDDEN), meta(EXPERTS, HIDDEN), chosen, weights, K, 512)
@@ -138,8 +154,10 @@ def the_rest(launch):
         estimates=meta(5, *pairs, dtype=i32), used=meta(*pairs, dtype=i32), totals=meta(*pairs, dtype=flat),
         evidence=meta(4, 5, dtype=flat), pending=meta(3, 5, dtype=flat), clock=meta(2, dtype=flat),
         address=meta(*pairs, dtype=flat), home=meta(*pairs, dtype=flat), slot_of=meta(*pairs, dtype=i32),
-        class_of=meta(LAYERS, dtype=i32), slot_base=meta(2, dtype=flat), slot_bytes=meta(2, dtype=flat), slots=meta(2, dtype=i32),
-        filled=meta(2, dtype=i32), staging=meta(K, dtype=flat), mode=meta(1, dtype=i32), share=meta(K + 1, dtype=i32),
+        class_of=meta(LAYERS, dtype=i32), slot_base=meta(2, dtype=flat), slot_bytes=meta(2, dtype=flat),
+        slots=meta(2, dtype=i32),
+        filled=meta(2, dtype=i32), staging=meta(K, dtype=flat), mode=meta(1, dtype=i32),
+        share=meta(K + 1, dtype=i32),
         counters=meta(8, dtype=flat), wishes=meta(512, 2, dtype=i32),
     )  # fmt: skip
     work = SimpleNamespace(source=meta(K, dtype=i64), target=meta(K, dtype=i64), rows=meta(K, dtype=i32))
@@ -151,7 +169,8 @@ def the_rest(launch):
 
 def main(arches, kinds, matvec_only):
     launches = []
-    restore = record([gpu_attention, gpu_elementwise, gpu_handshake, gpu_launch, gpu_matvec, gpu_prefill], launches)
+    restore = record([gpu_attention, gpu_elementwise, gpu_handshake, gpu_launch, gpu_matvec, gpu_prefill],
+        launches)
     launch = Launcher(interpreted=False)
     for kind in kinds:
         matvecs(launch, kind)
@@ -168,7 +187,8 @@ def main(arches, kinds, matvec_only):
             matvec = function.__name__ in ("linear_kernel", "gate_up_kernel", "down_kernel")
             spilled = matvec and (stack > 0 or local > 0)
             spills += spilled
-            print(function.__name__, f"sm_{arch}", f"type {options.get('KIND', '-')}", f"{registers} registers",
+            print(function.__name__, f"sm_{arch}", f"type {options.get('KIND', '-')}",
+                f"{registers} registers",
                   f"{stack} stack", f"{local} local", "SPILL" if spilled else "", flush=True)  # fmt: skip
     print(f"{len(launches) * len(arches)} compiled, {spills} spill")
     return 1 if spills else 0

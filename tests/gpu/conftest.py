@@ -20,7 +20,9 @@ def random_rows(rng, rows, cols, kind, scale=1.0):
 
 @pytest.fixture
 def run_interpreted():
-    """Runs a script of this directory under Triton's interpreter, in a process of its own, and checks that it ends well."""
+    """Runs a script of this directory under Triton's interpreter, in a process of its own, and checks that
+    it ends well.
+    """
 
     def run(script, *arguments, timeout=240):
         environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,5 @@
-"""The GPU's part of the handshake, played by a process: posts work, waits, checks. Run by test_gpu_handshake.py.
+"""The GPU's part of the handshake, played by a process: posts work, waits, checks. Run by
+test_gpu_handshake.py.
 
 Arguments: shared memory name, steps, file with the reference results. Prints how many posts were answered.
 """

@@ -3,7 +3,8 @@
     TRITON_INTERPRET=1 python kernel_checks.py [NAME ...]      in the interpreter (test_gpu_kernels.py)
     run(device="cuda")                                         on a GPU (benchmarks/gpu_suite.py)
 
-A check raises AssertionError. "Host" addresses are pinned memory on a GPU, so misses are really read over the bus.
+A check raises AssertionError. "Host" addresses are pinned memory on a GPU, so misses are really read over the
+bus.
 """
 
 import sys
@@ -56,14 +57,18 @@ class Lab:
 
 
 def random_blocks(rng, rows, cols, kind):
-    """Valid blocks without the work of encoding: random codes under random small scales. uint8 [rows, bytes]"""
+    """Valid blocks without the work of encoding: random codes under random small scales. uint8 [rows,
+    bytes]
+    """
     f = FORMATS[kind]
     if f.block_size == 1:
         return f.encode((rng.standard_normal((rows, cols)) / np.sqrt(cols)).astype(np.float32))
     blocks = rng.integers(0, 256, (rows * cols // f.block_size, f.block_bytes), dtype=np.uint8)
-    step = 1 / np.sqrt(cols) / {"q4_k": 300, "q5_k": 600, "q6_k": 1500, "q8_0": 70, "q5_0": 9, "q5_1": 9}.get(kind, 4)
+    step = 1 / np.sqrt(cols) / {"q4_k": 300, "q5_k": 600, "q6_k": 1500, "q8_0": 70, "q5_0": 9,
+        "q5_1": 9}.get(kind, 4)
     for at in f.halves:
-        scale = step * rng.uniform(0.5, 1.5, len(blocks)) * (1 if at == 0 or kind == "q6_k" else -4 if kind[-1] == "1" else 8)
+        scale = step * rng.uniform(0.5, 1.5, len(blocks)) * (1 if at == 0 or kind == "q6_k" else -4 if kind[
+            -1] == "1" else 8)
         blocks[:, at : at + 2] = scale.astype(np.float16).view(np.uint8).reshape(-1, 2)
     return blocks.reshape(rows, -1)
 
@@ -112,7 +117,8 @@ def check_linear_many(lab):
 
 
 def expert_shape(kinds, hidden, ffn):
-    gate, up, down = (Matrix(0, *s, k) for s, k in zip(((ffn, hidden), (ffn, hidden), (hidden, ffn)), kinds, strict=True))
+    gate, up, down = (Matrix(0, *s, k) for s,
+        k in zip(((ffn, hidden), (ffn, hidden), (hidden, ffn)), kinds, strict=True))
     align = lambda n: -(-n // 64) * 64  # noqa: E731
     return ExpertShape(gate, up, down, (0, align(gate.nbytes), align(gate.nbytes) + align(up.nbytes)))
 
@@ -134,7 +140,9 @@ def ffn(x, decoded, first=0, last=None):
 
 
 def check_experts(lab):
-    """A hit, a miss read through into a slot, a miss shared with the CPU and one that is all the CPU's, in one call."""
+    """A hit, a miss read through into a slot, a miss shared with the CPU and one that is all the CPU's, in
+    one call.
+    """
     shapes = [(q, q, q) for q in QUANTIZED] + [("q4_k", "q4_k", "q6_k"), ("q5_k", "q5_k", "q8_0")]
     for kinds in shapes:
         hidden, inner, k = 256, 512 if lab.device == "cpu" else 1536, 4
@@ -150,14 +158,16 @@ def check_experts(lab):
         weights = lab.rng.random(k).astype(np.float32)
         hidden_out, y0 = lab.poisoned(k, inner), lab.normal(hidden)
         y = lab.tensor(y0.copy())
-        args = [lab.tensor(np.array(a, np.int64)) for a in (source, target)] + [lab.tensor(np.array(rows, np.int32))]
+        args = [lab.tensor(np.array(a, np.int64)) for a in (source, target)] + [lab.tensor(np.array(rows,
+            np.int32))]
         lab.launch.gate_up(lab.tensor(planes(x)), hidden_out, shape, *args)
         lab.launch.down(hidden_out, y, lab.tensor(weights), shape, *args)
         wanted = y0 + sum(weights[c] * ffn(x, made[c][1], 0, rows[c]) for c in range(k) if rows[c])
         lab.close(y, wanted, 1e-5, kinds)
         kept = slots.cpu().numpy()
         for start, m in zip(shape.starts, (shape.gate, shape.up, shape.down), strict=True):
-            assert (kept[1, start : start + m.nbytes] == made[1][0][start : start + m.nbytes]).all(), "the slot is not whole"
+            assert (kept[1, start : start + m.nbytes] == made[1][0][start : start + m.nbytes]).all(
+                ), "the slot is not whole"
         half = 256 * shape.gate.row_bytes
         assert (kept[2, :half] == made[2][0][:half]).all(), "the shared rows did not come"
         assert (kept[2, half : shape.gate.nbytes] == 0xA5).all(), "more was read than the GPU's share"
@@ -186,7 +196,8 @@ def check_experts_many(lab):
         stored = [lab.tensor(data) for data, _ in made]
         place = lab.tensor(np.array([t.data_ptr() for t in stored], np.int64))
         half = lab.tensor(x).to(torch.bfloat16)
-        inner_out, out = lab.poisoned(tokens * k, inner, dtype=torch.bfloat16), lab.poisoned(tokens * k, hidden)
+        inner_out, out = lab.poisoned(tokens * k, inner, dtype=torch.bfloat16), lab.poisoned(tokens * k,
+            hidden)
         tables = lab.tensor(starts), lab.tensor((order // k).astype(np.int32))
         for active in ([2], [0, 1]):
             listed = lab.tensor(np.array(active, np.int32))
@@ -210,7 +221,8 @@ def check_norm_and_embed(lab):
             lab.launch.embed(lab.tensor(ids), x, Matrix(stored.data_ptr(), 9, cols, kind), tokens)
             lab.close(x, w[ids], 1e-6)
         weight = lab.normal(cols)
-        h, p, half = lab.poisoned(tokens, cols), lab.poisoned(cols), lab.poisoned(tokens, cols, dtype=torch.bfloat16)
+        h, p, half = lab.poisoned(tokens, cols), lab.poisoned(cols), lab.poisoned(tokens, cols,
+            dtype=torch.bfloat16)
         lab.launch.norm(x, lab.tensor(weight), h, p, half, 1e-5, tokens)
         v = x.cpu().numpy().astype(np.float64)
         wanted = v / np.sqrt((v * v).mean(1, keepdims=True) + 1e-5) * weight
@@ -226,8 +238,10 @@ def check_embed_k_quants(lab):
         data, w = lab.weights(5, 512, kind)
         stored = lab.tensor(data)
         x = lab.poisoned(3, 512)
-        lab.launch.embed(lab.tensor(np.array([4, 0, 2], np.int32)), x, Matrix(stored.data_ptr(), 5, 512, kind), 3)
-        assert np.array_equal(x.cpu().numpy(), w[[4, 0, 2]].astype(np.float32)), f"{kind} is not decoded to the bit"
+        lab.launch.embed(lab.tensor(np.array([4, 0, 2], np.int32)), x,
+            Matrix(stored.data_ptr(), 5, 512, kind), 3)
+        assert np.array_equal(x.cpu().numpy(), w[[4, 0, 2]].astype(
+            np.float32)), f"{kind} is not decoded to the bit"
 
 
 def check_route(lab):
@@ -265,7 +279,8 @@ def make_cache(lab, heads, kv_heads, dim, context, q8):
     return SimpleNamespace(
         heads=heads, kv_heads=kv_heads, head_dim=dim, context=context, q8=q8,
         keys=zeros(kv_heads, context, dim, d=kind), values=zeros(kv_heads, context, dim, d=kind),
-        key_scales=zeros(kv_heads, context, scales, d=torch.float16), value_scales=zeros(kv_heads, context, scales, d=torch.float16),
+        key_scales=zeros(kv_heads, context, scales, d=torch.float16),
+        value_scales=zeros(kv_heads, context, scales, d=torch.float16),
     )  # fmt: skip
 
 
@@ -275,13 +290,17 @@ def cached(array, scales, q8):
 
 
 def check_attention(lab):
-    """Append in prefill and one by one, then attend both ways; a window; a head dimension that is no power of two."""
+    """Append in prefill and one by one, then attend both ways; a window; a head dimension that is no power
+    of two.
+    """
     for heads, kv_heads, dim, window, q8, tokens in (
-        (8, 2, 64, 0, False, 300), (4, 4, 48, 0, False, 40), (6, 1, 64, 100, False, 290), (8, 2, 64, 0, True, 270),
+        (8, 2, 64, 0, False, 300), (4, 4, 48, 0, False, 40), (6, 1, 64, 100, False, 290),
+        (8, 2, 64, 0, True, 270),
     ):  # fmt: skip
         context, pairs = 512, dim // 2 - 4
         rope = np.stack([np.cos(a := lab.rng.random((context, pairs)) * 6), np.sin(a)], -1).astype(np.float32)
-        q, k, v = lab.normal(tokens, heads, dim), lab.normal(tokens, kv_heads, dim), lab.normal(tokens, kv_heads, dim)
+        q, k, v = lab.normal(tokens, heads, dim), lab.normal(tokens, kv_heads, dim), lab.normal(tokens,
+            kv_heads, dim)
         cache = make_cache(lab, heads, kv_heads, dim, context, q8)
 
         def turn(x, rope=rope, pairs=pairs, tokens=tokens):
@@ -311,7 +330,8 @@ def check_attention(lab):
             if t in wanted:
                 one = lab.poisoned(heads * dim)
                 position.fill_(t)
-                lab.launch.attend(tq[t].contiguous(), one, cache, position, partial, scale, window, context // 256)
+                lab.launch.attend(tq[t].contiguous(), one, cache, position, partial, scale, window,
+                    context // 256)
                 lab.close(torch.from_numpy(from_planes(one.cpu().numpy())), wanted[t], 2e-3 if q8 else 1e-5)
 
 

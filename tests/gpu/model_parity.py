@@ -1,4 +1,5 @@
-"""A tiny Mixtral through the GPU's code in Triton's interpreter, beside the CPU engine. Run by test_gpu_model.py.
+"""A tiny Mixtral through the GPU's code in Triton's interpreter, beside the CPU engine. Run by
+test_gpu_model.py.
 
     python model_parity.py DIRECTORY CASE
 """
@@ -14,42 +15,57 @@ import tiny_models
 import localmoe
 from localmoe.experts.layout import ExpertLayout
 from localmoe.model.config import ModelConfig
-from localmoe.model.gpu_runtime import open_gpu, plan_gpu
+from localmoe.model.gpu_runtime import SET_ASIDE, open_gpu, plan_gpu
 from localmoe.model.weights import bind
 from quant.gguf import GGUFFile
 
-TYPES = {"": "q4_k", "attn_k": "q8_0", "attn_v": "q5_0", "blk.1.ffn_down": "q6_k", "attn_output": "q5_k", "output.weight": "q6_k"}
+TYPES = {"": "q4_k", "attn_k": "q8_0", "attn_v": "q5_0", "blk.1.ffn_down": "q6_k", "attn_output": "q5_k",
+    "output.weight": "q6_k"}
 IDS = [1, 17, 300, 42, 99, 7, 250]
 STEPS = [5, 80, 200, 31]
 
 
 class Case:
+    device = "cpu"
+    through = None  # a file to save and restore the state through, before the steps
+
     def __init__(self, directory, **metadata):
         self.path = tiny_models.write_model(
-            Path(directory) / "tiny.gguf", tiny_models.metadata(context_length=512, feed_forward_length=512, **metadata), TYPES
+            Path(directory) / "tiny.gguf", tiny_models.metadata(context_length=512, feed_forward_length=512,
+            **metadata), TYPES
         )
         self.file = GGUFFile.open(self.path)
         self.config = ModelConfig.from_gguf(self.file)
         self.weights = bind(self.file, self.config)
 
-    def memory_for(self, slots, kv_type="f16"):
+    def memory_for(self, slots, kv_type="f16", context=64):
         """A budget that leaves about so many expert slots in all."""
         c = self.config
         layout = ExpertLayout.of(self.file, c.layers, c.experts) if c.is_mixture else None
-        plan = plan_gpu(c, self.weights, layout, 64, kv_type, 64, 1 << 40)
+        plan = plan_gpu(c, self.weights, layout, context, kv_type, 64, 1 << 40)
         per_slot = max((k.slot_bytes for k in layout.classes), default=0) if layout else 0
-        return plan.total - plan.slot_bytes + slots * per_slot
+        reserve = SET_ASIDE if self.device != "cpu" else 0
+        return plan.total - plan.slot_bytes + slots * per_slot + reserve
 
-    def run(self, ids, steps, slots=8, mode="stream", share=0.5, kv_type="f16", ram=None, prefill=True):
+    def run(self, ids, steps, slots=8, mode="stream", share=0.5, kv_type="f16", ram=None, prefill=True,
+            context=64):  # fmt: skip
         """Logits of the prefill's last token and of each step, float32 [1 + steps, vocab]; and the status."""
         runtime = open_gpu(
-            self.file, self.config, self.weights, device="cpu", context=64, threads=1, identity="0" * 16, kv_type=kv_type,
-            gpu_memory=self.memory_for(slots, kv_type), ram=ram, mode="stream", chunk=64, keep_statistics=False,
+            self.file, self.config, self.weights, device=self.device, context=context, threads=1,
+            identity="0" * 16, kv_type=kv_type,
+            gpu_memory=self.memory_for(slots, kv_type, context), ram=ram, mode="stream", chunk=64,
+            keep_statistics=False,
         )  # fmt: skip
         try:
             runtime.use_mode(mode, "0" * 16, share)
-            decoder = runtime.decoder(64, kv_type)
+            decoder = runtime.decoder(context, kv_type)
             out = [decoder.extend(ids)] if prefill else [decoder.extend([i]) for i in ids]
+            if self.through is not None:  # a state that was saved and restored goes on with the same bits
+                decoder.save(self.through, "m")
+                first, decoder = decoder, runtime.decoder(context, kv_type)
+                assert decoder.load(self.through, "another model") == 0
+                assert decoder.load(self.through, "m") == len(ids)
+                assert decoder.tokens == first.tokens
             out += [decoder.extend([i]) for i in steps]
             return np.stack(out), runtime.status()
         finally:
@@ -57,7 +73,8 @@ class Case:
 
     def reference(self, ids, steps, kv_type="f16"):
         """The CPU engine's, with float32 activations."""
-        with localmoe.load(self.path, device="cpu", threads=1, context=64, exact=True, learn=False, kv_type=kv_type) as model:
+        with localmoe.load(self.path, device="cpu", threads=1, context=64, exact=True, learn=False,
+            kv_type=kv_type) as model:
             decoder = model.decoder()
             first = [decoder.extend(ids)]
             return np.stack(first + [decoder.extend([i]) for i in steps])
@@ -77,23 +94,29 @@ def modes(directory):
     wanted = case.reference(ids, steps)
     resident, status = case.run(ids, steps, prefill=False)
     close(resident[1:], wanted, 2e-3)
-    assert status["hits"] and not status["misses"], status
+    assert status["hits"] > 0, status
+    assert status["misses"] == 0, status
     few, status = case.run(ids, steps, slots=3, prefill=False)
-    assert status["misses"] > 0 and status["resident_experts"] <= 3, status
+    assert status["misses"] > 0, status
+    assert status["resident_experts"] <= 3, status
     assert np.array_equal(few, resident), "residency changed the result in stream mode"
     for mode in ("cpu", "split"):
         mixed, status = case.run(ids, steps, slots=3, mode=mode, share=0.5, prefill=False)
-        assert status["misses"] > 0 and status["mode"] == mode
+        assert status["misses"] > 0, status
+        assert status["mode"] == mode
         close(mixed[1:], wanted, 5e-2)
     print("modes: right")
 
 
 def prefill(directory):
-    """Prefill with all resident and with few slots: the same bits, close to the CPU, then decoding goes on."""
+    """Prefill with all resident and with few slots: the same bits, close to the CPU, then decoding goes
+    on.
+    """
     case = Case(directory)
     wanted = case.reference(IDS, STEPS[:2])
     all_in, _ = case.run(IDS, STEPS[:2])
     close(all_in, wanted, 3e-2)
+    case.through = Path(directory) / "state.kv"
     few, status = case.run(IDS, STEPS[:2], slots=3)
     assert np.array_equal(all_in, few)
     assert status["resident_experts"] == 2, "prefill fills free slots"

@@ -39,9 +39,12 @@ def experts():
     """Weights of every layer and expert; formats; addresses int64 [layers, experts, 3]."""
     rng = np.random.default_rng(3)
     shapes = ((FFN, HIDDEN), (FFN, HIDDEN), (HIDDEN, FFN))
-    arrays = [[[weights(rng, *s, k) for s, k in zip(shapes, kinds, strict=True)] for _ in range(EXPERTS)] for kinds in KINDS]
-    formats = [LayerFormats(*(Matrix(0, *s, k) for s, k in zip(shapes, kinds, strict=True))) for kinds in KINDS]
-    addresses = np.array([[[a.ctypes.data for a in expert] for expert in layer] for layer in arrays], np.int64)
+    arrays = [[[weights(rng, *s, k) for s, k in zip(shapes, kinds,
+        strict=True)] for _ in range(EXPERTS)] for kinds in KINDS]
+    formats = [LayerFormats(*(Matrix(0, *s, k) for s, k in zip(shapes, kinds,
+        strict=True))) for kinds in KINDS]
+    addresses = np.array([[[a.ctypes.data for a in expert] for expert in layer] for layer in arrays],
+        np.int64)
     return arrays, formats, addresses
 
 
@@ -55,11 +58,14 @@ def worker(region, experts):
 
 
 def reference(arrays, inputs):
-    """What each expert's rows from `first` on contribute: float32 [inputs, layers, experts, shares, hidden]."""
+    """What each expert's rows from `first` on contribute: float32 [inputs, layers, experts, shares,
+    hidden].
+    """
     out = np.zeros((len(inputs), len(KINDS), EXPERTS, len(FIRSTS), HIDDEN), np.float32)
     for layer, kinds in enumerate(KINDS):
         for expert in range(EXPERTS):
-            gate, up, down = (FORMATS[k].decode(a).astype(np.float64) for k, a in zip(kinds, arrays[layer][expert], strict=True))
+            gate, up, down = (FORMATS[k].decode(a).astype(np.float64) for k,
+                a in zip(kinds, arrays[layer][expert], strict=True))
             g = inputs @ gate.T
             inner = g / (1 + np.exp(-g)) * (inputs @ up.T)
             for share, first in enumerate(FIRSTS):
@@ -73,7 +79,8 @@ def start_role(region, experts, tmp_path, steps):
     np.savez(file, inputs=inputs, expected=reference(experts[0], inputs), k=K, firsts=FIRSTS)
     script = Path(__file__).with_name("gpu_role.py")
     return subprocess.Popen(
-        [sys.executable, str(script), region[0].name, str(steps), str(file)], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(script), region[0].name, str(steps), str(file)], stdout=subprocess.PIPE,
+        text=True
     )
 
 

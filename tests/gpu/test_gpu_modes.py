@@ -1,4 +1,6 @@
-"""The choice of the mode, without a GPU: what is measured decides, and a mode that turns out slower is left."""
+"""The choice of the mode, without a GPU: what is measured decides, and a mode that turns out slower is
+left.
+"""
 
 from localmoe.model.gpu_auto import (
     TRIAL_SKIPPED,

@@ -1,0 +1,207 @@
+"""Mixtral-shaped models made in memory for GPU measurements: true shapes and block types, one random expert
+repeated, and
+routing that follows a trace of Mixtral's locality instead of the (meaningless) router."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from localmoe.experts.layout import ExpertLayout
+from localmoe.experts.statistics import ExpertStatistics
+from localmoe.experts.traces import generate_trace
+from localmoe.kernels.gpu import Gpu
+from localmoe.kernels.gpu_launch import ExpertShape
+from localmoe.kernels.gpu_memory import HostArena
+from localmoe.kernels.handshake import LayerFormats, Region, Worker
+from localmoe.kernels.matrix import Matrix
+from localmoe.kernels.pool import Pool, usable_cores
+from localmoe.model.decoder import rope_table
+from localmoe.model.gpu_experts import GpuResidency
+from localmoe.model.gpu_runtime import GpuPlan, GpuRuntime, _transformer
+from localmoe.model.weights import LayerWeights, Weights
+from quant.blocks import FORMATS
+
+ALIGN = 256
+
+
+@dataclass(frozen=True)
+class Size:
+    name: str
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    experts: int
+    vocab: int
+
+
+MIXTRAL_8X7B = Size("Mixtral 8x7B", 32, 4096, 14336, 32, 8, 128, 8, 32000)
+MIXTRAL_8X22B = Size("Mixtral 8x22B", 56, 6144, 16384, 48, 8, 128, 8, 32768)
+TINY = Size("tiny", 2, 256, 512, 4, 2, 64, 4, 320)
+
+
+def random_rows(rows: int, cols: int, kind: str, rng: np.random.Generator) -> np.ndarray:
+    """Valid blocks uint8 [rows, bytes]: random codes, small constant scales; repeated beyond 4 MB."""
+    f = FORMATS[kind]
+    count = rows * cols // f.block_size
+    some = rng.integers(0, 256, (min(count, (4 << 20) // f.block_bytes), f.block_bytes), dtype=np.uint8)
+    for at in f.halves:
+        some[:, at : at + 2] = np.full(len(some), 1e-4 if kind == "q6_k" else 1e-3,
+            np.float16).view(np.uint8).reshape(-1, 2)
+    return np.resize(some, (count, f.block_bytes)).reshape(rows, -1)
+
+
+def more_bits(i: int, n: int) -> bool:
+    """Layers whose down projection q4_k_m stores as Q6_K (llama.cpp's rule)."""
+    return i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2
+
+
+class Synthetic:
+    """Host side of a model: weights, layout, and all experts in one pinned arena. Built once, used with
+    every budget.
+    """
+
+    def __init__(self, size: Size, pin: bool) -> None:
+        self.size, rng = size, np.random.default_rng(1)
+        self.kept: list[Any] = []
+        s = size
+        self.config: Any = SimpleNamespace(
+            name=s.name, layers=s.layers, hidden=s.hidden, ffn=s.ffn, heads=s.heads, kv_heads=s.kv_heads,
+            head_dim=s.head_dim,
+            rope_dim=s.head_dim, rope_base=1e6, rope_scale=1.0, epsilon=1e-5, experts=s.experts,
+            experts_used=2, vocab=s.vocab,
+            window=0,
+        )  # fmt: skip
+        self.shape: Any = SimpleNamespace(**{**vars(self.config), "rope_pairs": s.head_dim // 2})
+        nbytes = np.zeros((s.layers, 3), np.int64)
+        kinds = [("q4_k", "q4_k", "q6_k" if more_bits(i, s.layers) else "q4_k") for i in range(s.layers)]
+        shapes = ((s.ffn, s.hidden), (s.ffn, s.hidden), (s.hidden, s.ffn))
+        matrices = [[Matrix(0, *shape, k) for shape, k in zip(shapes, row, strict=True)] for row in kinds]
+        for i, row in enumerate(matrices):
+            nbytes[i] = [m.nbytes for m in row]
+        zeros = np.zeros((s.layers, s.experts, 3), np.int64)
+        self.layout = ExpertLayout(Path("synthetic"), zeros, zeros.copy(), nbytes)
+        self.shapes = [
+            ExpertShape(*row, self.layout.classes[int(self.layout.class_of[i])].starts) for i,
+            row in enumerate(matrices)
+        ]
+        self.host = SyntheticHost(self.layout, self.shapes, rng, pin)
+        self.weights = self._weights(rng, matrices)
+
+    def _weights(self, rng: np.random.Generator, experts: list[list[Matrix]]) -> Weights:
+        s = self.size
+
+        def matrix(rows: int, cols: int, kind: str) -> Matrix:
+            data = random_rows(rows, cols, kind, rng)
+            self.kept.append(data)
+            return Matrix(int(data.ctypes.data), rows, cols, kind)
+
+        def floats(*shape: int) -> np.ndarray:
+            return np.ones(shape, np.float32) if len(shape) == 1 else rng.standard_normal(shape).astype(
+                np.float32)
+
+        queries, keys = s.heads * s.head_dim, s.kv_heads * s.head_dim
+        layers = [
+            LayerWeights(
+                floats(s.hidden), matrix(queries, s.hidden, "q4_k"), matrix(keys, s.hidden, "q8_0"),
+                matrix(keys, s.hidden, "q8_0"), matrix(s.hidden, queries, "q5_k"), floats(s.hidden),
+                floats(s.experts, s.hidden), None, None,
+            )
+            for _ in experts
+        ]  # fmt: skip
+        embedding, output = matrix(s.vocab, s.hidden, "q4_k"), matrix(s.vocab, s.hidden, "q6_k")
+        return Weights(embedding, layers, floats(s.hidden), output, None)
+
+    def open(self, device: str, slots: list[int], chunk: int, context: int, bytes_per_step: int | None = None,
+             spread: bool = True) -> GpuRuntime:  # fmt: skip
+        """A runtime with so many slots per size class, in `stream`. `spread` false: whole layers, the first
+        ones, as
+        llama.cpp's --n-cpu-moe splits them (use it with mode `cpu` and no bytes per step: the *static*
+        baseline)."""
+        s = self.size
+        gpu = Gpu(self.shape, device, chunk, rope_table(self.config, context))
+        fresh = ExpertStatistics(s.layers, s.experts, 2)
+        pool = Pool(usable_cores())
+        arena = HostArena(Region.nbytes_for(s.hidden, 2), device != "cpu")
+        region = Region(arena.address, s.hidden, 2, arena)
+        worker = Worker(region, pool, [LayerFormats(x.gate, x.up, x.down) for x in self.shapes],
+            self.host.parts, s.ffn)
+        residency = TracedResidency(gpu, self.layout, self.shapes, fresh, slots, self.host, worker,
+            bytes_per_step)
+        if spread:
+            residency.warm()
+        else:
+            for layer in range(s.layers):
+                for expert in range(s.experts):
+                    if residency.tables.free(layer) >= s.experts - expert:
+                        slot = residency.tables.take_free(layer)
+                        target = residency.tables.slot(layer, slot)
+                        residency.copies.start(layer, expert, target).before_next(
+                            residency.copies.compute_stream())
+                        residency.tables.move(layer, expert, slot)
+        plan = GpuPlan(0, 0, 0, 0, slots, residency.tables.nbytes, sum(slots) / (s.layers * s.experts))
+        weights = replace(self.weights)
+        return GpuRuntime(gpu, _transformer(weights, residency.layers()), self.config, residency, plan, None,
+            pool)
+
+    def slots_for(self, budget: int, context: int) -> list[int]:
+        """Slots per size class in `budget` bytes, after other weights, KV cache and 1 GiB for everything
+        else.
+        """
+        s = self.size
+        fixed = sum(d.nbytes
+            for d in self.kept) + 4 * s.layers * s.kv_heads * context * s.head_dim + (1 << 30)
+        counts = [len(c.layers) * s.experts for c in self.layout.classes]
+        total = sum(c.slot_bytes * n for c, n in zip(self.layout.classes, counts, strict=True))
+        share = min(1.0, max(0.0, (budget - fixed) / total))
+        return [int(share * n) for n in counts]
+
+
+class SyntheticHost:
+    """Experts in pinned memory, with the attributes of gpu_host.HostExperts; every expert has memory of its
+    own.
+    """
+
+    def __init__(self, layout: ExpertLayout, shapes: list[ExpertShape], rng: np.random.Generator,
+        pin: bool) -> None:
+        self.layout = layout
+        sizes = [layout.classes[int(n)].slot_bytes for n in layout.class_of]
+        self.arena = HostArena(sum(sizes) * layout.experts, pin)
+        self.home = np.zeros((layout.layers, layout.experts), np.int64)
+        self.parts = np.zeros((layout.layers, layout.experts, 3), np.int64)
+        templates: dict[int, np.ndarray] = {}
+        at = 0
+        for layer, shape in enumerate(shapes):
+            number = int(layout.class_of[layer])
+            if number not in templates:
+                templates[number] = np.zeros(sizes[layer], np.uint8)
+                for start, m in zip(shape.starts, (shape.gate, shape.up, shape.down), strict=True):
+                    templates[number][start : start + m.nbytes] = random_rows(m.rows, m.cols, m.type,
+                        rng).reshape(-1)
+            for expert in range(layout.experts):
+                self.arena.bytes[at : at + sizes[layer]] = templates[number]
+                self.home[layer, expert] = self.arena.address + at
+                self.parts[layer, expert] = self.arena.address + at + np.array(shape.starts)
+                at += sizes[layer]
+
+    def start_of(self, layer: int, expert: int) -> int:
+        return int(self.home[layer, expert]) - self.arena.address
+
+
+class TracedResidency(GpuResidency):
+    """Decoding follows a trace of Mixtral's locality (65 % repeat), by position."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        trace = generate_trace(4096, self.layout.layers, self.layout.experts, self.k, seed=3)
+        self._trace = self.gpu.to_device(np.ascontiguousarray(trace.transpose(1, 0, 2).astype(np.int32)))
+
+    def _routed(self, layer: int, chosen: Any) -> None:
+        chosen.copy_(self._trace[layer].index_select(0, self.gpu.position)[0])
