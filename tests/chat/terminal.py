@@ -58,7 +58,7 @@ class Program:
     def text(self) -> str:
         return "\n".join(self.lines()).rstrip()
 
-    def wait(self, condition: Callable[[], bool], seconds: float = 15.0) -> None:
+    def wait(self, condition: Callable[[], bool], seconds: float = 40.0) -> None:
         end = time.monotonic() + seconds
         while not condition():
             alive = self.pump()
@@ -69,7 +69,7 @@ class Program:
         """Whether `text` can be read, also broken between rows."""
         return text in self.text() or text in " ".join(self.text().split())
 
-    def see(self, *texts: str, seconds: float = 15.0) -> None:
+    def see(self, *texts: str, seconds: float = 40.0) -> None:
         """Wait until all of `texts` can be read."""
         for text in texts:
             try:
@@ -77,7 +77,7 @@ class Program:
             except AssertionError:
                 raise AssertionError(f"{text!r} is not in:\n{self.text()}") from None
 
-    def prompt(self, seconds: float = 15.0) -> None:
+    def prompt(self, seconds: float = 40.0) -> None:
         """Wait for an empty prompt as the last line."""
         try:
             self.wait(lambda: self.text().split("\n")[-1].strip() == ">>>" and not self._more(), seconds)
@@ -99,7 +99,7 @@ class Program:
         self.pump(0.3)
         self.prompt()
 
-    def end(self, seconds: float = 15.0) -> int:
+    def end(self, seconds: float = 40.0) -> int:
         """Wait for the end; the exit code."""
         limit = time.monotonic() + seconds
         while self.pump():
