@@ -1,6 +1,7 @@
 """Our encoders beside ggml's, in one run: speed, errors, peak memory.
 
     python benchmarks/quantize.py --ggml /path/to/llama_cpp/lib/libggml-base.so [--threads 2] [--json FILE]
+    python benchmarks/quantize.py --whole F16.gguf --llama-python /path/to/python    # whole conversions
 
 Speeds are paired: for each type the two encoders alternate on the same weights, and the ratio of the medians
 is printed, so a busy machine disturbs both alike. Errors are ours over ggml's: plain RMSE, and the weighted
@@ -15,7 +16,9 @@ import importlib.util
 import json
 import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -149,6 +152,45 @@ def compare_speed(
     return {"ours": speed[0], "ggml": speed[1], "ratio": speed[0] / speed[1]}
 
 
+LLAMA_QUANTIZE = """
+import ctypes, sys, llama_cpp
+params = llama_cpp.llama_model_quantize_default_params()
+params.ftype, params.nthread = 15, int(sys.argv[3])
+sys.exit(llama_cpp.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode(), ctypes.byref(params)))
+"""
+
+
+def compare_whole(source: Path, python: str, threads: int, pairs: int) -> dict[str, Any]:
+    """Seconds of both programs for a whole file to q4_k_m, alternating; each includes its start.
+
+    The processor's seconds are the fairer ones on a machine that others use too.
+    """
+    seconds: dict[str, list[float]] = {"ours": [], "llama": [], "ours, CPU": [], "llama, CPU": []}
+    with tempfile.TemporaryDirectory(dir=source.resolve().parent) as directory:
+        out = Path(directory) / "out.gguf"
+        end = [str(source), str(out), str(threads)]
+        ours = [sys.executable, "-m", "localmoe", "quantize", str(source), "-o", str(out), "--force"]
+        ours += ["--threads", str(threads)]
+        commands = {"ours": ours, "llama": [python, "-c", LLAMA_QUANTIZE, *end]}
+        for turn in range(pairs + 1):  # the first compiles our kernels and reads the source into memory
+            for name, command in commands.items():
+                start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+                subprocess.run(command, check=True, capture_output=True)
+                if turn:
+                    seconds[name].append(time.perf_counter() - start)
+                    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+                    seconds[name + ", CPU"].append(used)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    for kind in ("", ", CPU"):
+        ours_s, llama_s = medians["ours" + kind], medians["llama" + kind]
+        print(
+            f"whole file to q4_k_m{kind}: {ours_s:.1f} s, llama_model_quantize {llama_s:.1f} s:"
+            f" {llama_s / ours_s:.2f} times as fast"
+        )
+    return {"source_bytes": source.stat().st_size, "seconds": seconds, "medians": medians}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -158,9 +200,16 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--types", default=",".join(TYPES))
+    parser.add_argument("--whole", type=Path, metavar="F16.gguf", help="compare whole conversions of it")
+    parser.add_argument("--llama-python", default=sys.executable, help="a Python with llama_cpp, for --whole")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--record", type=Path, help="write ggml's errors for the test suite, and stop")
     arguments = parser.parse_args()
+    if arguments.whole:
+        whole = compare_whole(arguments.whole, arguments.llama_python, arguments.threads, arguments.pairs)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(whole, indent=1) + "\n")
+        return
     path = arguments.ggml
     if path is None:
         found = importlib.util.find_spec("llama_cpp")

@@ -119,7 +119,8 @@ class Matrix:
             weights: Floats = e4m3_values()[data]
             return weights if self.scale is None else weights * self.scale.of(start, stop, self.cols)
         if self.dtype == "f16":
-            from quant.encoders.finite import widened  # imports numba, which looking at a source does not need
+            # here, since it imports numba, which looking at a source does not need
+            from quant.encoders.finite import widened
 
             return widened(data)
         return FORMATS[self.dtype].decode(data)
