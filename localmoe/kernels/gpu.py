@@ -100,7 +100,6 @@ class Gpu:
         self.inner = self.empty(max(1, s.experts_used), s.ffn)
         self.inner_many = self.empty(pairs if chunk > 1 else 0, s.ffn, dtype=torch.bfloat16)
         self.out_many = self.empty(pairs if chunk > 1 else 0, s.hidden)
-        self.dense_many = self.torch.zeros(1, dtype=torch.int64, device=self.device)
         self._partial = self.empty(0)
 
     # ------------------------------------------------------------ memory

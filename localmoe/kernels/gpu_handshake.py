@@ -52,8 +52,7 @@ def _acquire(flag: tl.tensor, GPU: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def _release(flag: tl.tensor, value: tl.tensor, GPU: tl.constexpr) -> None:
-    """Stores `value` so that who sees it also sees all that this program stored before."""
-    tl.debug_barrier()
+    """Stores `value` so that who sees it also sees what this program stored before its last barrier."""
     if GPU:
         tl.inline_asm_elementwise(
             "fence.acq_rel.sys; st.release.sys.global.b32 [$1], $2; mov.b32 $0, $2;", "=r,l,r",
@@ -93,6 +92,7 @@ def post_kernel(
         tl.store(_word(region, _MISSES), misses)
         tl.store(_word(region, _FIRST_ROW), first_row)
         turn = tl.load(epoch) + 1
+        tl.debug_barrier()  # every thread has read the epoch before one writes it, and has stored its activations
         tl.store(epoch, turn)
         _release(_word(region, _POSTED), turn, GPU)
 

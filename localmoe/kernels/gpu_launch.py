@@ -265,7 +265,7 @@ class Launcher:
             t.wishes,
             work.source, work.target, work.rows, LAYERS=layers, EXPERTS=experts, PADDED=power_of_two(experts),
             K=int(work.source.shape[0]), FFN=ffn, BLOCK=min(1024, power_of_two(layers * experts)),
-            num_warps=4,
+            num_warps=1,
         )  # fmt: skip
 
     def post(self, region: int, epoch: Tensor, h: Tensor, chosen: Tensor, rows: Tensor, layer: int,
@@ -275,7 +275,7 @@ class Launcher:
         H.post_kernel[(1,)](
             region, epoch, h, chosen, rows, layer, HIDDEN=hidden, FFN=ffn, K=k,
             BLOCK=min(2048, power_of_two(hidden)),
-            GPU=self.gpu, num_warps=4,
+            GPU=self.gpu, num_warps=1,
         )  # fmt: skip
 
     def join(
@@ -288,5 +288,5 @@ class Launcher:
         H.join_kernel[(_ceil(hidden, block),)](
             region, results, epoch, y, weights, rows, most_polls, HIDDEN=hidden, FFN=ffn, K=k, BLOCK=block,
             GPU=self.gpu,
-            num_warps=4, enable_fp_fusion=True,
+            num_warps=1, enable_fp_fusion=True,
         )  # fmt: skip

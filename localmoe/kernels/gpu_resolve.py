@@ -1,6 +1,7 @@
 """The resolve kernel: after a layer's router, where are the chosen experts, who works on them, and who gives
 way.
 
+One warp runs it: what one thread stores, all have read before (several warps could take different branches).
 It does on the device what `experts.statistics` and `experts.policy` define, in the same integers, so that a
 decode step
 never waits for the host. One program per layer; its tables stay in device memory between steps:
