@@ -92,7 +92,7 @@ def post_kernel(
         tl.store(_word(region, _MISSES), misses)
         tl.store(_word(region, _FIRST_ROW), first_row)
         turn = tl.load(epoch) + 1
-        tl.debug_barrier()  # every thread has read the epoch before one writes it, and has stored its activations
+        tl.debug_barrier()  # all threads have read the epoch and stored their activations
         tl.store(epoch, turn)
         _release(_word(region, _POSTED), turn, GPU)
 

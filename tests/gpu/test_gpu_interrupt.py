@@ -1,4 +1,6 @@
-"""Ctrl-C and failures in the middle of a decode step: the device is waited for, the worker sleeps, the tokens stay right."""
+"""Ctrl-C and failures in the middle of a decode step: the device is waited for, the worker sleeps, the
+tokens stay right.
+"""
 
 from types import SimpleNamespace
 
@@ -43,7 +45,8 @@ class FakeRuntime:
         self.config = SimpleNamespace(layers=1, vocab=4)
         self.transformer = SimpleNamespace(forward=lambda *_: None, output=None)
         self.failure = None
-        self.residency = SimpleNamespace(begin_step=lambda: self.gpu.events.append("begin"), end_step=self.end_step)
+        self.residency = SimpleNamespace(begin_step=lambda: self.gpu.events.append("begin"),
+            end_step=self.end_step)
 
     def end_step(self):
         self.gpu.events.append("end")
