@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from localmoe.kernels.elementwise import exp16, store_f32_at
+from localmoe.kernels.geometry import BLOCK, KV_F16, KV_F32, KV_Q8_0, SCALED, TILE
 from localmoe.kernels.simd import (
     add16,
     args16,
@@ -42,8 +43,6 @@ from localmoe.kernels.simd import (
 from localmoe.kernels.tasks import TASK
 from quant.compiled import compiled, compiled_callback
 
-BLOCK, TILE, SCALED = 256, 16, 32
-KV_F16, KV_Q8_0, KV_F32 = 0, 1, 2  # how the cache holds its numbers
 _NEGATIVE = np.float32(-np.inf)
 _SIXTEENTH = np.float32(0.0625)
 

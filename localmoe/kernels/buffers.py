@@ -10,11 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from localmoe.kernels.attention import BLOCK
-from localmoe.kernels.dot import scratch_bytes
-from localmoe.kernels.dot_blocks import IQ4_NL_TABLE
-from localmoe.kernels.dot_tile import TILE
-from localmoe.kernels.elementwise import GROUP, SUMS
+from localmoe.kernels.geometry import BLOCK, GROUP, IQ4_NL_TABLE, SUMS, TILE, scratch_bytes
 
 Floats = NDArray[np.float32]
 

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from localmoe.kernels import attention as A
 from localmoe.kernels import tasks as T
 from localmoe.kernels.buffers import Buffers, Floats, Rows, Shape
-from localmoe.kernels.dot_tile import TILE
-from localmoe.kernels.elementwise import GROUP
+from localmoe.kernels.geometry import BLOCK, GROUP, TILE
 from localmoe.kernels.matrix import Matrix
 from localmoe.kernels.pool import Pool
 
@@ -114,7 +113,7 @@ class Cpu:
             self._at(self.rope), s.rope_pairs, cache.context, *cache.addresses, cache.kind,
         )  # fmt: skip
         oldest = max(0, position - s.window + 1) if s.window else 0
-        blocks = position // A.BLOCK + 1 - oldest // A.BLOCK
+        blocks = position // BLOCK + 1 - oldest // BLOCK
         split = self.tokens == 1 and blocks > 1  # a lone token's blocks go to all threads
         task, items = (A.block_task, blocks) if split else (A.attend_task, self.tokens)
         self.pool.run(

@@ -7,8 +7,9 @@ from __future__ import annotations
 from localmoe.kernels.dot_blocks import dot_blocks
 from localmoe.kernels.dot_float import BF16, F16, F32, Q4_K, Q5_K, Q6_K, decode_row, dot_f32, dot_float
 from localmoe.kernels.dot_k import dot_q4_k, dot_q5_k, dot_q6_k
-from localmoe.kernels.dot_tile import TILE, TILE_BYTES, tile_blocks, tile_k
-from localmoe.kernels.elementwise import GROUP, store_f32_at
+from localmoe.kernels.dot_tile import tile_blocks, tile_k
+from localmoe.kernels.elementwise import store_f32_at
+from localmoe.kernels.geometry import GROUP, TILE
 from localmoe.kernels.simd import load_f32, load_i32
 from quant.compiled import compiled
 
@@ -65,8 +66,3 @@ def dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scale
         dot_row(exact, kind, row, cols, size, table, x, q, scales, sums, index, tokens, acc, scratch)
         for t in range(tokens):
             store_f32_at(out, t * TILE + r, load_f32(acc + t * 4))
-
-
-def scratch_bytes(cols: int, tokens: int) -> int:
-    """What `dot_rows` needs, a multiple of 64."""
-    return -(-max(TILE_BYTES, (cols + tokens) * 4) // 64) * 64

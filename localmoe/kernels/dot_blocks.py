@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from localmoe.kernels.elementwise import GROUP, SUMS, store_f32_at
+from localmoe.kernels.elementwise import store_f32_at
+from localmoe.kernels.geometry import GROUP, SUMS
 from localmoe.kernels.simd import (
     bits_to_16,
     dot_bytes,
@@ -49,9 +50,6 @@ from quant.compiled import compiled
 Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL = 2, 3, 6, 7, 8, 20  # ggml's type numbers
 BLOCK = 32
 _AHEAD = 1440
-# IQ4_NL's levels, plus 127 to make them unsigned (ggml's kvalues_iq4nl).
-_LEVELS = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int16) + 127
-IQ4_NL_TABLE = _LEVELS.astype(np.uint8)
 
 
 @compiled(forceinline=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from localmoe.kernels.elementwise import GROUP, store_f32_at
+from localmoe.kernels.elementwise import store_f32_at
+from localmoe.kernels.geometry import GROUP
 from localmoe.kernels.simd import (
     add16,
     bits_to_f32,

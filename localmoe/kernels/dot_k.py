@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from localmoe.kernels.elementwise import GROUP, SUMS, store_f32_at
+from localmoe.kernels.elementwise import store_f32_at
+from localmoe.kernels.geometry import GROUP, SUMS
 from localmoe.kernels.simd import (
     add_i32x16,
     bit_planes,

@@ -12,7 +12,21 @@ from __future__ import annotations
 
 from localmoe.kernels.dot_blocks import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, block_bytes, two_blocks
 from localmoe.kernels.dot_k import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES
-from localmoe.kernels.elementwise import GROUP, SUMS
+from localmoe.kernels.geometry import (
+    GROUP,
+    LOWS,
+    PANEL,
+    ROW_LOWS,
+    ROW_SCALES,
+    ROWS,
+    SCALES,
+    SUMS,
+    TAIL,
+    TERMS,
+    TILE,
+    D,
+    M,
+)
 from localmoe.kernels.simd import (
     add16,
     add_i32x16,
@@ -63,12 +77,6 @@ from localmoe.kernels.simd_tile import (
 from quant.compiled import compiled
 
 Q4_K, Q5_K, Q6_K = 12, 13, 14
-TILE = 16
-# Offsets in the scratch of one tile: the panel, scales, minima (or offsets), d, dmin (or m), and the rows
-# before transposing.
-PANEL, SCALES, LOWS, D, M = 0, 4096, 5120, 6144, 6656
-ROWS, ROW_SCALES, ROW_LOWS, TAIL, TERMS = 7168, 11264, 12288, 13312, 13824
-TILE_BYTES = 13824 + 2048
 
 
 @compiled(forceinline=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from localmoe.kernels.geometry import GROUP, SUMS
 from localmoe.kernels.simd import (
     abs16,
     add16,
@@ -36,9 +37,6 @@ from localmoe.kernels.simd import (
     zero_i32x16,
 )
 from quant.compiled import compiled
-
-GROUP = 256  # values per activation group, and per K-quant block
-SUMS = GROUP // 16
 
 _F = np.float32
 _ZERO, _ONE, _TOP = _F(0), _F(1), _F(127)

@@ -1,7 +1,7 @@
 """float16 to float32 and back in integer arithmetic, for CPUs that have no instructions for it.
 
-There LLVM would call a library (compiler-rt) that a Python process does not hold, and end the process. The bits are
-those of the instructions: subnormals, infinities and rounding to even included.
+There LLVM would call a library (compiler-rt) that a Python process does not hold, and end the process. The
+bits are those of the instructions: subnormals, infinities and rounding to even included.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def half_to_float(builder: Any, half: Any) -> Any:
     wide = builder.zext(half, word)
     sign = builder.shl(builder.and_(wide, number(0x8000)), number(16))
     magnitude = builder.shl(builder.and_(wide, number(0x7FFF)), number(13))
-    # Read as float32 the exponent is 112 too small; a product mends that, and makes subnormals normal on the way.
+    # Read as float32 the exponent is 112 too small; a product mends that, and makes subnormals normal.
     scaled = builder.bitcast(builder.fmul(builder.bitcast(magnitude, real), _constant(real, 2.0**112)), word)
     special = builder.icmp_unsigned(">=", magnitude, number(0x7C00 << 13))
     bits = builder.select(special, builder.or_(magnitude, number(0x7F800000)), scaled)
@@ -50,11 +50,13 @@ def float_to_half(builder: Any, value: Any) -> Any:
     magnitude = builder.and_(bits, number(0x7FFFFFFF))
     sign = builder.lshr(builder.and_(bits, number(0x80000000)), number(16))
     odd = builder.and_(builder.lshr(magnitude, number(13)), number(1))
-    rebiased = builder.add(builder.add(magnitude, number(0xC8000FFF)), odd)  # exponent - 112, and the rounding
+    # the exponent less 112, and the rounding
+    rebiased = builder.add(builder.add(magnitude, number(0xC8000FFF)), odd)
     normal = builder.lshr(rebiased, number(13))
     # Below 2**-14: adding 0.5 lines the bits up with float16's subnormals and rounds them.
     half = _constant(real, 0.5)
-    tiny = builder.sub(builder.bitcast(builder.fadd(builder.bitcast(magnitude, real), half), word), number(0x3F000000))
+    lined_up = builder.bitcast(builder.fadd(builder.bitcast(magnitude, real), half), word)
+    tiny = builder.sub(lined_up, number(0x3F000000))
     is_nan = builder.icmp_unsigned(">", magnitude, number(0x7F800000))
     special = builder.select(is_nan, number(0x7E00), number(0x7C00))
     small = builder.select(builder.icmp_unsigned("<", magnitude, number(0x38800000)), tiny, normal)

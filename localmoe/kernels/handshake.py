@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 from localmoe.errors import LocalMoeError
 from localmoe.kernels import tasks
 from localmoe.kernels.atomics import load_acquire, pause, store_release
-from localmoe.kernels.dot_blocks import IQ4_NL_TABLE
-from localmoe.kernels.elementwise import GROUP, SUMS, quantize_row
+from localmoe.kernels.elementwise import quantize_row
+from localmoe.kernels.geometry import GROUP, IQ4_NL_TABLE, SUMS
 from localmoe.kernels.handshake_layout import (
     ACTIVATIONS,
     ACTIVE,

@@ -11,10 +11,7 @@ import numpy as np
 
 from localmoe.kernels.dot import dot_rows
 from localmoe.kernels.dot_float import decode_row, dot_f32
-from localmoe.kernels.dot_tile import TILE
 from localmoe.kernels.elementwise import (
-    GROUP,
-    SUMS,
     exp16,
     quantize_group,
     quantize_row,
@@ -22,6 +19,7 @@ from localmoe.kernels.elementwise import (
     store_f32_at,
     swiglu,
 )
+from localmoe.kernels.geometry import GROUP, SUMS, TILE
 from localmoe.kernels.simd import (
     add16,
     args10,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from localmoe.errors import UsageError
-from localmoe.kernels.attention import BLOCK, KV_F16, KV_F32, KV_Q8_0, SCALED
+from localmoe.kernels.geometry import BLOCK, KV_F16, KV_F32, KV_Q8_0, SCALED
 from localmoe.model.config import ModelConfig
 
 KV_TYPES = {"f16": KV_F16, "q8_0": KV_Q8_0, "f32": KV_F32}  # f32: for exact comparison

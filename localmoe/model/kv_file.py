@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from localmoe.kernels.attention import TILE
+from localmoe.kernels.geometry import TILE
 from localmoe.model.kv_cache import KVCache
 
 _VERSION = 1

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from localmoe.kernels.dot import dot_row, dot_rows, scratch_bytes
-from localmoe.kernels.dot_blocks import IQ4_NL_TABLE
+from localmoe.kernels.dot import dot_row, dot_rows
 from localmoe.kernels.elementwise import quantize_row
+from localmoe.kernels.geometry import IQ4_NL_TABLE, scratch_bytes
 from localmoe.kernels.matrix import KERNEL_TYPES
 from quant.blocks import FORMATS
 

@@ -19,8 +19,8 @@ from kernel_rows import (
     tile_dots,
 )
 
-from localmoe.kernels.dot_blocks import IQ4_NL_TABLE
 from localmoe.kernels.dot_float import decode_row
+from localmoe.kernels.geometry import IQ4_NL_TABLE
 from localmoe.kernels.matrix import KERNEL_TYPES
 from quant.blocks import FORMATS
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from localmoe.kernels.attention import TILE
+from localmoe.kernels.geometry import TILE
 from localmoe.model.config import ModelConfig
 from localmoe.model.kv_cache import KVCache
 from localmoe.model.kv_file import load_state, save_state

@@ -1,0 +1,27 @@
+"""Sizes that buffers and kernels agree on. Importing this compiles nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+GROUP = 256  # activations that share a scale, and weights in a K-quant block
+SUMS = GROUP // 16  # sums of activations that go with a group
+TILE = 16  # weight rows that prefill multiplies at once; positions in a tile of keys
+BLOCK = 256  # positions that attention merges at once
+SCALED = 32  # dimensions that share a scale in a q8_0 KV cache
+KV_F16, KV_Q8_0, KV_F32 = 0, 1, 2  # how a KV cache holds its numbers
+
+# Offsets in the scratch of one tile of weights: the panel, scales, minima (or offsets), d, dmin (or m); then
+# the rows before transposing, a row's tail, and the terms of four tokens.
+PANEL, SCALES, LOWS, D, M = 0, 4096, 5120, 6144, 6656
+ROWS, ROW_SCALES, ROW_LOWS, TAIL, TERMS = 7168, 11264, 12288, 13312, 13824
+TILE_BYTES = 13824 + 2048
+
+# IQ4_NL's levels, plus 127 to make them unsigned (ggml's kvalues_iq4nl).
+_LEVELS = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int16) + 127
+IQ4_NL_TABLE = _LEVELS.astype(np.uint8)
+
+
+def scratch_bytes(cols: int, tokens: int) -> int:
+    """What `dot.dot_rows` needs for one thread, a multiple of 64."""
+    return -(-max(TILE_BYTES, (cols + tokens) * 4) // 64) * 64
