@@ -2,8 +2,8 @@
 
     python demo/corpus.py --seed 1 --count 5          # look at some
 
-Each dialogue is ``{"system": str | None, "turns": [[skill, user, answer], ...]}``. Answers follow from what was said, so an
-exact match can be asked of the model.
+Each dialogue is ``{"system": str | None, "turns": [[skill, user, answer], ...]}``. Answers follow from what
+was said, so an exact match can be asked of the model.
 """
 
 import argparse
@@ -22,8 +22,21 @@ SKILLS = ("recall", "sums", "capitals", "json", "help", "manners", "outside")
 def copy_drill(talk: Talk) -> None:
     """Repeat a string: the bare skill of copying."""
     rng, values = talk.rng, talk.values
-    value = rng.choice([values.name, values.city, lambda: letters(rng), lambda: letters(rng).capitalize(), lambda: str(rng.randint(0, 9999))])()
-    text = talk.expand("(repeat|say|echo|copy|write)(| after me|)(:| exactly:|) <v>|(repeat|say|echo) the word <v>|<v>(:|,) repeat that|please (repeat|echo) <v>|can you (say|repeat|spell|write) <v>?|say <v> back to me", v=value)
+    value = rng.choice(
+        [
+            values.name,
+            values.city,
+            lambda: letters(rng),
+            lambda: letters(rng).capitalize(),
+            lambda: str(rng.randint(0, 9999)),
+        ]
+    )()
+    text = talk.expand(
+        "(repeat|say|echo|copy|write)(| after me|)(:| exactly:|) <v>|(repeat|say|echo) the word <v>"
+        "|<v>(:|,) repeat that|please (repeat|echo) <v>|can you (say|repeat|spell|write) <v>?"
+        "|say <v> back to me",
+        v=value,
+    )
     talk.say("recall", text, value, fillers=0.05)
 
 
@@ -50,13 +63,24 @@ def turn(talk: Talk, skill: str) -> None:
             sums.sum_turn(talk)
     else:
         others: dict[str, Callable[[Talk], None]] = {
-            "capitals": capitals.capital_turn, "json": objects.json_turn, "help": help.help_turn,
-            "manners": manners.manners_turn, "outside": outside.outside_turn,
+            "capitals": capitals.capital_turn,
+            "json": objects.json_turn,
+            "help": help.help_turn,
+            "manners": manners.manners_turn,
+            "outside": outside.outside_turn,
         }
         others[skill](talk)
 
 
-WEIGHTS = {"recall": 0.12, "sums": 0.15, "capitals": 0.11, "json": 0.15, "help": 0.17, "manners": 0.08, "outside": 0.22}
+WEIGHTS = {
+    "recall": 0.12,
+    "sums": 0.15,
+    "capitals": 0.11,
+    "json": 0.15,
+    "help": 0.17,
+    "manners": 0.08,
+    "outside": 0.22,
+}
 
 
 def dialogue(rng: random.Random, *, fresh: bool = False, skill: str | None = None) -> Talk:

@@ -1,10 +1,12 @@
-"""Score the demo model: generated dialogues with values never trained, and hand-written ones it was never tuned to.
+"""Score the demo model: generated dialogues with values never trained, and hand-written ones it was never
+tuned to.
 
     python demo/evaluate.py                           # localmoe.load("demo"), as users run it
     python demo/evaluate.py --torch demo/model        # the BF16 weights, in transformers
     python demo/evaluate.py --compare demo/model      # both, side by side, with the loss by quantization
 
-Bars: generated recall, sums, capitals, JSON 97 %, help 95 %; hand-written recall, sums, capitals, outside 90 %, JSON, help 85 %.
+Bars: generated recall, sums, capitals, JSON 97 %, help 95 %; hand-written recall, sums, capitals, outside 90
+%, JSON, help 85 %.
 """
 
 import argparse
@@ -66,7 +68,9 @@ class Torch:
             longest = max(len(prompts[i]) for i in part)
             ids = torch.tensor([[0] * (longest - len(prompts[i])) + prompts[i] for i in part])
             mask = torch.tensor([[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in part])
-            made = self.model.generate(ids, attention_mask=mask, max_new_tokens=80, do_sample=False, pad_token_id=0, eos_token_id=2)
+            made = self.model.generate(
+                ids, attention_mask=mask, max_new_tokens=80, do_sample=False, pad_token_id=0, eos_token_id=2
+            )
             for i, row in zip(part, made[:, longest:].tolist(), strict=True):
                 out[i] = self.tokens.decode(row[: row.index(2)] if 2 in row else [t for t in row if t > 2])
         return out
@@ -90,7 +94,9 @@ class Local:
     def answer(self, conversations: Sequence[Messages]) -> list[str]:
         out = []
         for messages in conversations:
-            ids = list(self.model.generate_ids(self.model.encode_chat(messages), max_tokens=80, temperature=0))
+            ids = list(
+                self.model.generate_ids(self.model.encode_chat(messages), max_tokens=80, temperature=0)
+            )
             out.append(self.model.tokenizer.decode(ids))
         return out
 
@@ -124,15 +130,21 @@ def split(messages: Messages) -> tuple[str | None, list[str]]:
 
 
 def generated(count: int, seed: int = 77) -> list[dict[str, Any]]:
-    """``count`` items of each skill, with values and pairs never trained, in the format of ``heldout.jsonl``."""
+    """``count`` items of each skill, with values and pairs never trained, in the format of
+    ``heldout.jsonl``.
+    """
     items = []
     for skill in corpus.SKILLS:
         for number in range(count):
-            talk = corpus.dialogue(random.Random(f"evaluate/{seed}/{skill}/{number}"), fresh=True, skill=skill)
+            talk = corpus.dialogue(
+                random.Random(f"evaluate/{seed}/{skill}/{number}"), fresh=True, skill=skill
+            )
             messages = [{"role": "system", "content": talk.system}] if talk.system else []
             for _, user, reply in talk.turns:
                 messages += [{"role": "user", "content": user}, {"role": "assistant", "content": reply}]
-            items.append({"skill": skill, "messages": messages[:-1], "check": {"equals": messages[-1]["content"]}})
+            items.append(
+                {"skill": skill, "messages": messages[:-1], "check": {"equals": messages[-1]["content"]}}
+            )
     return items
 
 
@@ -159,7 +171,9 @@ def passes(answer: str, check: dict[str, Any]) -> bool:
         return all(" ".join(fragment.split()) in text for fragment in check["command"])
     if check.get("outside"):
         return "small demo model" in text and "Mixtral" in text
-    return all(holds(word) for word in check.get("contains", [])) and not any(holds(word) for word in check.get("lacks", []))
+    return all(holds(word) for word in check.get("contains", [])) and not any(
+        holds(word) for word in check.get("lacks", [])
+    )
 
 
 def score(backend: Backend, items: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -183,7 +197,10 @@ def routing(folder: Path, per_skill: int = 40) -> dict[str, Any]:
     tokens = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     by_skill = {}
     for skill in corpus.SKILLS:
-        talks = [corpus.dialogue(random.Random(f"routing/{skill}/{n}"), fresh=True, skill=skill) for n in range(per_skill)]
+        talks = [
+            corpus.dialogue(random.Random(f"routing/{skill}/{n}"), fresh=True, skill=skill)
+            for n in range(per_skill)
+        ]
         rows = [encode(tokens, {"system": None, "turns": [t.turns[-1]]}) for t in talks]
         rows.sort(key=lambda row: -len(row[0]))
         groups, mask, *_ = batch(rows, torch.device("cpu"))
@@ -194,7 +211,9 @@ def routing(folder: Path, per_skill: int = 40) -> dict[str, Any]:
         "shares": [[round(100 * float(x), 1) for x in row] for row in mean],
         "smallest": round(100 * float(mean.min()), 1),
         "largest": round(100 * float(mean.max()), 1),
-        "difference_by_skill": {skill: round(50 * float(np.abs(s - mean).sum(1).mean()), 1) for skill, s in by_skill.items()},
+        "difference_by_skill": {
+            skill: round(50 * float(np.abs(s - mean).sum(1).mean()), 1) for skill, s in by_skill.items()
+        },
     }
 
 
@@ -203,8 +222,14 @@ def report(backend: Backend, arguments: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {"generated": score(backend, generated(arguments.count))}
     heldout = HERE / "heldout.jsonl"
     if heldout.exists() and not arguments.no_heldout:
-        result["heldout"] = score(backend, [json.loads(line) for line in heldout.read_text().splitlines() if line.strip()])
-    dialogues = [d for d, _ in zip(corpus.dialogues(4242, fresh=True), range(arguments.dialogues), strict=False) if len(d["turns"]) < 12]
+        result["heldout"] = score(
+            backend, [json.loads(line) for line in heldout.read_text().splitlines() if line.strip()]
+        )
+    dialogues = [
+        d
+        for d, _ in zip(corpus.dialogues(4242, fresh=True), range(arguments.dialogues), strict=False)
+        if len(d["turns"]) < 12
+    ]
     total, count = backend.loss(dialogues)
     result["perplexity"] = round(math.exp(total / max(count, 1)), 5)
     return result
@@ -215,7 +240,13 @@ def show(title: str, result: dict[str, Any]) -> None:
     for name in ("generated", "heldout"):
         if name in result:
             bars = BARS[name]
-            print(f"  {name:10}" + "  ".join(f"{k} {v:.1f}{'' if v >= bars.get(k, 0) else ' (below ' + str(bars[k]) + ')'}" for k, v in result[name].items()))
+            print(
+                f"  {name:10}"
+                + "  ".join(
+                    f"{k} {v:.1f}{'' if v >= bars.get(k, 0) else ' (below ' + str(bars[k]) + ')'}"
+                    for k, v in result[name].items()
+                )
+            )
     print(f"  perplexity of answers {result['perplexity']}")
 
 
@@ -227,7 +258,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100, help="generated items per skill")
     parser.add_argument("--dialogues", type=int, default=100, help="dialogues for the perplexity")
     parser.add_argument("--no-heldout", action="store_true")
-    parser.add_argument("--routing", action="store_true", help="also the shares of experts (of the BF16 weights)")
+    parser.add_argument(
+        "--routing", action="store_true", help="also the shares of experts (of the BF16 weights)"
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     sys.path.insert(0, str(HERE.parent))
@@ -240,7 +273,9 @@ def main() -> None:
     if arguments.compare:
         a, b = result["bf16"], result["localmoe"]
         result["loss"] = {
-            name: {skill: round(a[name][skill] - b[name][skill], 1) for skill in a[name]} for name in ("generated", "heldout") if name in a
+            name: {skill: round(a[name][skill] - b[name][skill], 1) for skill in a[name]}
+            for name in ("generated", "heldout")
+            if name in a
         } | {"perplexity_percent": round(100 * (b["perplexity"] / a["perplexity"] - 1), 2)}
     if arguments.routing:
         result["routing"] = routing(folder or HERE / "model")

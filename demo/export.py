@@ -1,6 +1,6 @@
 """Write a training checkpoint as a Hugging Face folder: BF16 safetensors in shards, tokenizer, configuration.
 
-    python demo/export.py RUN demo/model
+python demo/export.py RUN demo/model
 """
 
 import json
@@ -14,11 +14,13 @@ from torch import Tensor
 
 SHARD_BYTES = 11_500_000
 TEMPLATE = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] + '\\n\\n' %}"
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{% set system = messages[0]['content'] + '\\n\\n' %}"
     "{% set rest = messages[1:] %}{% else %}{% set system = '' %}{% set rest = messages %}{% endif %}"
     "{% for message in rest %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
-    "{% if message['role'] == 'user' %}{{ '[INST] ' + (system if loop.first else '') + message['content'] + ' [/INST]' }}"
+    "{% if message['role'] == 'user' %}"
+    "{{ '[INST] ' + (system if loop.first else '') + message['content'] + ' [/INST]' }}"
     "{% else %}{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}"
 )
 
@@ -35,7 +37,11 @@ def named(flat: Tensor, shape: Shape) -> dict[str, Tensor]:
         for e in range(shape.experts):
             gate, up = views[f"{i}.w13.{e}"].chunk(2)
             expert = f"{base}block_sparse_moe.experts.{e}."
-            out[expert + "w1.weight"], out[expert + "w2.weight"], out[expert + "w3.weight"] = gate, views[f"{i}.w2.{e}"], up
+            out[expert + "w1.weight"], out[expert + "w2.weight"], out[expert + "w3.weight"] = (
+                gate,
+                views[f"{i}.w2.{e}"],
+                up,
+            )
         out[base + "input_layernorm.weight"] = views[f"{i}.norm1"]
         out[base + "post_attention_layernorm.weight"] = views[f"{i}.norm2"]
     out["model.norm.weight"], out["lm_head.weight"] = views["norm"], views["head"]
@@ -45,13 +51,32 @@ def named(flat: Tensor, shape: Shape) -> dict[str, Tensor]:
 def config(shape: Shape) -> dict[str, object]:
     """``config.json``."""
     return {
-        "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "torch_dtype": "bfloat16",
-        "vocab_size": shape.vocab, "hidden_size": shape.hidden, "intermediate_size": shape.ffn, "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim,
-        "num_local_experts": shape.experts, "num_experts_per_tok": shape.top_k, "hidden_act": "silu", "rms_norm_eps": shape.eps,
-        "rope_theta": shape.theta, "max_position_embeddings": shape.context, "sliding_window": None, "attention_dropout": 0.0,
-        "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.02, "output_router_logits": False,
-        "router_aux_loss_coef": 0.02, "router_jitter_noise": 0.0, "use_cache": True,
+        "architectures": ["MixtralForCausalLM"],
+        "model_type": "mixtral",
+        "torch_dtype": "bfloat16",
+        "vocab_size": shape.vocab,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.ffn,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "num_local_experts": shape.experts,
+        "num_experts_per_tok": shape.top_k,
+        "hidden_act": "silu",
+        "rms_norm_eps": shape.eps,
+        "rope_theta": shape.theta,
+        "max_position_embeddings": shape.context,
+        "sliding_window": None,
+        "attention_dropout": 0.0,
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "initializer_range": 0.02,
+        "output_router_logits": False,
+        "router_aux_loss_coef": 0.02,
+        "router_jitter_noise": 0.0,
+        "use_cache": True,
     }
 
 
@@ -78,11 +103,23 @@ def export(run: Path, target: Path) -> None:
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     files: dict[str, object] = {
         "config.json": config(shape),
-        "generation_config.json": {"bos_token_id": 1, "eos_token_id": 2, "do_sample": False, "max_new_tokens": 256},
+        "generation_config.json": {
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "do_sample": False,
+            "max_new_tokens": 256,
+        },
         "model.safetensors.index.json": {"metadata": {"total_size": total}, "weight_map": where},
         "tokenizer_config.json": {
-            **special, "add_bos_token": True, "add_eos_token": False, "clean_up_tokenization_spaces": False, "legacy": True,
-            "model_max_length": shape.context, "sp_model_kwargs": {}, "tokenizer_class": "LlamaTokenizer", "chat_template": TEMPLATE,
+            **special,
+            "add_bos_token": True,
+            "add_eos_token": False,
+            "clean_up_tokenization_spaces": False,
+            "legacy": True,
+            "model_max_length": shape.context,
+            "sp_model_kwargs": {},
+            "tokenizer_class": "LlamaTokenizer",
+            "chat_template": TEMPLATE,
         },
         "special_tokens_map.json": special,
     }

@@ -1,13 +1,13 @@
 """A small phrase grammar: templates that each stand for hundreds of surface forms.
 
-``(a|b|)`` chooses one of its parts, which may nest; ``<name>`` is replaced by the slot of that name or, where there is
-none, by the rule of that name in :data:`RULES`. Slot values are guarded by two control characters until
-:func:`roughen` has made the text look typed (lower case, typos, missing punctuation), so that noise never hits a value
-that the answer must repeat.
+``(a|b|)`` chooses one of its parts, which may nest; ``<name>`` is replaced by the slot of that name or,
+where there is none, by the rule of that name in :data:`RULES`. Slot values are guarded by two control
+characters until :func:`roughen` has made the text look typed (lower case, typos, missing punctuation), so
+that noise never hits a value that the answer must repeat.
 """
 
 # Phrase tables read better in long lines.
-# ruff: noqa: E501, SIM905
+# ruff: noqa: E501
 
 import functools
 import random
@@ -114,7 +114,19 @@ def pick(options: str, rng: random.Random) -> str:
     return rng.choice(options.split("|"))
 
 
-KEYS_NEAR = {"a": "s", "s": "a", "e": "r", "r": "e", "o": "p", "i": "o", "t": "y", "n": "m", "m": "n", "h": "j", "l": "k"}
+KEYS_NEAR = {
+    "a": "s",
+    "s": "a",
+    "e": "r",
+    "r": "e",
+    "o": "p",
+    "i": "o",
+    "t": "y",
+    "n": "m",
+    "m": "n",
+    "h": "j",
+    "l": "k",
+}
 
 
 def _typo(word: str, rng: random.Random) -> str:

@@ -1,7 +1,7 @@
 """The demo model: Mixtral's architecture in plain PyTorch, written for training on few CPU cores.
 
-All weights live in one flat buffer (:class:`Layout`), so that two processes can share weights and gradients without
-copying. The expert and attention matrices come first: Muon updates them, AdamW the rest.
+All weights live in one flat buffer (:class:`Layout`), so that two processes can share weights and gradients
+without copying. The expert and attention matrices come first: Muon updates them, AdamW the rest.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,9 @@ class Shape:
 
 
 class Layout:
-    """Where each tensor lies in the flat buffer. ``square`` matrices of [256, 256], then ``half`` ones of [128, 256]."""
+    """Where each tensor lies in the flat buffer. ``square`` matrices of [256, 256], then ``half`` ones of
+    [128, 256].
+    """
 
     def __init__(self, shape: Shape) -> None:
         self.shape, self.entries, self.total = shape, {}, 0
@@ -74,7 +76,11 @@ class Layout:
                 view.fill_(1.0)
             else:
                 out = name.split(".")[1:2] in (["o"], ["w2"])
-                view.normal_(0.0, 0.02 if name in ("embed", "head") or "gate" in name else 0.04 * (0.4 if out else 1), generator=generator)
+                view.normal_(
+                    0.0,
+                    0.02 if name in ("embed", "head") or "gate" in name else 0.04 * (0.4 if out else 1),
+                    generator=generator,
+                )
         return flat
 
 
@@ -101,8 +107,8 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states of several groups of equally long rows, flattened to [tokens, hidden].
 
-    ``groups`` are int64 [rows, length]; ``mask`` bool [tokens] is False for padding. Also returns the load-balancing
-    loss and the share of choices per expert [layers, experts].
+    ``groups`` are int64 [rows, length]; ``mask`` bool [tokens] is False for padding. Also returns the
+    load-balancing loss and the share of choices per expert [layers, experts].
     """
     s = shape
     x = w["embed"].index_select(0, torch.cat([g.reshape(-1) for g in groups]))
@@ -160,11 +166,17 @@ def fake_quantize(flat: Tensor) -> Tensor:
     return torch.round((g - low) / scale).clamp_(0, 15).mul_(scale).add_(low).view(-1)
 
 
-NEWTON_SCHULZ = ((8.2872, -23.5959, 17.3004), (4.1071, -2.9478, 0.5448), (3.9487, -2.9089, 0.5518))  # Polar Express, 2505.16932
+NEWTON_SCHULZ = (
+    (8.2872, -23.5959, 17.3004),
+    (4.1071, -2.9478, 0.5448),
+    (3.9487, -2.9089, 0.5518),
+)  # Polar Express, 2505.16932
 
 
 def orthogonal(g: Tensor) -> Tensor:
-    """Muon's step: roughly the nearest orthogonal matrices to ``g`` [matrices, rows <= cols, cols], by Newton-Schulz."""
+    """Muon's step: roughly the nearest orthogonal matrices to ``g`` [matrices, rows <= cols, cols], by
+    Newton-Schulz.
+    """
     x = g.bfloat16()
     x = x / (x.float().norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-8).bfloat16()
     for a, b, c in NEWTON_SCHULZ:

@@ -2,8 +2,9 @@
 
     python demo/tokenizer.py demo/model/tokenizer.model
 
-Byte-pair pieces, byte fallback, single digits, ``[INST]`` and ``[/INST]`` whole. Merges with a capital letter are dropped:
-"Milo" is cut the same way after a space and after a quotation mark, which is what makes copying a name into JSON learnable.
+Byte-pair pieces, byte fallback, single digits, ``[INST]`` and ``[/INST]`` whole. Merges with a capital
+letter are dropped: "Milo" is cut the same way after a space and after a quotation mark, which is what makes
+copying a name into JSON learnable.
 """
 
 import itertools
@@ -31,10 +32,24 @@ def train(path: Path, dialogues: int = 60_000) -> None:
 
     prefix = str(path.with_suffix(""))
     spm.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines(dialogues)), model_prefix=prefix, vocab_size=4000, model_type="bpe", byte_fallback=True,
-        split_digits=True, normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=True,
-        user_defined_symbols=["[INST]", "[/INST]"], unk_id=0, bos_id=1, eos_id=2, pad_id=-1, character_coverage=0.9999,
-        max_sentence_length=8000, minloglevel=2, num_threads=2,
+        sentence_iterator=iter(lines(dialogues)),
+        model_prefix=prefix,
+        vocab_size=4000,
+        model_type="bpe",
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=True,
+        user_defined_symbols=["[INST]", "[/INST]"],
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        character_coverage=0.9999,
+        max_sentence_length=8000,
+        minloglevel=2,
+        num_threads=2,
     )
     path.write_bytes(prune(path.read_bytes(), VOCABULARY))
     Path(prefix + ".vocab").unlink(missing_ok=True)
@@ -56,7 +71,9 @@ def prune(model: bytes, size: int) -> bytes:
 
 
 def fields(model: bytes) -> tuple[list[bytes], bytes]:
-    """The records of the pieces (field 1 of the protocol buffer, all of it length-delimited) and what follows them."""
+    """The records of the pieces (field 1 of the protocol buffer, all of it length-delimited) and what
+    follows them.
+    """
     at, records = 0, []
     while at < len(model) and model[at] == 0x0A:
         length, shift, end = 0, 0, at + 1

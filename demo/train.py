@@ -1,12 +1,13 @@
 """Train the demo model on generated dialogues.
 
-    python demo/train.py RUN --minutes 80             # two CPU processes (one to three hours in all); resumes from RUN
-    python demo/train.py RUN --minutes 10 --device cuda
+    python demo/train.py RUN --minutes 80             # two CPU processes (one to three hours in all);
+    resumes from RUN python demo/train.py RUN --minutes 10 --device cuda
 
-A dialogue is encoded as Mixtral's v1 format does: ``<s>``, then for each turn ``encode("[INST] " + user + " [/INST]")`` and
-``encode(answer) + </s>``, each piece encoded by itself; the system prompt stands before the first user text, a blank line
-between. The loss is on answers only. The two processes take chunks of each step's dialogues from a common counter, add
-their gradients in shared memory, and update half of the weights each.
+A dialogue is encoded as Mixtral's v1 format does: ``<s>``, then for each turn ``encode("[INST] " + user + "
+[/INST]")`` and ``encode(answer) + </s>``, each piece encoded by itself; the system prompt stands before the
+first user text, a blank line between. The loss is on answers only. The two processes take chunks of each
+step's dialogues from a common counter, add their gradients in shared memory, and update half of the weights
+each.
 """
 
 import argparse
@@ -60,7 +61,9 @@ def chunks(rows: list[Any], count: int) -> list[list[Any]]:
 
 
 def batch(rows: list[Any], device: torch.device) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-    """Groups of rows of similar length, the mask of real tokens, positions to predict from, and what follows them."""
+    """Groups of rows of similar length, the mask of real tokens, positions to predict from, and what follows
+    them.
+    """
     groups, mask, source, target, base, at = [], [], [], [], 0, 0
     while at < len(rows):
         longest = len(rows[at][0])
@@ -77,7 +80,12 @@ def batch(rows: list[Any], device: torch.device) -> tuple[list[Tensor], Tensor, 
         groups.append(tokens.to(device))
         base += size * longest
         at += size
-    return groups, torch.cat(mask).to(device), torch.tensor(source, device=device), torch.tensor(target, device=device)
+    return (
+        groups,
+        torch.cat(mask).to(device),
+        torch.tensor(source, device=device),
+        torch.tensor(target, device=device),
+    )
 
 
 def copying(rng: random.Random, vocabulary: int) -> Any:
@@ -99,7 +107,9 @@ def stream(sp: Any, seed: int, limit: int, copies: int) -> Iterator[list[Any]]:
 
 
 @torch.no_grad()
-def exact(w: dict[str, Tensor], shape: Shape, rows: list[Any], tables: tuple[Tensor, Tensor]) -> tuple[dict[str, float], Tensor]:
+def exact(
+    w: dict[str, Tensor], shape: Shape, rows: list[Any], tables: tuple[Tensor, Tensor]
+) -> tuple[dict[str, float], Tensor]:
     """Share of answers of each skill whose every token is the model's first choice; expert shares."""
     hits, counts, shares = Counter[str](), Counter[str](), []
     for chunk in chunks(rows, max(1, len(rows) // 32)):
@@ -137,7 +147,9 @@ def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Name
     spent, step = shared["spent"], shared["step"]
     steps = stream(sp, options.seed + step * 1009, shape.context, options.copies)
     if rank == 0:
-        test = [encode(sp, d) for d, _ in zip(corpus.dialogues(31, fresh=True), range(options.test), strict=False)]
+        test = [
+            encode(sp, d) for d, _ in zip(corpus.dialogues(31, fresh=True), range(options.test), strict=False)
+        ]
         test = [row for row in test if len(row[0]) < 700]
     began = last_save = last_note = time.time()
     losses: list[float] = []
@@ -196,7 +208,11 @@ def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Name
             now = time.time()
             shared["clock"].value = now - began
             if now - last_note > 20:
-                print(f"step {step} {100 * progress:.1f}% lr {lr:.3f} loss {sum(losses) / len(losses):.4f} {world * tokens / (now - last_note):.0f} tok/s{' q4' if fake else ''}", flush=True)
+                print(
+                    f"step {step} {100 * progress:.1f}% lr {lr:.3f} loss {sum(losses) / len(losses):.4f}"
+                    f" {world * tokens / (now - last_note):.0f} tok/s{' q4' if fake else ''}",
+                    flush=True,
+                )
                 last_note, losses, tokens = now, [], 0
             if now - last_save > SAVE_EVERY or progress >= 1:
                 save(run, shared, step, spent + now - began)
@@ -204,7 +220,12 @@ def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Name
             if saves == TEST_EVERY or progress >= 1:
                 saves = 0
                 scores, share = exact(leaves, shape, test, tables)
-                print("  exact " + " ".join(f"{k} {100 * v:.1f}" for k, v in scores.items()) + f" | experts {100 * share.min():.1f}-{100 * share.max():.1f}%", flush=True)
+                print(
+                    "  exact "
+                    + " ".join(f"{k} {100 * v:.1f}" for k, v in scores.items())
+                    + f" | experts {100 * share.min():.1f}-{100 * share.max():.1f}%",
+                    flush=True,
+                )
             if now - last_save > SAVE_EVERY:
                 last_save = time.time()
         shared["barrier"].wait()
@@ -226,7 +247,9 @@ def save(run: Path, shared: dict[str, Any], step: int, spent: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the demo model; resumes from RUN/checkpoint.pt.")
     parser.add_argument("run")
-    parser.add_argument("--minutes", type=float, default=80, help="training time in all, earlier runs counted in")
+    parser.add_argument(
+        "--minutes", type=float, default=80, help="training time in all, earlier runs counted in"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--tokenizer", default=str(Path(__file__).parent / "model" / "tokenizer.model"))
     parser.add_argument("--seed", type=int, default=1)
@@ -234,7 +257,12 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=4, help="pieces that a step's dialogues are cut into")
     parser.add_argument("--copies", type=int, default=8, help="rows of random tokens to copy, per step")
     parser.add_argument("--test", type=int, default=120, help="dialogues to test on at each checkpoint")
-    parser.add_argument("--quantize-from", type=float, default=QUANTIZE_FROM, help="share of the run after which weights are rounded")
+    parser.add_argument(
+        "--quantize-from",
+        type=float,
+        default=QUANTIZE_FROM,
+        help="share of the run after which weights are rounded",
+    )
     options = parser.parse_args()
     world = options.processes if options.device == "cpu" else 1
     run = Path(options.run)
@@ -248,8 +276,16 @@ def main() -> None:
     context = mp.get_context("spawn")
     grads = torch.zeros(world, layout.total, dtype=torch.bfloat16, device=options.device)
     shared: dict[str, Any] = {
-        "master": master, "work": work, "state": state, "grads": list(grads), "barrier": context.Barrier(world), "next": context.Value("i", 0),
-        "loss": context.Value("d", 0.0), "clock": context.Value("d", 0.0), "step": saved["step"] if saved else 0, "spent": saved["spent"] if saved else 0.0,
+        "master": master,
+        "work": work,
+        "state": state,
+        "grads": list(grads),
+        "barrier": context.Barrier(world),
+        "next": context.Value("i", 0),
+        "loss": context.Value("d", 0.0),
+        "clock": context.Value("d", 0.0),
+        "step": saved["step"] if saved else 0,
+        "spent": saved["spent"] if saved else 0.0,
     }
     print(f"{layout.total / 1e6:.2f} M parameters, step {shared['step']}", flush=True)
     if world == 1:

@@ -21,7 +21,15 @@ def read(folder: Path, shape: Shape) -> Tensor:
         layer, _, rest = name.partition(".")
         base = f"model.layers.{layer}."
         if name in ("embed", "head", "norm"):
-            view.copy_(tensors[{"embed": "model.embed_tokens.weight", "head": "lm_head.weight", "norm": "model.norm.weight"}[name]])
+            view.copy_(
+                tensors[
+                    {
+                        "embed": "model.embed_tokens.weight",
+                        "head": "lm_head.weight",
+                        "norm": "model.norm.weight",
+                    }[name]
+                ]
+            )
         elif rest.startswith("w13"):
             expert = f"{base}block_sparse_moe.experts.{rest[4:]}."
             view.copy_(torch.cat([tensors[expert + "w1.weight"], tensors[expert + "w3.weight"]]))
@@ -30,6 +38,10 @@ def read(folder: Path, shape: Shape) -> Tensor:
         elif rest in "qkvo":
             view.copy_(tensors[f"{base}self_attn.{rest}_proj.weight"])
         else:
-            names = {"gate": "block_sparse_moe.gate", "norm1": "input_layernorm", "norm2": "post_attention_layernorm"}
+            names = {
+                "gate": "block_sparse_moe.gate",
+                "norm1": "input_layernorm",
+                "norm2": "post_attention_layernorm",
+            }
             view.copy_(tensors[base + names[rest] + ".weight"])
     return flat

@@ -1,7 +1,7 @@
 """What a user may tell about themself, and the many ways to tell and ask it.
 
-Each attribute has: ``tell``, first-person clauses; ``np``, noun phrases for it; ``ask``, direct questions; ``clause``,
-what follows "do you remember"; and how the model says it back.
+Each attribute has: ``tell``, first-person clauses; ``np``, noun phrases for it; ``ask``, direct questions;
+``clause``, what follows "do you remember"; and how the model says it back.
 """
 
 # Phrase tables read better in long lines.

@@ -1,10 +1,11 @@
 """What localmoe is, and which command does what.
 
-Each task has verb phrases (``do``), noun phrases (``noun``) and problems (``trouble``); frames turn each into questions.
+Each task has verb phrases (``do``), noun phrases (``noun``) and problems (``trouble``); frames turn each
+into questions.
 """
 
 # Phrase tables read better in long lines.
-# ruff: noqa: E501, SIM905
+# ruff: noqa: E501
 
 from dataclasses import dataclass
 

@@ -1,7 +1,7 @@
 """Greetings, thanks, names and system prompts."""
 
 # Phrase tables read better in long lines.
-# ruff: noqa: E501, SIM905
+# ruff: noqa: E501
 
 from talk import Talk, capital
 

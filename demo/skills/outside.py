@@ -1,6 +1,7 @@
 """Everything else: questions that the model declines, saying what it is.
 
-Built from frames times topics, with invented words among the topics, so that an unknown subject is declined too.
+Built from frames times topics, with invented words among the topics, so that an unknown subject is declined
+too.
 """
 
 # Phrase tables read better in long lines.

@@ -1,4 +1,6 @@
-"""The corpus is what the model will be: it must be deterministic, right, and apart from what evaluation asks."""
+"""The corpus is what the model will be: it must be deterministic, right, and apart from what evaluation
+asks.
+"""
 
 import itertools
 import json
@@ -17,7 +19,12 @@ def some(seed: int, count: int, **options: bool) -> list[dict]:
 
 
 def turns(seed: int, count: int, skill: str, **options: bool) -> list[tuple[str, str]]:
-    return [(user, reply) for d in some(seed, count, **options) for kind, user, reply in d["turns"] if kind == skill]
+    return [
+        (user, reply)
+        for d in some(seed, count, **options)
+        for kind, user, reply in d["turns"]
+        if kind == skill
+    ]
 
 
 def test_the_same_seed_gives_the_same_dialogues_and_another_seed_others() -> None:
@@ -33,8 +40,12 @@ def test_every_skill_has_a_share_and_questions_outside_enough_of_one() -> None:
 
 
 def test_no_guard_is_left_in_a_text() -> None:
-    assert not any(OPEN in text or CLOSE in text for d in some(6, 2000) for turn in d["turns"] for text in turn)
-    assert not any(mark in user for d in some(6, 500) for _, user, _ in d["turns"] for mark in ("<v>", "<keys>", "{np}"))
+    assert not any(
+        OPEN in text or CLOSE in text for d in some(6, 2000) for turn in d["turns"] for text in turn
+    )
+    assert not any(
+        mark in user for d in some(6, 500) for _, user, _ in d["turns"] for mark in ("<v>", "<keys>", "{np}")
+    )
 
 
 def test_answers_in_json_are_objects() -> None:
@@ -70,7 +81,9 @@ def test_numbers_are_spelt_apart(number: int) -> None:
 
 
 def test_capitals_are_those_of_the_table() -> None:
-    known = {f"The capital of {c} is {k}." for c, k, _ in COUNTRIES} | {f"{k} is the capital of {c}." for c, k, _ in COUNTRIES}
+    known = {f"The capital of {c} is {k}." for c, k, _ in COUNTRIES} | {
+        f"{k} is the capital of {c}." for c, k, _ in COUNTRIES
+    }
     for _, reply in turns(10, 2000, "capitals"):
         plain = re.sub("^Yes, ", "", reply)
         plain = re.sub("^No, the", "The", plain)
@@ -105,11 +118,15 @@ def test_a_recalled_value_was_told() -> None:
 
 def test_grammar_expands_choices_rules_and_slots() -> None:
     rng = random.Random(0)
-    made = {roughen(expand("(a|b|)<v> (x (y|z))", rng, {"v": 5}), random.Random(1)).lower() for _ in range(200)}
+    made = {
+        roughen(expand("(a|b|)<v> (x (y|z))", rng, {"v": 5}), random.Random(1)).lower() for _ in range(200)
+    }
     assert made == {f"{p}5 x {q}" for p in ("a", "b", "") for q in ("y", "z")}
 
 
 def test_noise_leaves_values_alone() -> None:
     rng = random.Random(2)
     for _ in range(500):
-        assert "McDunn-Ojala" in roughen(expand("my name is definitely <v>.", rng, {"v": "McDunn-Ojala"}), rng)
+        assert "McDunn-Ojala" in roughen(
+            expand("my name is definitely <v>.", rng, {"v": "McDunn-Ojala"}), rng
+        )
