@@ -44,6 +44,7 @@ def main(name, steps, file):
             if failed[0] or time.monotonic() > limit:
                 print("no answer", step)
                 return 3
+            time.sleep(0)  # the core may be needed by the other side
         for expert, place in zip(chosen.tolist(), places.tolist(), strict=True):
             wanted = expected[i, layer, expert, share]
             if not np.abs(results[place] - wanted).max() <= 0.05 * np.abs(wanted).max():
