@@ -84,7 +84,9 @@ def close(got, wanted, bound):
     error = np.abs(got - wanted).max() / np.abs(wanted).max()
     assert np.isfinite(got).all()
     assert error < bound, f"relative error {error:.2e}"
-    assert (got.argmax(1) == wanted.argmax(1)).all()
+    second, top = np.sort(wanted, 1)[:, -2:].T
+    clear = top - second > 2 * np.abs(got - wanted).max(1)  # nearer than the error, either choice is right
+    assert (got.argmax(1) == wanted.argmax(1))[clear].all()
 
 
 def modes(directory):
