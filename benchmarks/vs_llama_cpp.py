@@ -144,6 +144,7 @@ def main() -> None:
     p.add_argument("--generate", type=int, default=32)
     p.add_argument("--pairs", type=int, default=5)
     p.add_argument("--no-logits", action="store_true")
+    p.add_argument("--no-speed", action="store_true")
     p.add_argument("--out", type=Path, default=RESULTS)
     a = p.parse_args()
     machine = {
@@ -156,6 +157,8 @@ def main() -> None:
         if not a.no_logits:
             report["logits"].append({"file": file.stem, **compare_logits(a.peer, file)})
             print(json.dumps(report["logits"][-1]), flush=True)
+        if a.no_speed:
+            continue
         most = localmoe.load(file, learn=False)
         limit = most.config.context - a.generate - 8
         most.close()
@@ -168,8 +171,13 @@ def main() -> None:
                     peer = f"llama.cpp {r['llama_cpp']:8.1f} ({r['llama_cpp_setting']})"
                     line = f"{file.stem:<14} {threads} threads {what:>8} {prompt:>5}: ours {r['ours']:8.1f}"
                     print(f"{line}  {peer}  ratio {r['ratio']:.2f}", flush=True)
-                a.out.parent.mkdir(parents=True, exist_ok=True)
-                a.out.write_text(json.dumps(report, indent=1) + "\n")
+                save(a.out, report)
+    save(a.out, report)
+
+
+def save(out: Path, report: dict[str, Any]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _default_files(folder: Path, only: list[str] | None) -> list[Path]:
