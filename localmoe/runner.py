@@ -68,6 +68,8 @@ def load(
     """
     if mode not in MODES:
         raise UsageError(f"the mode {mode!r} is unknown; use {', '.join(MODES)}")
+    if kv_type not in ("f16", "q8_0"):
+        raise UsageError(f"--kv-type {kv_type}: choose one of f16, q8_0")
     gpu_bound, ram_bound = _bytes(gpu_memory), _bytes(ram)
     chosen = choose_device("cpu" if exact else device, notice or (lambda line: None))
     kv_type = "f32" if exact else kv_type
