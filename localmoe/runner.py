@@ -144,6 +144,8 @@ class Model:
         """uint8 [len(ids), layers, k]: the experts that each token was sent to, in router order."""
         residency = self._engine.residency
         if residency is None:
+            if self.config.is_mixture:
+                raise UsageError("routing is recorded on the CPU only: load the model with device cpu")
             raise UsageError(f"{self.name} has no experts to route to")
         if not len(ids):
             raise UsageError("routing of no tokens: give at least one id")
