@@ -9,7 +9,7 @@ import sys
 import numba
 import numpy as np
 
-from localmoe.kernels import dot_blocks, dot_k, simd
+from localmoe.kernels import dot_blocks, dot_k, geometry, simd
 from localmoe.kernels.elementwise import quantize_row, rms_norm, swiglu
 from quant.blocks import FORMATS
 
@@ -39,7 +39,7 @@ def results() -> dict[str, str]:
         out[name] = digest(y)
     for name in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl"):
         blocks, y = random_blocks(name, cols, rng), np.zeros((8, tokens), np.float32)
-        table = address(dot_blocks.IQ4_NL_TABLE)
+        table = address(geometry.IQ4_NL_TABLE)
         for row, acc in zip(blocks, y, strict=True):
             dot_blocks.dot_blocks(
                 FORMATS[name].ggml_type, address(row), cols, table, *activations, address(acc)
