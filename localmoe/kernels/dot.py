@@ -4,41 +4,46 @@ apart.
 
 from __future__ import annotations
 
-from localmoe.kernels.dot_blocks import dot_blocks
+from localmoe.kernels.dot_blocks import quad_blocks
 from localmoe.kernels.dot_float import BF16, F16, F32, Q4_K, Q5_K, Q6_K, decode_row, dot_f32, dot_float
-from localmoe.kernels.dot_k import dot_q4_k, dot_q5_k, dot_q6_k
+from localmoe.kernels.dot_k import quad_q4_k, quad_q5_k, quad_q6_k
 from localmoe.kernels.dot_tile import tile_blocks, tile_k
 from localmoe.kernels.elementwise import store_f32_at
-from localmoe.kernels.geometry import GROUP, TILE
-from localmoe.kernels.simd import load_f32, load_i32
+from localmoe.kernels.geometry import GROUP, SUMS, TILE
+from localmoe.kernels.simd import load_i32
 from quant.compiled import compiled
 
 FEW = 6  # tokens from which unpacking a tile of sixteen rows pays
 
 
 @compiled()
-def dot_row(exact, kind, row, cols, size, table, x, q, scales, sums, index, tokens, acc, scratch) -> None:
-    """acc[t] = row · token index[t], t < tokens, float32.
-
-    Rows of F32, F16 and BF16 meet the float32 activations x [*, cols]; quantized rows meet the int8 ones
-    (q, scales, sums), or, when `exact`, are decoded to `scratch` (cols float32) and meet x. Addresses, all
-    of them.
+def _float_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, index, tokens, out,
+                scratch) -> None:
+    """Rows that meet the float32 activations x [*, cols]: F32, F16 and BF16; when `exact`, all others too,
+    which are decoded to `scratch` (cols float32) first.
     """
-    if exact and kind != F32 and kind != F16 and kind != BF16:
-        decode_row(kind, row, cols, size, table, scratch)
+    floats = kind == F32 or kind == F16 or kind == BF16
+    for r in range(count):
+        row = rows + r * row_bytes
+        if not floats:
+            decode_row(kind, row, cols, size, table, scratch)
         for t in range(tokens):
-            store_f32_at(acc, t, dot_f32(scratch, cols, x + load_i32(index + t * 4) * cols * 4))
-    elif kind == Q4_K:
-        dot_q4_k(row, cols // GROUP, q, scales, sums, index, tokens, acc)
+            token = x + load_i32(index + t * 4) * cols * 4
+            value = dot_float(kind, row, cols, token) if floats else dot_f32(scratch, cols, token)
+            store_f32_at(out, t * TILE + r, value)
+
+
+@compiled()
+def _quad(kind, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch) -> None:
+    """out [4] = four quantized rows times one token's int8 activations."""
+    if kind == Q4_K:
+        quad_q4_k(r0, r1, r2, r3, ahead, cols // GROUP, q, scales, sums, out)
     elif kind == Q5_K:
-        dot_q5_k(row, cols // GROUP, q, scales, sums, index, tokens, acc)
+        quad_q5_k(r0, r1, r2, r3, ahead, cols // GROUP, q, scales, sums, out)
     elif kind == Q6_K:
-        dot_q6_k(row, cols // GROUP, q, scales, sums, index, tokens, acc)
-    elif kind == F32 or kind == F16 or kind == BF16:
-        for t in range(tokens):
-            store_f32_at(acc, t, dot_float(kind, row, cols, x + load_i32(index + t * 4) * cols * 4))
+        quad_q6_k(r0, r1, r2, r3, ahead, cols // GROUP, q, scales, sums, out)
     else:
-        dot_blocks(kind, row, cols, table, q, scales, sums, index, tokens, acc)
+        quad_blocks(kind, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch)
 
 
 @compiled()
@@ -47,22 +52,23 @@ def dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scale
     """out[t, r] = row r · token index[t]: `count` ≤ 16 rows, out float32 [tokens, 16], bit-equal for any
     `tokens`.
 
-    scratch: `scratch_bytes(cols, tokens)` of it. Other arguments as in `dot_row`.
+    Rows of F32, F16 and BF16, and all when `exact`, meet the float32 activations x [*, cols]; other rows the
+    int8 ones (q, scales, sums). Columns from `count` on hold nothing of use. Addresses, all of them; scratch:
+    `scratch_bytes(cols, tokens)` of it.
     """
-    floats = kind == F32 or kind == F16 or kind == BF16
-    if tokens >= FEW and not exact and not floats:
-        if kind == Q4_K or kind == Q5_K or kind == Q6_K:
-            tile_k(kind, rows, row_bytes, count, cols, q, scales, sums, index, tokens, out, scratch)
-        else:
-            tile_blocks(kind, rows, row_bytes, count, cols, table, q, scales, sums, index, tokens, out,
-                        scratch)
-        return
-    acc = scratch + cols * 4
-    for r in range(count):
-        row = rows + r * row_bytes
-        if tokens == 1:
-            dot_row(exact, kind, row, cols, size, table, x, q, scales, sums, index, 1, out + r * 4, scratch)
-            continue
-        dot_row(exact, kind, row, cols, size, table, x, q, scales, sums, index, tokens, acc, scratch)
-        for t in range(tokens):
-            store_f32_at(out, t * TILE + r, load_f32(acc + t * 4))
+    if exact or kind == F32 or kind == F16 or kind == BF16:
+        _float_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, index, tokens, out, scratch)
+    elif tokens >= FEW and (kind == Q4_K or kind == Q5_K or kind == Q6_K):
+        tile_k(kind, rows, row_bytes, count, cols, q, scales, sums, index, tokens, out, scratch)
+    elif tokens >= FEW:
+        tile_blocks(kind, rows, row_bytes, count, cols, table, q, scales, sums, index, tokens, out, scratch)
+    else:
+        groups = (cols + GROUP - 1) // GROUP
+        for r in range(0, count, 4):
+            last = min(3, count - 1 - r)  # the last row stands in for missing ones
+            r0 = rows + r * row_bytes
+            r1, r2, r3 = r0 + min(1, last) * row_bytes, r0 + min(2, last) * row_bytes, r0 + last * row_bytes
+            for t in range(tokens):
+                at = load_i32(index + t * 4) * groups
+                _quad(kind, r0, r1, r2, r3, 4 * row_bytes, cols, table, q + at * GROUP, scales + at * 4,
+                      sums + at * SUMS * 2, out + (t * TILE + r) * 4, scratch)

@@ -1,4 +1,5 @@
-"""Dot products of 32-weight block rows (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL) with int8 activations.
+"""Dot products of 32-weight block rows (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL) with int8 activations, four
+rows at a time.
 
 Each block's dot with its 32 activations is an exact integer; the eight blocks of an activation group are
 scaled, added in one fixed tree, and enter the row's float32 sum as one term:
@@ -6,50 +7,56 @@ scaled, added in one fixed tree, and enter the row's float32 sum as one term:
     term_k = d_k * (dot_k - offset * sum_k)  [+ m_k * sum_k]          acc = fma(tree(term), activation scale,
     acc)
 
-A row whose length is no multiple of 256 ends in a group with fewer blocks: those are copied to a buffer that
+A row whose length is no multiple of 256 ends in a group with fewer blocks: those are copied to scratch that
 holds zeros beyond them, so that nothing is read past the row. Arguments as in `dot_k`.
 """
 
 from __future__ import annotations
 
-import numpy as np
-
-from localmoe.kernels.elementwise import store_f32_at
+from localmoe.kernels.dot_k import prefetch_block
 from localmoe.kernels.geometry import GROUP, SUMS
 from localmoe.kernels.simd import (
-    bits_to_16,
-    dot_bytes,
-    dot_bytes_wide,
     flip_sign_bytes,
-    fma,
-    fma8,
-    fold_halves,
+    fma4,
+    fma16,
+    high_nibbles,
     join_i8x32,
     load_f32,
-    load_folded_sums,
-    load_halves,
     load_i8x16,
     load_i8x32,
-    load_i8x64,
-    load_i32,
     load_u8,
     load_u32,
-    mul8,
-    nibbles16,
+    low_nibbles,
+    mul16,
+    mul_i32x16,
+    or_bytes,
     or_bytes32,
-    prefetch,
-    select_bytes,
+    splat_f32x4,
+    splat_i32x16,
+    store_f32x4,
     store_i8,
-    sub_scaled_i32x8,
-    sum8,
-    to_f32x8,
+    sub_i32x16,
+    to_f32x16,
+    zero_f32x4,
     zero_i32x16,
+)
+from localmoe.kernels.simd_dot import dot_bytes, dot_bytes_wide
+from localmoe.kernels.simd_formats import bits_to_16, nibbles16, select_bytes
+from localmoe.kernels.simd_quad import (
+    gather_block_halves,
+    high_block_sums,
+    high_fifths,
+    load_quarters,
+    low_block_sums,
+    low_fifths,
+    quad_sums,
+    tree_terms,
 )
 from quant.compiled import compiled
 
 Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL = 2, 3, 6, 7, 8, 20  # ggml's type numbers
 BLOCK = 32
-_AHEAD = 1440
+_TAIL = 8 * 34  # bytes of eight blocks, of the largest kind
 
 
 @compiled(forceinline=True)
@@ -86,70 +93,102 @@ def two_blocks(kind: int, b: int, size: int, table: int):
 
 
 @compiled(forceinline=True)
-def _dots(wide: bool, v0, v1, v2, v3, x: int):
-    """The eight blocks' integer dots, in fold order."""
-    zero = zero_i32x16()
+def _four_blocks(kind: int, b: int, size: int, table: int, wide: bool, x_first, x_second):
+    """Dots of four neighbouring blocks with their activations, each as one quad of partial sums.
+
+    x_first: activations 0..15 of each block; x_second: 16..31.
+    """
+    if kind == Q8_0:
+        first = flip_sign_bytes(load_quarters(b + 2, size))
+        second = flip_sign_bytes(load_quarters(b + 18, size))
+    else:
+        packed = load_quarters(b + size - 16, size)  # the nibbles are a block's last 16 bytes
+        first, second = low_nibbles(packed), high_nibbles(packed)
+    if kind == IQ4_NL:
+        first, second = select_bytes(load_i8x16(table), first), select_bytes(load_i8x16(table), second)
+    if kind == Q5_0 or kind == Q5_1:
+        bits = b + size - 20
+        first = or_bytes(first, low_fifths(bits, size))
+        second = or_bytes(second, high_fifths(bits, size))
     if wide:
-        return fold_halves(
-            dot_bytes_wide(zero, v0, load_i8x64(x)), dot_bytes_wide(zero, v1, load_i8x64(x + 64)),
-            dot_bytes_wide(zero, v2, load_i8x64(x + 128)), dot_bytes_wide(zero, v3, load_i8x64(x + 192)),
-        )  # fmt: skip
-    return fold_halves(
-        dot_bytes(zero, v0, load_i8x64(x)), dot_bytes(zero, v1, load_i8x64(x + 64)),
-        dot_bytes(zero, v2, load_i8x64(x + 128)), dot_bytes(zero, v3, load_i8x64(x + 192)),
-    )  # fmt: skip
+        return dot_bytes_wide(dot_bytes_wide(zero_i32x16(), first, x_first), second, x_second)
+    return dot_bytes(dot_bytes(zero_i32x16(), first, x_first), second, x_second)
 
 
 @compiled(forceinline=True)
-def _group(kind, wide, offset, has_minimum, b, size, table, q, scales, sums, index, tokens, acc, groups, g):
-    """Adds group g's term to every token's sum; b is the address of the group's eight blocks."""
-    v0, v1 = two_blocks(kind, b, size, table), two_blocks(kind, b + 2 * size, size, table)
-    v2, v3 = two_blocks(kind, b + 4 * size, size, table), two_blocks(kind, b + 6 * size, size, table)
-    d = load_halves(b, size)
-    for t in range(tokens):
-        at = load_i32(index + t * 4) * groups + g
-        folded = load_folded_sums(sums + at * SUMS * 2)
-        dots = _dots(wide, v0, v1, v2, v3, q + at * GROUP)
-        terms = mul8(d, to_f32x8(sub_scaled_i32x8(dots, folded, offset)))
-        if has_minimum:
-            terms = fma8(load_halves(b + 2, size), to_f32x8(folded), terms)
-        before = load_f32(acc + t * 4) if g else np.float32(0)
-        store_f32_at(acc, t, fma(sum8(terms), load_f32(scales + at * 4), before))
+def _terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, s):
+    """The float32 terms of four blocks of four rows: block k of row r in lane 4k + r. s: their sums."""
+    first, second = load_quarters(x, BLOCK), load_quarters(x + 16, BLOCK)
+    dots = quad_sums(
+        _four_blocks(kind, b0, size, table, wide, first, second),
+        _four_blocks(kind, b1, size, table, wide, first, second),
+        _four_blocks(kind, b2, size, table, wide, first, second),
+        _four_blocks(kind, b3, size, table, wide, first, second),
+    )
+    if offset:
+        dots = sub_i32x16(dots, mul_i32x16(s, splat_i32x16(offset)))
+    terms = mul16(gather_block_halves(b0, b1, b2, b3, size), to_f32x16(dots))
+    if has_minimum:
+        terms = fma16(gather_block_halves(b0 + 2, b1 + 2, b2 + 2, b3 + 2, size), to_f32x16(s), terms)
+    return terms
 
 
 @compiled(forceinline=True)
-def _dot(kind, wide, offset, has_minimum, row, cols, table, q, scales, sums, index, tokens, acc):
+def _group(kind, wide, offset, has_minimum, b0, b1, b2, b3, table, x, scale, sums, acc):
+    """Adds one group's term to four rows' sums; b0..b3: the group's eight blocks in each row."""
     size = block_bytes(kind)
-    groups = (cols + GROUP - 1) // GROUP
-    for g in range(cols // GROUP):
-        b = row + g * 8 * size
-        for line in range(0, 8 * size, 64):
-            prefetch(b + _AHEAD + line)
-        _group(kind, wide, offset, has_minimum, b, size, table, q, scales, sums, index, tokens, acc,
-               groups, g)
+    half = 4 * size
+    first = _terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, low_block_sums(sums))
+    second = _terms(kind, wide, offset, has_minimum, b0 + half, b1 + half, b2 + half, b3 + half, size, table,
+                    x + GROUP // 2, high_block_sums(sums))
+    return fma4(tree_terms(first, second), splat_f32x4(load_f32(scale)), acc)
+
+
+@compiled(forceinline=True)
+def _copy_tail(b: int, nbytes: int, to: int) -> None:
+    for i in range(_TAIL):
+        store_i8(to + i, load_u8(b + i) if i < nbytes else 0)
+
+
+@compiled(forceinline=True)
+def _quad(kind, wide, offset, has_minimum, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch):
+    size = block_bytes(kind)
+    acc = zero_f32x4()
+    whole = cols // GROUP
+    for g in range(whole):
+        at = g * 8 * size
+        prefetch_block(r0 + at + ahead, 8 * size)
+        prefetch_block(r1 + at + ahead, 8 * size)
+        prefetch_block(r2 + at + ahead, 8 * size)
+        prefetch_block(r3 + at + ahead, 8 * size)
+        acc = _group(kind, wide, offset, has_minimum, r0 + at, r1 + at, r2 + at, r3 + at, table,
+                     q + g * GROUP, scales + g * 4, sums + g * SUMS * 2, acc)
     if cols % GROUP:
-        tail = np.zeros(8 * 34, np.uint8)
-        last = row + cols // GROUP * 8 * size
-        for i in range(cols % GROUP // BLOCK * size):
-            store_i8(tail.ctypes.data + i, load_u8(last + i))
-        _group(kind, wide, offset, has_minimum, tail.ctypes.data, size, table,
-               q, scales, sums, index, tokens, acc, groups, groups - 1)  # fmt: skip
+        at, nbytes = whole * 8 * size, cols % GROUP // BLOCK * size
+        t1, t2, t3 = scratch + _TAIL, scratch + 2 * _TAIL, scratch + 3 * _TAIL
+        _copy_tail(r0 + at, nbytes, scratch)
+        _copy_tail(r1 + at, nbytes, t1)
+        _copy_tail(r2 + at, nbytes, t2)
+        _copy_tail(r3 + at, nbytes, t3)
+        acc = _group(kind, wide, offset, has_minimum, scratch, t1, t2, t3, table, q + whole * GROUP,
+                     scales + whole * 4, sums + whole * SUMS * 2, acc)
+    store_f32x4(out, acc)
 
 
 @compiled()
-def dot_blocks(kind, row, cols, table, q, scales, sums, index, tokens, acc) -> None:
-    """acc[t] = row · x[index[t]] for one row of `cols` weights (a multiple of 32) of a 32-weight block
-    type.
+def quad_blocks(kind, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch) -> None:
+    """out [4] = four rows of `cols` weights (a multiple of 32) of a 32-weight block type times one token's
+    activations. scratch: 4 * 272 bytes.
     """
     if kind == Q4_0:
-        _dot(Q4_0, False, 8, False, row, cols, table, q, scales, sums, index, tokens, acc)
+        _quad(Q4_0, False, 8, False, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch)
     elif kind == Q4_1:
-        _dot(Q4_1, False, 0, True, row, cols, table, q, scales, sums, index, tokens, acc)
+        _quad(Q4_1, False, 0, True, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch)
     elif kind == Q5_0:
-        _dot(Q5_0, False, 16, False, row, cols, table, q, scales, sums, index, tokens, acc)
+        _quad(Q5_0, False, 16, False, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch)
     elif kind == Q5_1:
-        _dot(Q5_1, False, 0, True, row, cols, table, q, scales, sums, index, tokens, acc)
+        _quad(Q5_1, False, 0, True, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch)
     elif kind == Q8_0:
-        _dot(Q8_0, True, 128, False, row, cols, table, q, scales, sums, index, tokens, acc)
+        _quad(Q8_0, True, 128, False, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch)
     else:
-        _dot(IQ4_NL, True, 127, False, row, cols, table, q, scales, sums, index, tokens, acc)
+        _quad(IQ4_NL, True, 127, False, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch)

@@ -1,4 +1,4 @@
-"""Dot products of K-quant rows (Q4_K, Q5_K, Q6_K) with int8 activations.
+"""Dot products of K-quant rows (Q4_K, Q5_K, Q6_K) with int8 activations, four rows at a time.
 
 A block of 256 weights times a group of 256 activations is a sum of integers, computed exactly in any order;
 each block then adds one float32 term to the row's sum, block after block:
@@ -7,134 +7,181 @@ each block then adds one float32 term to the row's sum, block after block:
     scale, acc)
 
 So a result depends on nothing but the row and the token: not on neighbours, threads, chunks or the SIMD form.
-Block layouts: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and ggml's block_q4_K, block_q5_K,
-block_q6_K.
-
-`x` are activations (q int8, scales float32, sums int16), three addresses; token t's row is number `index[t]`
-there.
+Four rows share what is not theirs alone: the activations' loads, and the steps after the integer sums, where
+a row is one lane. Block layouts: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and ggml's
+block_q4_K, block_q5_K, block_q6_K.
 """
 
 from __future__ import annotations
 
-import numpy as np
-
-from localmoe.kernels.elementwise import store_f32_at
 from localmoe.kernels.geometry import GROUP, SUMS
 from localmoe.kernels.simd import (
-    add_i32x16,
-    bit_planes,
-    dot_bytes,
-    fma,
+    fma4,
+    fnma4,
     high_nibbles,
-    k_minima,
-    k_scales,
-    load_f16,
+    join_i8x32,
     load_f32,
-    load_i8_i32x16,
     load_i8x32,
     load_i8x64,
-    load_i16_i32x16,
-    load_i32,
-    load_pair_sums,
+    load_i16x16,
     low_nibbles,
-    mul_i32x8,
-    mul_i32x16,
-    nibbles,
+    mul4,
     or_bytes,
     prefetch,
-    repeat4,
-    repeat8,
-    sum_i32x8,
-    sum_i32x16,
-    two_bits,
+    splat_f32x4,
+    store_f32x4,
+    sub_i32x4,
+    to_f32x4,
+    zero_f32x4,
     zero_i32x16,
+)
+from localmoe.kernels.simd_dot import dot_pairs, multiply_pairs
+from localmoe.kernels.simd_quad import (
+    dot_minima,
+    dot_shorts,
+    fifth_0_2,
+    fifth_1_3,
+    fifth_4_6,
+    fifth_5_7,
+    gather_halves,
+    gather_words,
+    high_halves,
+    k_header,
+    load_i8_i16x16,
+    load_sums32,
+    low_halves,
+    row_sums4,
+    row_sums8,
+    row_sums16,
+    spread_0_2,
+    spread_0_to_3,
+    spread_1_3,
+    spread_4_6,
+    spread_4_to_7,
+    spread_5_7,
+    spread_8_to_11,
+    spread_12_to_15,
+    times32,
+    upper_0_2,
+    upper_4_6,
 )
 from quant.compiled import compiled
 
 Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES = 144, 176, 210
-_AHEAD = 1440  # bytes: far enough that a block has come from memory when its turn comes
 
 
 @compiled(forceinline=True)
-def _scaled_dots(x, v0, v1, v2, v3, s0, s1, s2, s3):
-    """sum over 256 weights of scale * weight * activation: an exact integer."""
-    dot = mul_i32x16(dot_bytes(zero_i32x16(), v0, load_i8x64(x)), s0)
-    dot = add_i32x16(dot, mul_i32x16(dot_bytes(zero_i32x16(), v1, load_i8x64(x + 64)), s1))
-    dot = add_i32x16(dot, mul_i32x16(dot_bytes(zero_i32x16(), v2, load_i8x64(x + 128)), s2))
-    dot = add_i32x16(dot, mul_i32x16(dot_bytes(zero_i32x16(), v3, load_i8x64(x + 192)), s3))
-    return sum_i32x16(dot)
+def prefetch_block(at: int, size: int) -> None:
+    """Asks for a block's cache lines."""
+    for line in range(0, size, 64):
+        prefetch(at + line)
 
 
-@compiled()
-def dot_q4_k(row: int, groups: int, q: int, scales: int, sums: int, index: int, tokens: int,
-             acc: int) -> None:
-    """acc[t] = row · x[index[t]]; row is `groups` blocks of Q4_K."""
-    for g in range(groups):
-        b = row + g * Q4_K_BYTES
-        prefetch(b + _AHEAD)
-        prefetch(b + _AHEAD + 64)
-        d, dmin = load_f16(b), load_f16(b + 2)
-        packed, minima = k_scales(b + 4), k_minima(b + 4)
-        s0, s1, s2, s3 = repeat8(packed, 0), repeat8(packed, 2), repeat8(packed, 4), repeat8(packed, 6)
-        v0, v1 = nibbles(load_i8x32(b + 16)), nibbles(load_i8x32(b + 48))
-        v2, v3 = nibbles(load_i8x32(b + 80)), nibbles(load_i8x32(b + 112))
-        for t in range(tokens):
-            at = load_i32(index + t * 4) * groups + g
-            total = _scaled_dots(q + at * GROUP, v0, v1, v2, v3, s0, s1, s2, s3)
-            low = sum_i32x8(mul_i32x8(minima, load_pair_sums(sums + at * SUMS * 2)))
-            value = fma(-dmin, np.float32(low), d * np.float32(total))
-            before = load_f32(acc + t * 4) if g else np.float32(0)
-            store_f32_at(acc, t, fma(value, load_f32(scales + at * 4), before))
+@compiled(forceinline=True)
+def _scaled(dot, v, x, scales):
+    """Adds scale * code * activation of 64 weights to sixteen partial sums."""
+    return dot_pairs(dot, multiply_pairs(v, x), scales)
 
 
-@compiled()
-def dot_q5_k(row: int, groups: int, q: int, scales: int, sums: int, index: int, tokens: int,
-             acc: int) -> None:
-    """acc[t] = row · x[index[t]]; row is `groups` blocks of Q5_K."""
-    for g in range(groups):
-        b = row + g * Q5_K_BYTES
-        prefetch(b + _AHEAD)
-        prefetch(b + _AHEAD + 64)
-        prefetch(b + _AHEAD + 128)
-        d, dmin = load_f16(b), load_f16(b + 2)
-        packed, minima = k_scales(b + 4), k_minima(b + 4)
-        s0, s1, s2, s3 = repeat8(packed, 0), repeat8(packed, 2), repeat8(packed, 4), repeat8(packed, 6)
+@compiled(forceinline=True)
+def _block_q4_q5(five: bool, b: int, header, x0, x1, x2, x3):
+    """One block's sum of scale * code * activation, as sixteen partial sums.
+
+    A load of 64 bytes holds sub-blocks 0 and 2 in its low nibbles, 1 and 3 in the high ones; x0..x3 are in
+    that order.
+    """
+    codes = b + 48 if five else b + 16
+    first, second = load_i8x64(codes), load_i8x64(codes + 64)
+    v0, v1, v2, v3 = low_nibbles(first), high_nibbles(first), low_nibbles(second), high_nibbles(second)
+    if five:
         fifth = load_i8x32(b + 16)
-        v0 = or_bytes(nibbles(load_i8x32(b + 48)), bit_planes(fifth, 0))
-        v1 = or_bytes(nibbles(load_i8x32(b + 80)), bit_planes(fifth, 2))
-        v2 = or_bytes(nibbles(load_i8x32(b + 112)), bit_planes(fifth, 4))
-        v3 = or_bytes(nibbles(load_i8x32(b + 144)), bit_planes(fifth, 6))
-        for t in range(tokens):
-            at = load_i32(index + t * 4) * groups + g
-            total = _scaled_dots(q + at * GROUP, v0, v1, v2, v3, s0, s1, s2, s3)
-            low = sum_i32x8(mul_i32x8(minima, load_pair_sums(sums + at * SUMS * 2)))
-            value = fma(-dmin, np.float32(low), d * np.float32(total))
-            before = load_f32(acc + t * 4) if g else np.float32(0)
-            store_f32_at(acc, t, fma(value, load_f32(scales + at * 4), before))
+        v0, v1 = or_bytes(v0, fifth_0_2(fifth)), or_bytes(v1, fifth_1_3(fifth))
+        v2, v3 = or_bytes(v2, fifth_4_6(fifth)), or_bytes(v3, fifth_5_7(fifth))
+    dot = _scaled(_scaled(zero_i32x16(), v0, x0, spread_0_2(header)), v1, x1, spread_1_3(header))
+    return _scaled(_scaled(dot, v2, x2, spread_4_6(header)), v3, x3, spread_5_7(header))
+
+
+@compiled(forceinline=True)
+def _quad_q4_q5(five: bool, r0: int, r1: int, r2: int, r3: int, ahead: int, groups: int, q: int, scales: int,
+                sums: int, out: int) -> None:
+    size = Q5_K_BYTES if five else Q4_K_BYTES
+    acc = zero_f32x4()
+    for g in range(groups):
+        b0, b1, b2, b3 = r0 + g * size, r1 + g * size, r2 + g * size, r3 + g * size
+        prefetch_block(b0 + ahead, size)
+        prefetch_block(b1 + ahead, size)
+        prefetch_block(b2 + ahead, size)
+        prefetch_block(b3 + ahead, size)
+        x = q + g * GROUP
+        x0, x1 = join_i8x32(load_i8x32(x), load_i8x32(x + 64)), join_i8x32(load_i8x32(x + 32),
+                                                                          load_i8x32(x + 96))
+        x2, x3 = join_i8x32(load_i8x32(x + 128), load_i8x32(x + 192)), join_i8x32(load_i8x32(x + 160),
+                                                                                 load_i8x32(x + 224))
+        s = load_sums32(sums + g * SUMS * 2)
+        h0, h1, h2, h3 = k_header(b0 + 4), k_header(b1 + 4), k_header(b2 + 4), k_header(b3 + 4)
+        total = row_sums16(
+            _block_q4_q5(five, b0, h0, x0, x1, x2, x3), _block_q4_q5(five, b1, h1, x0, x1, x2, x3),
+            _block_q4_q5(five, b2, h2, x0, x1, x2, x3), _block_q4_q5(five, b3, h3, x0, x1, x2, x3),
+        )  # fmt: skip
+        low = row_sums4(dot_minima(h0, s), dot_minima(h1, s), dot_minima(h2, s), dot_minima(h3, s))
+        both = gather_words(b0, b1, b2, b3)  # d and dmin of each row
+        value = fnma4(high_halves(both), to_f32x4(low), mul4(low_halves(both), to_f32x4(total)))
+        acc = fma4(value, splat_f32x4(load_f32(scales + g * 4)), acc)
+    store_f32x4(out, acc)
 
 
 @compiled()
-def dot_q6_k(row: int, groups: int, q: int, scales: int, sums: int, index: int, tokens: int,
-             acc: int) -> None:
-    """acc[t] = row · x[index[t]]; row is `groups` blocks of Q6_K: 16 int8 scales, weights offset by 32."""
+def quad_q4_k(r0: int, r1: int, r2: int, r3: int, ahead: int, groups: int, q: int, scales: int, sums: int,
+              out: int) -> None:
+    """out [4] = four rows of `groups` Q4_K blocks times one token's activations (q, scales, sums).
+
+    All are addresses but `groups` and `ahead`, the distance in bytes of what to ask the memory for.
+    """
+    _quad_q4_q5(False, r0, r1, r2, r3, ahead, groups, q, scales, sums, out)
+
+
+@compiled()
+def quad_q5_k(r0: int, r1: int, r2: int, r3: int, ahead: int, groups: int, q: int, scales: int, sums: int,
+              out: int) -> None:
+    """The same for Q5_K."""
+    _quad_q4_q5(True, r0, r1, r2, r3, ahead, groups, q, scales, sums, out)
+
+
+@compiled(forceinline=True)
+def _block_q6(b: int, scales, x0, x1, x2, x3):
+    """One block's sum of scale * (code, 0..63) * activation, as sixteen partial sums."""
+    first, second = load_i8x64(b), load_i8x64(b + 64)
+    upper0, upper1 = load_i8x32(b + 128), load_i8x32(b + 160)
+    v0, v1 = or_bytes(low_nibbles(first), upper_0_2(upper0)), or_bytes(high_nibbles(first), upper_4_6(upper0))
+    v2, v3 = or_bytes(low_nibbles(second), upper_0_2(upper1)), or_bytes(high_nibbles(second),
+                                                                        upper_4_6(upper1))
+    dot = _scaled(_scaled(zero_i32x16(), v0, x0, spread_0_to_3(scales)), v1, x1, spread_4_to_7(scales))
+    return _scaled(_scaled(dot, v2, x2, spread_8_to_11(scales)), v3, x3, spread_12_to_15(scales))
+
+
+@compiled()
+def quad_q6_k(r0: int, r1: int, r2: int, r3: int, ahead: int, groups: int, q: int, scales: int, sums: int,
+              out: int) -> None:
+    """The same for Q6_K: 16 int8 scales, weights offset by 32."""
+    acc = zero_f32x4()
     for g in range(groups):
-        b = row + g * Q6_K_BYTES
-        prefetch(b + _AHEAD)
-        prefetch(b + _AHEAD + 64)
-        prefetch(b + _AHEAD + 128)
-        d = load_f16(b + 208)
-        signed = load_i8_i32x16(b + 192)
-        s0, s1, s2, s3 = repeat4(signed, 0), repeat4(signed, 4), repeat4(signed, 8), repeat4(signed, 12)
-        first, second = load_i8x64(b), load_i8x64(b + 64)
-        upper0, upper1 = load_i8x32(b + 128), load_i8x32(b + 160)
-        v0 = or_bytes(low_nibbles(first), two_bits(upper0, 0))
-        v1 = or_bytes(high_nibbles(first), two_bits(upper0, 4))
-        v2 = or_bytes(low_nibbles(second), two_bits(upper1, 0))
-        v3 = or_bytes(high_nibbles(second), two_bits(upper1, 4))
-        for t in range(tokens):
-            at = load_i32(index + t * 4) * groups + g
-            total = _scaled_dots(q + at * GROUP, v0, v1, v2, v3, s0, s1, s2, s3)
-            offset = sum_i32x16(mul_i32x16(signed, load_i16_i32x16(sums + at * SUMS * 2)))
-            value = d * np.float32(total - 32 * offset)
-            before = load_f32(acc + t * 4) if g else np.float32(0)
-            store_f32_at(acc, t, fma(value, load_f32(scales + at * 4), before))
+        at = g * Q6_K_BYTES
+        b0, b1, b2, b3 = r0 + at, r1 + at, r2 + at, r3 + at
+        prefetch_block(b0 + ahead, Q6_K_BYTES)
+        prefetch_block(b1 + ahead, Q6_K_BYTES)
+        prefetch_block(b2 + ahead, Q6_K_BYTES)
+        prefetch_block(b3 + ahead, Q6_K_BYTES)
+        x = q + g * GROUP
+        x0, x1, x2, x3 = load_i8x64(x), load_i8x64(x + 64), load_i8x64(x + 128), load_i8x64(x + 192)
+        s = load_i16x16(sums + g * SUMS * 2)
+        s0, s1 = load_i8_i16x16(b0 + 192), load_i8_i16x16(b1 + 192)
+        s2, s3 = load_i8_i16x16(b2 + 192), load_i8_i16x16(b3 + 192)
+        total = row_sums16(
+            _block_q6(b0, s0, x0, x1, x2, x3), _block_q6(b1, s1, x0, x1, x2, x3),
+            _block_q6(b2, s2, x0, x1, x2, x3), _block_q6(b3, s3, x0, x1, x2, x3),
+        )  # fmt: skip
+        offset = row_sums8(dot_shorts(s0, s), dot_shorts(s1, s), dot_shorts(s2, s), dot_shorts(s3, s))
+        d = gather_halves(b0 + 208, b1 + 208, b2 + 208, b3 + 208)
+        value = mul4(d, to_f32x4(sub_i32x4(total, times32(offset))))
+        acc = fma4(value, splat_f32x4(load_f32(scales + g * 4)), acc)
+    store_f32x4(out, acc)

@@ -30,13 +30,8 @@ from localmoe.kernels.geometry import (
 from localmoe.kernels.simd import (
     add16,
     add_i32x16,
-    bit_planes,
-    dot_bytes,
-    dot_bytes_wide,
     fma16,
     high_nibbles,
-    k_minima,
-    k_scales,
     load_f16,
     load_f32,
     load_f32x16,
@@ -50,7 +45,6 @@ from localmoe.kernels.simd import (
     low_nibbles,
     mul16,
     mul_i32x16,
-    nibbles,
     or_bytes,
     splat_f32x16,
     splat_i32x16,
@@ -61,13 +55,13 @@ from localmoe.kernels.simd import (
     store_i32x16,
     sub_i32x16,
     to_f32x16,
-    two_bits,
     zero_f32x16,
     zero_i32x16,
 )
+from localmoe.kernels.simd_dot import dot_bytes, dot_bytes_wide, dot_pairs
+from localmoe.kernels.simd_formats import bit_planes, k_minima, k_scales, nibbles, two_bits
 from localmoe.kernels.simd_tile import (
     as_i16x32,
-    dot_pairs,
     double_lanes,
     pack_pairs,
     splat_2_shorts,
@@ -272,7 +266,7 @@ def _pair(terms: int, k: int):
 
 @compiled(forceinline=True)
 def _finish_block(terms: int, scale: int, acc: int, first: bool) -> None:
-    """Adds one token's eight terms in the order of `sum8` over `fold_halves`: ((0+1)+(4+5)) +
+    """Adds one token's eight terms as `simd_quad.tree_terms` does: ((0+1)+(4+5)) +
     ((2+3)+(6+7)).
     """
     value = add16(add16(_pair(terms, 0), _pair(terms, 4)), add16(_pair(terms, 2), _pair(terms, 6)))

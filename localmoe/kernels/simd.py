@@ -1,10 +1,10 @@
 """SIMD vectors for numba: types whose data model is an LLVM vector, and intrinsics that emit vector IR.
 
 Kernels are written once, in 64-byte vectors (`i8x64`, `i32x16`, `f32x16`); LLVM splits them for narrower
-machines. Only the byte dot product needs a form of its own, because no compiler finds those instructions by
-itself:
+machines. Only dot products of bytes (`simd_dot`) and table lookups (`simd_formats`) need forms of their own,
+because no compiler finds those instructions by itself:
 
-    avx512vnni   vpdpbusd on 64 bytes            avxvnni    vpdpbusd on 32 bytes, VEX-coded
+    avx512vnni   vpdpbusd, vpdpwssd on 64 bytes  avxvnni    the same on 32 bytes, VEX-coded
     avx2         vpmaddubsw + vpmaddwd           neon       sdot on 16 bytes
     portable     widen, multiply, add: any target
 
@@ -96,9 +96,9 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]  # numba carrie
 
 
 i8x16, i8x32, i8x64 = (Vector("i8", n) for n in (16, 32, 64))
-i16x16, i16x32 = Vector("i16", 16), Vector("i16", 32)
-i32x8, i32x16 = Vector("i32", 8), Vector("i32", 16)
-f32x8, f32x16 = Vector("f32", 8), Vector("f32", 16)
+i16x8, i16x16, i16x32 = (Vector("i16", n) for n in (8, 16, 32))
+i32x4, i32x8, i32x16 = (Vector("i32", n) for n in (4, 8, 16))
+f32x4, f32x16 = Vector("f32", 4), Vector("f32", 16)
 
 
 def _lanes(indices: list[int]) -> ir.Constant:
@@ -141,6 +141,7 @@ def define(signature: Any, emit: Callable[..., Any]) -> Any:
         2: lambda typingctx, a, b: typed(a, b),
         3: lambda typingctx, a, b, c: typed(a, b, c),
         4: lambda typingctx, a, b, c, d: typed(a, b, c, d),
+        5: lambda typingctx, a, b, c, d, e: typed(a, b, c, d, e),
     }
     return intrinsic(shapes[arity])
 
@@ -216,7 +217,7 @@ store_f32 = _store(types.float32, _F32)
 store_f16 = _store(types.float32, _I16, _f32_to_f16)
 store_f32x16 = _store(f32x16, f32x16.llvm)
 store_i8x64, store_i32x16 = _store(i8x64, i8x64.llvm), _store(i32x16, i32x16.llvm)
-store_i8x16 = _store(i8x16, i8x16.llvm)
+store_i8x16, store_f32x4 = _store(i8x16, i8x16.llvm), _store(f32x4, f32x4.llvm)
 store_f16_f32x16 = _store(f32x16, ir.VectorType(_I16, 16), _f32_to_f16)
 
 
@@ -289,6 +290,12 @@ sum16 = define(types.float32(f32x16), _tree_sum)
 max_lane16 = define(types.float32(f32x16), _tree_max)
 to_f32x16 = define(f32x16(i32x16), lambda b, v: b.sitofp(v, f32x16.llvm))
 to_i32x16 = define(i32x16(f32x16), lambda b, v: b.fptosi(v, i32x16.llvm))
+zero_f32x4 = define(f32x4(), lambda b: ir.Constant(f32x4.llvm, None))
+splat_f32x4 = define(f32x4(types.float32), lambda b, x: _splat(b, x, 4))
+to_f32x4 = define(f32x4(i32x4), lambda b, v: b.sitofp(v, f32x4.llvm))
+mul4 = define(f32x4(f32x4, f32x4), lambda b, x, y: b.fmul(x, y))
+fma4 = define(f32x4(f32x4, f32x4, f32x4), _fma)
+fnma4 = define(f32x4(f32x4, f32x4, f32x4), lambda b, x, y, z: _fma(b, b.fneg(x), y, z))  # z - x * y
 to_i8x16 = define(i8x16(i32x16), lambda b, v: b.trunc(v, i8x16.llvm))
 
 
@@ -303,6 +310,7 @@ pow2_16 = define(f32x16(i32x16), _pow2)
 # ---------------------------------------------------------------- arithmetic on integer lanes
 add_i32x16 = define(i32x16(i32x16, i32x16), lambda b, x, y: b.add(x, y))
 sub_i32x16 = define(i32x16(i32x16, i32x16), lambda b, x, y: b.sub(x, y))
+sub_i32x4 = define(i32x4(i32x4, i32x4), lambda b, x, y: b.sub(x, y))
 mul_i32x16 = define(i32x16(i32x16, i32x16), lambda b, x, y: b.mul(x, y))
 sum_i32x16 = define(types.int64(i32x16), lambda b, v: b.sext(_tree_sum(b, v), _I64))
 and_bytes = define(i8x64(i8x64, types.int64), lambda b, v, x: b.and_(v, _splat(b, b.trunc(x, _I8), 64)))
@@ -313,31 +321,9 @@ high_nibbles = define(i8x64(i8x64), lambda b, v: b.lshr(v, _constant(i8x64.llvm,
 low_nibbles = define(i8x64(i8x64), lambda b, v: b.and_(v, _constant(i8x64.llvm, 15)))
 join_i8x32 = define(i8x64(i8x32, i8x32), lambda b, x, y: _shuffle(b, x, y, list(range(64))))
 join_i8x16 = define(i8x32(i8x16, i8x16), lambda b, x, y: _shuffle(b, x, y, list(range(32))))
-select_bytes = define(  # table[indices]: a 16-entry lookup, for formats whose codes are not linear
-    i8x64(i8x16, i8x64), lambda b, table, at: _lookup16(b, table, at)
-)
 
 
-def _lookup16(builder: Any, table: Any, indices: Any) -> Any:
-    if FORM == "avx512vnni":
-        wide = _shuffle(builder, table, table, list(range(16)) * 4)
-        return _call(builder, "llvm.x86.avx512.pshuf.b.512", i8x64.llvm, wide, indices)
-    if FORM in ("avx2", "avxvnni"):
-        wide = _shuffle(builder, table, table, list(range(16)) * 2)
-        halves = _split(builder, indices, 2)
-        return _concat(builder, [_call(builder, "llvm.x86.avx2.pshuf.b", i8x32.llvm, wide,
-                                       h) for h in halves])
-    if FORM == "neon":
-        parts = _split(builder, indices, 4)
-        return _concat(builder, [_call(builder, "llvm.aarch64.neon.tbl1.v16i8", i8x16.llvm, table,
-                                       p) for p in parts])
-    out = ir.Constant(i8x64.llvm, ir.Undefined)
-    for lane in range(64):
-        at = builder.extract_element(indices, ir.Constant(_I32, lane))
-        out = builder.insert_element(out, builder.extract_element(table, at), ir.Constant(_I32, lane))
-    return out
-
-
+# ---------------------------------------------------------------- cutting and joining, for emitters
 def _split(builder: Any, v: Any, parts: int) -> list[Any]:
     n = v.type.count // parts
     return [_shuffle(builder, v, v, list(range(i * n, (i + 1) * n))) for i in range(parts)]
@@ -349,223 +335,3 @@ def _concat(builder: Any, parts: list[Any]) -> Any:
         parts = [_shuffle(builder, a, b, list(range(2 * n))) for a, b in zip(parts[::2], parts[1::2],
                                                                              strict=True)]
     return parts[0]
-
-
-def _nibbles(builder: Any, v: Any) -> Any:
-    """32 bytes → 64 unsigned 4-bit values: all low halves, then all high halves."""
-    low = builder.and_(v, _constant(v.type, 15))
-    return _shuffle(builder, low, builder.lshr(v, _constant(v.type, 4)), list(range(64)))
-
-
-nibbles = define(i8x64(i8x32), _nibbles)
-nibbles16 = define(
-    i8x32(i8x16),
-    lambda b, v: _concat(b, [b.and_(v, _constant(v.type, 15)), b.lshr(v, _constant(v.type, 4))]),
-)
-
-
-def _bit_planes(builder: Any, v: Any, first: Any) -> Any:
-    """32 bytes → 64 values of 0 or 16: bit `first` of every byte, then bit `first + 1` of every byte."""
-    shift = _splat(builder, builder.trunc(first, _I8), 32)
-    one = _constant(v.type, 1)
-    low = builder.and_(builder.lshr(v, shift), one)
-    high = builder.and_(builder.lshr(v, builder.add(shift, one)), one)
-    low, high = (builder.shl(x, _constant(v.type, 4)) for x in (low, high))
-    return _shuffle(builder, low, high, list(range(64)))
-
-
-bit_planes = define(i8x64(i8x32, types.int64), _bit_planes)
-
-
-def _bits_to_16(builder: Any, mask: Any) -> Any:
-    """The 32 bits of a mask → 32 bytes of 0 or 16."""
-    bits = builder.bitcast(mask, ir.VectorType(ir.IntType(1), 32))
-    return builder.select(bits, _constant(i8x32.llvm, 16), _constant(i8x32.llvm, 0))
-
-
-bits_to_16 = define(i8x32(types.uint32), _bits_to_16)
-
-
-def _two_bits(builder: Any, v: Any, first: Any) -> Any:
-    """32 bytes → 64 values in {0, 16, 32, 48}: bits first..first+1 of every byte, then the two bits above
-    those.
-    """
-    three = _constant(v.type, 3)
-
-    def at(extra: int) -> Any:
-        shift = builder.add(_splat(builder, builder.trunc(first, _I8), 32), _constant(v.type, extra))
-        return builder.shl(builder.and_(builder.lshr(v, shift), three), _constant(v.type, 4))
-
-    return _shuffle(builder, at(0), at(2), list(range(64)))
-
-
-two_bits = define(i8x64(i8x32, types.int64), _two_bits)
-
-
-# ---------------------------------------------------------------- the dot product of bytes
-def _dot_x86_narrow(builder: Any, acc: Any, u: Any, s: Any) -> Any:
-    ones = _constant(i16x16.llvm, 1)
-    out = []
-    for a, x, y in zip(_split(builder, acc, 2), _split(builder, u, 2), _split(builder, s, 2), strict=True):
-        pairs = _call(builder, "llvm.x86.avx2.pmadd.ub.sw", i16x16.llvm, x, y)
-        out.append(builder.add(a, _call(builder, "llvm.x86.avx2.pmadd.wd", i32x8.llvm, pairs, ones)))
-    return _concat(builder, out)
-
-
-def _dot_portable(builder: Any, acc: Any, u: Any, s: Any) -> Any:
-    wide = ir.VectorType(_I32, 64)
-    product = builder.mul(builder.zext(u, wide), builder.sext(s, wide))
-    for offset in range(4):
-        acc = builder.add(acc, _shuffle(builder, product, product, list(range(offset, 64, 4))))
-    return acc
-
-
-def _dot(builder: Any, acc: Any, u: Any, s: Any) -> Any:
-    if FORM == "avx512vnni":
-        return _call(builder, "llvm.x86.avx512.vpdpbusd.512", i32x16.llvm, acc, u, s)
-    if FORM == "avxvnni":
-        parts = zip(_split(builder, acc, 2), _split(builder, u, 2), _split(builder, s, 2), strict=True)
-        name = "llvm.x86.avx512.vpdpbusd.256"
-        return _concat(builder, [_call(builder, name, i32x8.llvm, a, x, y) for a, x, y in parts])
-    if FORM == "avx2":
-        return _dot_x86_narrow(builder, acc, u, s)
-    if FORM == "neon":
-        parts = zip(_split(builder, acc, 4), _split(builder, u, 4), _split(builder, s, 4), strict=True)
-        name, quad = "llvm.aarch64.neon.sdot.v4i32.v16i8", ir.VectorType(_I32, 4)
-        return _concat(builder, [_call(builder, name, quad, a, x, y) for a, x, y in parts])
-    return _dot_portable(builder, acc, u, s)
-
-
-def _dot_wide(builder: Any, acc: Any, u: Any, s: Any) -> Any:
-    """The same for u up to 255, where pairs of products overflow vpmaddubsw and sdot reads u as signed."""
-    if FORM not in ("avx2", "neon"):
-        return _dot(builder, acc, u, s)
-    low, high = builder.and_(u, _constant(u.type, 15)), builder.lshr(u, _constant(u.type, 4))
-    upper = _dot(builder, ir.Constant(i32x16.llvm, None), high, s)
-    return _dot(builder, builder.add(acc, builder.shl(upper, _constant(i32x16.llvm, 4))), low, s)
-
-
-dot_bytes = define(i32x16(i32x16, i8x64, i8x64), _dot)
-dot_bytes.__doc__ = "acc[i] + the sum of u[4i:4i+4] * s[4i:4i+4]; u unsigned and at most 127, s signed."
-dot_bytes_wide = define(i32x16(i32x16, i8x64, i8x64), _dot_wide)
-
-
-# ---------------------------------------------------------------- shapes that block formats need
-def _quarter_scales(repeat: int) -> Callable[[Any, Any, Any], Any]:
-    def emit(builder: Any, packed: Any, first: Any) -> Any:
-        """Lanes first..first+16/repeat-1 of 16 int32, each repeated."""
-        base = _splat(builder, builder.trunc(first, _I32), 16)
-        at = builder.add(base, _lanes([i // repeat for i in range(16)]))
-        if FORM == "avx512vnni":
-            return _call(builder, "llvm.x86.avx512.permvar.si.512", i32x16.llvm, packed, at)
-        out = ir.Constant(i32x16.llvm, ir.Undefined)
-        for group in range(16 // repeat):
-            value = builder.extract_element(packed, builder.add(builder.trunc(first, _I32),
-                                                                ir.Constant(_I32, group)))
-            for lane in range(group * repeat, (group + 1) * repeat):
-                out = builder.insert_element(out, value, ir.Constant(_I32, lane))
-        return out
-
-    return emit
-
-
-repeat4 = define(i32x16(i32x16, types.int64), _quarter_scales(4))
-repeat8 = define(i32x16(i32x16, types.int64), _quarter_scales(8))
-
-
-def _fold(builder: Any, v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
-    """Four vectors of 2 x 8 lanes → the eight sums, in the order of vectors 0..3 first halves, then second
-    halves.
-    """
-    even, odd = [], []
-    for k in range(0, 16, 4):
-        even += [k, k + 2, k + 16, k + 18]
-        odd += [k + 1, k + 3, k + 17, k + 19]
-
-    def pairs(a: Any, b: Any) -> Any:
-        return builder.add(_shuffle(builder, a, b, even), _shuffle(builder, a, b, odd))
-
-    c = pairs(pairs(v0, v1), pairs(v2, v3))  # quad q: sums of lanes 4q..4q+3 of each vector
-    first = _shuffle(builder, c, c, [0, 1, 2, 3, 8, 9, 10, 11])
-    second = _shuffle(builder, c, c, [4, 5, 6, 7, 12, 13, 14, 15])
-    return builder.add(first, second)
-
-
-fold_halves = define(i32x8(i32x16, i32x16, i32x16, i32x16), _fold)
-
-
-def _load_halves(builder: Any, address: Any, stride: Any) -> Any:
-    """Eight float16 at address + k * stride, as float32, in the order of `fold_halves`: k = 0 2 4 6 1 3 5
-    7.
-    """
-    out = ir.Constant(ir.VectorType(_I16, 8), ir.Undefined)
-    for lane, k in enumerate(FOLD_ORDER):
-        at = builder.add(address, builder.mul(stride, ir.Constant(_I64, k)))
-        half = builder.load(_pointer(builder, at, _I16))
-        half.align = 1
-        out = builder.insert_element(out, half, ir.Constant(_I32, lane))
-    return _f16_to_f32(builder, out)
-
-
-FOLD_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-load_halves = define(f32x8(types.int64, types.int64), _load_halves)
-to_f32x8 = define(f32x8(i32x8), lambda b, v: b.sitofp(v, f32x8.llvm))
-mul8 = define(f32x8(f32x8, f32x8), lambda b, x, y: b.fmul(x, y))
-fma8 = define(f32x8(f32x8, f32x8, f32x8), _fma)
-sum8 = define(types.float32(f32x8), _tree_sum)
-sum_i32x8 = define(types.int64(i32x8), lambda b, v: b.sext(_tree_sum(b, v), _I64))
-mul_i32x8 = define(i32x8(i32x8, i32x8), lambda b, x, y: b.mul(x, y))
-sub_scaled_i32x8 = define(  # x - y * n
-    i32x8(i32x8, i32x8, types.int64), lambda b, x, y, n: b.sub(x, b.mul(y, _splat(b, b.trunc(n, _I32), 8)))
-)
-
-
-def _k_scales(high: bool) -> Callable[[Any, Any], Any]:
-    def emit(builder: Any, address: Any) -> Any:
-        """The eight 6-bit scales (lanes 0..7 of 16) or minima (8 lanes) of GGUF's 12-byte K-quant header, as
-        int32.
-        """
-        words = []
-        for at in (0, 4, 8):
-            word = builder.load(_pointer(builder, builder.add(address, ir.Constant(_I64, at)), _I32))
-            word.align = 1
-            words.append(word)
-        d, m, md = words
-        own = m if high else d
-
-        def mask(x: Any, bits: int) -> Any:
-            return builder.and_(x, ir.Constant(_I32, bits))
-
-        def shift(x: Any, by: int) -> Any:
-            return builder.lshr(x, ir.Constant(_I32, by))
-
-        first = mask(own, 0x3F3F3F3F)
-        low = mask(shift(md, 4), 0x0F0F0F0F) if high else mask(md, 0x0F0F0F0F)
-        second = builder.or_(low, builder.shl(mask(shift(own, 6), 0x03030303), ir.Constant(_I32, 4)))
-        both = builder.or_(builder.zext(first, _I64), builder.shl(builder.zext(second, _I64),
-                                                                  ir.Constant(_I64, 32)))
-        eight = builder.zext(builder.bitcast(both, ir.VectorType(_I8, 8)), i32x8.llvm)
-        return eight if high else _shuffle(builder, eight, ir.Constant(i32x8.llvm, None), list(range(16)))
-
-    return emit
-
-
-k_scales, k_minima = define(i32x16(types.int64), _k_scales(False)), define(i32x8(types.int64),
-                                                                           _k_scales(True))
-
-
-def _pair_sums(order: tuple[int, ...]) -> Callable[[Any, Any], Any]:
-    def emit(builder: Any, address: Any) -> Any:
-        """16 int16 at an address, added in pairs: 8 int32, pair `order[lane]` in each lane."""
-        v = builder.load(_pointer(builder, address, i16x16.llvm))
-        v.align = 1
-        wide = builder.sext(v, i32x16.llvm)
-        even, odd = (_shuffle(builder, wide, wide, [2 * k + at for k in order]) for at in (0, 1))
-        return builder.add(even, odd)
-
-    return emit
-
-
-load_pair_sums = define(i32x8(types.int64), _pair_sums((0, 1, 2, 3, 4, 5, 6, 7)))
-load_folded_sums = define(i32x8(types.int64), _pair_sums(FOLD_ORDER))
-load_i16_i32x16 = _load(i32x16, i16x16.llvm, lambda b, v: b.sext(v, i32x16.llvm))

@@ -1,5 +1,5 @@
-"""Intrinsics of the tile kernels: transposing sixteen rows of dwords, broadcasting four bytes, dots of int16
-pairs.
+"""Intrinsics of the tile kernels: transposing sixteen rows of dwords, broadcasting four bytes, packing
+int16.
 """
 
 from __future__ import annotations
@@ -10,16 +10,12 @@ from llvmlite import ir
 from numba import types
 
 from localmoe.kernels.simd import (
-    FORM,
     Vector,
-    _call,
-    _concat,
     _constant,
     _lanes,
     _pointer,
     _shuffle,
     _splat,
-    _split,
     define,
     i8x64,
     i16x32,
@@ -43,23 +39,6 @@ def _broadcast(result: Vector) -> Any:
 
 
 splat_4_bytes, splat_2_shorts = _broadcast(i8x64), _broadcast(i16x32)
-
-
-def _dot_pairs(builder: Any, acc: Any, a: Any, b: Any) -> Any:
-    """acc[i] + a[2i] * b[2i] + a[2i + 1] * b[2i + 1], of int16."""
-    if FORM == "avx512vnni":
-        return builder.add(acc, _call(builder, "llvm.x86.avx512.pmaddw.d.512", _i32x16, a, b))
-    if FORM in ("avx2", "avxvnni"):
-        halves = zip(_split(builder, a, 2), _split(builder, b, 2), strict=True)
-        parts = [_call(builder, "llvm.x86.avx2.pmadd.wd", i32x8.llvm, x, y) for x, y in halves]
-        return builder.add(acc, _concat(builder, parts))
-    wide = ir.VectorType(_I32, 32)
-    product = builder.mul(builder.sext(a, wide), builder.sext(b, wide))
-    even, odd = (_shuffle(builder, product, product, list(range(at, 32, 2))) for at in (0, 1))
-    return builder.add(acc, builder.add(even, odd))
-
-
-dot_pairs = define(i32x16(i32x16, i16x32, i16x32), _dot_pairs)
 
 
 as_i16x32 = define(i16x32(i32x16), lambda b, v: b.bitcast(v, i16x32.llvm))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from localmoe.kernels.dot import dot_row, dot_rows
+from localmoe.kernels.dot import dot_rows
 from localmoe.kernels.elementwise import quantize_row
 from localmoe.kernels.geometry import IQ4_NL_TABLE, scratch_bytes
 from localmoe.kernels.matrix import KERNEL_TYPES
@@ -76,26 +76,15 @@ def quantized_activations(x: Floats) -> Activations:
 def dots(
     name: str, blocks: NDArray[np.uint8], a: Activations, index: Sequence[int], exact: bool = False
 ) -> Floats:
-    """Every row times the tokens index[..], row by row: float32 [len(index), rows].
-
-    Output and scratch hold NaN before.
-    """
-    cols, kind, order = a.x.shape[1], FORMATS[name], np.array(index, np.int32)
-    out = np.full((len(blocks), len(order)), np.nan, np.float32)
-    scratch = np.full(cols, np.nan, np.float32)
-    for r, row in enumerate(blocks):
-        dot_row(
-            int(exact), kind.ggml_type, address(row), cols, kind.block_bytes, address(IQ4_NL_TABLE),
-            address(a.x), address(a.q), address(a.scales), address(a.sums), address(order), len(order),
-            address(out[r]), address(scratch),
-        )  # fmt: skip
-    return np.ascontiguousarray(out.T)
+    """Every row times the tokens index[..], one row and one token at a time: float32 [len(index), rows]."""
+    alone = [[row_dots(name, row[None], a, [t], exact)[0, 0] for row in blocks] for t in index]
+    return np.array(alone, np.float32)
 
 
-def tile_dots(
+def row_dots(
     name: str, blocks: NDArray[np.uint8], a: Activations, index: Sequence[int], exact: bool = False
 ) -> Floats:
-    """The same of at most 16 rows at once, as linear layers and experts call it."""
+    """At most 16 rows at once, as linear layers and experts call it. Output and scratch hold NaN before."""
     cols, kind, order = a.x.shape[1], FORMATS[name], np.array(index, np.int32)
     out = np.full((len(order), 16), np.nan, np.float32)
     scratch = np.full(scratch_bytes(cols, len(order)) // 4, np.nan, np.float32)

@@ -9,12 +9,12 @@ import sys
 import numba
 import numpy as np
 
-from localmoe.kernels import dot_blocks, dot_k, geometry, simd
+from localmoe.kernels import dot, dot_k, geometry, simd
 from localmoe.kernels.elementwise import quantize_row, rms_norm, swiglu
 from quant.blocks import FORMATS
 
-INSTRUCTIONS = ("vpdpbusd", "vpmaddubsw", "pmaddubsw", "zmm", "ymm", "{vex}")
-K_DOTS = {"q4_k": dot_k.dot_q4_k, "q5_k": dot_k.dot_q5_k, "q6_k": dot_k.dot_q6_k}
+INSTRUCTIONS = ("vpdpwssd", "vpmaddwd", "vpmaddubsw", "pmaddubsw", "zmm", "ymm", "{vex}")
+QUANTIZED = ("q4_k", "q5_k", "q6_k", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl")
 
 
 def address(array: np.ndarray) -> int:
@@ -27,24 +27,20 @@ def results() -> dict[str, str]:
     tokens, cols = 3, 768
     x = rng.standard_normal((tokens, cols)).astype(np.float32)
     q, scales = np.zeros((tokens, cols), np.int8), np.zeros((tokens, 3), np.float32)
-    sums, index = np.zeros((tokens, 48), np.int16), np.arange(tokens, dtype=np.int32)
+    sums, index = np.zeros((tokens, 48), np.int16), np.tile(np.arange(tokens, dtype=np.int32), 2)
     for t in range(tokens):
         quantize_row(address(x[t]), cols, address(q[t]), address(scales[t]), address(sums[t]))
-    activations = (address(q), address(scales), address(sums), address(index), tokens)
+    activations = (address(q), address(scales), address(sums), address(index))
     out = {"quantized": digest(q, scales, sums)}
-    for name, dot in K_DOTS.items():
-        blocks, y = random_blocks(name, cols, rng), np.zeros((8, tokens), np.float32)
-        for row, acc in zip(blocks, y, strict=True):
-            dot(address(row), cols // 256, *activations, address(acc))
-        out[name] = digest(y)
-    for name in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl"):
-        blocks, y = random_blocks(name, cols, rng), np.zeros((8, tokens), np.float32)
-        table = address(geometry.IQ4_NL_TABLE)
-        for row, acc in zip(blocks, y, strict=True):
-            dot_blocks.dot_blocks(
-                FORMATS[name].ggml_type, address(row), cols, table, *activations, address(acc)
-            )
-        out[name] = digest(y)
+    for name in QUANTIZED:
+        blocks, kind = random_blocks(name, cols, rng), FORMATS[name]
+        for count in (tokens, 2 * tokens):  # few tokens take another way than many
+            y, scratch = np.zeros((count, 16), np.float32), np.zeros(1 << 16, np.uint8)
+            dot.dot_rows(
+                0, kind.ggml_type, address(blocks), blocks.shape[1], 8, cols, kind.block_bytes,
+                address(geometry.IQ4_NL_TABLE), address(x), *activations, count, address(y), address(scratch),
+            )  # fmt: skip
+            out[f"{name} {count}"] = digest(np.ascontiguousarray(y[:, :8]))
     weight, normed = rng.standard_normal(cols).astype(np.float32), np.zeros(cols, np.float32)
     rms_norm(address(x[0]), address(weight), cols, 1e-5, address(normed))
     swiglu(address(x[1]), address(x[2]), cols)
@@ -66,9 +62,9 @@ def digest(*arrays: np.ndarray) -> str:
 
 def assembly() -> dict[str, int]:
     """How often each instruction or register stands in the Q4_K kernel, compiled here and now."""
-    signature = "void(" + ", ".join(["int64"] * 8) + ")"
+    signature = "void(" + ", ".join(["int64"] * 10) + ")"
     settings = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
-    kernel = numba.njit(signature, **settings)(dot_k.dot_q4_k.py_func)
+    kernel = numba.njit(signature, **settings)(dot_k.quad_q4_k.py_func)
     text = "".join(kernel.inspect_asm().values())
     return {word: text.count(word) for word in INSTRUCTIONS}
 

@@ -16,7 +16,7 @@ from kernel_rows import (
     dots,
     quantized_activations,
     random_blocks,
-    tile_dots,
+    row_dots,
 )
 
 from localmoe.kernels.dot_float import decode_row
@@ -61,7 +61,7 @@ def test_a_token_does_not_depend_on_its_company(name, cols, rng):
     alone = np.concatenate([dots(name, blocks, a, [t]) for t in range(9)])
     for count in range(1, 10):
         index = rng.permutation(9)[:count]
-        np.testing.assert_array_equal(dots(name, blocks, a, index), alone[index])
+        np.testing.assert_array_equal(row_dots(name, blocks, a, index), alone[index])
 
 
 @pytest.mark.parametrize(("name", "cols"), CASES)
@@ -73,7 +73,7 @@ def test_sixteen_rows_at_once_give_the_bits_of_one(name, cols, exact, rng):
     alone = dots(name, blocks, a, range(21), exact)
     for count in (1, 2, 3, 5, 6, 7, 8, 9, 16, 21):
         index, rows = rng.permutation(21)[:count], int(rng.integers(1, 17))
-        got = tile_dots(name, blocks[:rows], a, index, exact)
+        got = row_dots(name, blocks[:rows], a, index, exact)
         np.testing.assert_array_equal(got, alone[index, :rows])
 
 
@@ -92,7 +92,7 @@ def test_largest_codes_and_activations_do_not_overflow(name, rng):
     weights = decoded(name, flat)
     a = quantized_activations(x)
     assert_close(dots(name, flat, a, range(2)), reference.matvec(weights, x), weights, x)
-    many = tile_dots(name, flat, a, [0, 1] * 4)
+    many = row_dots(name, flat, a, [0, 1] * 4)
     assert_close(many[:2], reference.matvec(weights, x), weights, x)
 
 

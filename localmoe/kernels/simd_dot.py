@@ -1,0 +1,105 @@
+"""Dot products of bytes and of int16 pairs, in the form chosen by `simd.FORM`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from localmoe.kernels.simd import (
+    FORM,
+    _call,
+    _concat,
+    _constant,
+    _shuffle,
+    _split,
+    define,
+    i8x64,
+    i16x16,
+    i16x32,
+    i32x8,
+    i32x16,
+)
+
+_I32 = ir.IntType(32)
+
+
+def _dot_x86_narrow(builder: Any, acc: Any, u: Any, s: Any) -> Any:
+    ones = _constant(i16x16.llvm, 1)
+    out = []
+    for a, x, y in zip(_split(builder, acc, 2), _split(builder, u, 2), _split(builder, s, 2), strict=True):
+        pairs = _call(builder, "llvm.x86.avx2.pmadd.ub.sw", i16x16.llvm, x, y)
+        out.append(builder.add(a, _call(builder, "llvm.x86.avx2.pmadd.wd", i32x8.llvm, pairs, ones)))
+    return _concat(builder, out)
+
+
+def _dot_portable(builder: Any, acc: Any, u: Any, s: Any) -> Any:
+    wide = ir.VectorType(_I32, 64)
+    product = builder.mul(builder.zext(u, wide), builder.sext(s, wide))
+    for offset in range(4):
+        acc = builder.add(acc, _shuffle(builder, product, product, list(range(offset, 64, 4))))
+    return acc
+
+
+def _dot(builder: Any, acc: Any, u: Any, s: Any) -> Any:
+    if FORM == "avx512vnni":
+        return _call(builder, "llvm.x86.avx512.vpdpbusd.512", i32x16.llvm, acc, u, s)
+    if FORM == "avxvnni":
+        parts = zip(_split(builder, acc, 2), _split(builder, u, 2), _split(builder, s, 2), strict=True)
+        name = "llvm.x86.avx512.vpdpbusd.256"
+        return _concat(builder, [_call(builder, name, i32x8.llvm, a, x, y) for a, x, y in parts])
+    if FORM == "avx2":
+        return _dot_x86_narrow(builder, acc, u, s)
+    if FORM == "neon":
+        parts = zip(_split(builder, acc, 4), _split(builder, u, 4), _split(builder, s, 4), strict=True)
+        name, quad = "llvm.aarch64.neon.sdot.v4i32.v16i8", ir.VectorType(_I32, 4)
+        return _concat(builder, [_call(builder, name, quad, a, x, y) for a, x, y in parts])
+    return _dot_portable(builder, acc, u, s)
+
+
+def _dot_wide(builder: Any, acc: Any, u: Any, s: Any) -> Any:
+    """The same for u up to 255, where pairs of products overflow vpmaddubsw and sdot reads u as signed."""
+    if FORM not in ("avx2", "neon"):
+        return _dot(builder, acc, u, s)
+    low, high = builder.and_(u, _constant(u.type, 15)), builder.lshr(u, _constant(u.type, 4))
+    upper = _dot(builder, ir.Constant(i32x16.llvm, None), high, s)
+    return _dot(builder, builder.add(acc, builder.shl(upper, _constant(i32x16.llvm, 4))), low, s)
+
+
+dot_bytes = define(i32x16(i32x16, i8x64, i8x64), _dot)
+dot_bytes.__doc__ = "acc[i] + the sum of u[4i:4i+4] * s[4i:4i+4]; u unsigned and at most 127, s signed."
+dot_bytes_wide = define(i32x16(i32x16, i8x64, i8x64), _dot_wide)
+
+
+def _multiply_pairs(builder: Any, u: Any, s: Any) -> Any:
+    if FORM == "avx512vnni":
+        return _call(builder, "llvm.x86.avx512.pmaddubs.w.512", i16x32.llvm, u, s)
+    if FORM in ("avx2", "avxvnni"):
+        halves = zip(_split(builder, u, 2), _split(builder, s, 2), strict=True)
+        name = "llvm.x86.avx2.pmadd.ub.sw"
+        return _concat(builder, [_call(builder, name, i16x16.llvm, x, y) for x, y in halves])
+    wide = ir.VectorType(ir.IntType(16), 64)
+    product = builder.mul(builder.sext(u, wide), builder.sext(s, wide))
+    even, odd = (_shuffle(builder, product, product, list(range(at, 64, 2))) for at in (0, 1))
+    return builder.add(even, odd)
+
+
+multiply_pairs = define(i16x32(i8x64, i8x64), _multiply_pairs)
+multiply_pairs.__doc__ = "u[2i] * s[2i] + u[2i + 1] * s[2i + 1]; u at most 127, so that no pair saturates."
+
+
+def _dot_pairs(builder: Any, acc: Any, a: Any, b: Any) -> Any:
+    """acc[i] + a[2i] * b[2i] + a[2i + 1] * b[2i + 1], of int16."""
+    if FORM == "avx512vnni":
+        return builder.add(acc, _call(builder, "llvm.x86.avx512.pmaddw.d.512", i32x16.llvm, a, b))
+    if FORM in ("avx2", "avxvnni"):
+        halves = zip(_split(builder, a, 2), _split(builder, b, 2), strict=True)
+        parts = [_call(builder, "llvm.x86.avx2.pmadd.wd", i32x8.llvm, x, y) for x, y in halves]
+        return builder.add(acc, _concat(builder, parts))
+    wide = ir.VectorType(_I32, 32)
+    product = builder.mul(builder.sext(a, wide), builder.sext(b, wide))
+    even, odd = (_shuffle(builder, product, product, list(range(at, 32, 2))) for at in (0, 1))
+    return builder.add(acc, builder.add(even, odd))
+
+
+dot_pairs = define(i32x16(i32x16, i16x32, i16x32), _dot_pairs)
