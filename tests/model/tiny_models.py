@@ -237,3 +237,24 @@ def transformers_logits(model: Any, ids: Sequence[int]) -> tuple[Floats, Floats]
     for handle in handles:
         handle.remove()
     return logits, np.min(margins, axis=0) if margins else np.full(len(ids), np.inf, np.float32)
+
+
+def clear_sequence(model: Any, length: int, rng: np.random.Generator, margin: float = 0.05) -> list[int]:
+    """Token ids, each drawn among those whose routers all decide by more than `margin`, given those before.
+
+    So no token of the sequence is near a tie, and none finds in the cache what a near-tie left there.
+    """
+    import torch
+
+    ids: list[int] = []
+    while len(ids) < length:
+        candidates = rng.choice(np.arange(3, VOCAB), 24, replace=False)
+        with torch.no_grad():
+            routed = model(torch.tensor([[*ids, int(c)] for c in candidates]), output_router_logits=True)
+        least = np.full(len(candidates), np.inf)
+        for logits in routed.router_logits:  # [candidates * positions, experts] of a layer
+            last = logits.reshape(len(candidates), len(ids) + 1, -1)[:, -1].sort(descending=True).values
+            k = model.config.num_experts_per_tok
+            least = np.minimum(least, (last[:, k - 1] - last[:, k]).numpy())
+        ids.append(int(candidates[least.argmax() if least.max() <= margin else (least > margin).argmax()]))
+    return ids
