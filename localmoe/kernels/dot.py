@@ -5,7 +5,7 @@ apart.
 from __future__ import annotations
 
 from localmoe.kernels.dot_blocks import quad_blocks
-from localmoe.kernels.dot_float import BF16, F16, F32, Q4_K, Q5_K, Q6_K, decode_row, dot_f32, dot_float
+from localmoe.kernels.dot_float import BF16, F16, F32, Q4_K, Q5_K, Q6_K, decode_row, dot_float, dot_float4
 from localmoe.kernels.dot_k import quad_q4_k, quad_q5_k, quad_q6_k
 from localmoe.kernels.dot_tile import tile_blocks, tile_k
 from localmoe.kernels.elementwise import store_f32_at
@@ -22,15 +22,22 @@ def _float_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, index
     """Rows that meet the float32 activations x [*, cols]: F32, F16 and BF16; when `exact`, all others too,
     which are decoded to `scratch` (cols float32) first.
     """
-    floats = kind == F32 or kind == F16 or kind == BF16
+    floats, four = kind == F32 or kind == F16 or kind == BF16, tokens // 4 * 4
+    form = kind if floats else F32
     for r in range(count):
-        row = rows + r * row_bytes
+        row, to = rows + r * row_bytes, out + r * 4
         if not floats:
             decode_row(kind, row, cols, size, table, scratch)
-        for t in range(tokens):
-            token = x + load_i32(index + t * 4) * cols * 4
-            value = dot_float(kind, row, cols, token) if floats else dot_f32(scratch, cols, token)
-            store_f32_at(out, t * TILE + r, value)
+            row = scratch
+        for t in range(0, four, 4):
+            at = index + t * 4
+            dot_float4(
+                form, row, cols, x + load_i32(at) * cols * 4, x + load_i32(at + 4) * cols * 4,
+                x + load_i32(at + 8) * cols * 4, x + load_i32(at + 12) * cols * 4, to + t * TILE * 4,
+                TILE * 4,
+            )  # fmt: skip
+        for t in range(four, tokens):
+            store_f32_at(to, t * TILE, dot_float(form, row, cols, x + load_i32(index + t * 4) * cols * 4))
 
 
 @compiled()

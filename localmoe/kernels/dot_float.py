@@ -75,6 +75,56 @@ def dot_f32(row: int, n: int, x: int):
     return _dot(F32, row, n, x)
 
 
+@compiled(forceinline=True)
+def _dot4(kind: int, row: int, n: int, x0: int, x1: int, x2: int, x3: int, out: int, stride: int) -> None:
+    """`_dot` of one row and four tokens, which share the row's loads and conversions."""
+    z = zero_f32x16()
+    a0, a1, a2, a3 = z, z, z, z
+    b0, b1, b2, b3 = z, z, z, z
+    c0, c1, c2, c3 = z, z, z, z
+    d0, d1, d2, d3 = z, z, z, z
+    whole, sixteens = n // 64 * 64, n // 16 * 16
+    for i in range(0, whole, 64):
+        at, w = i * 4, _load16(kind, row, i)
+        a0, b0 = fma16(w, load_f32x16(x0 + at), a0), fma16(w, load_f32x16(x1 + at), b0)
+        c0, d0 = fma16(w, load_f32x16(x2 + at), c0), fma16(w, load_f32x16(x3 + at), d0)
+        at, w = at + 64, _load16(kind, row, i + 16)
+        a1, b1 = fma16(w, load_f32x16(x0 + at), a1), fma16(w, load_f32x16(x1 + at), b1)
+        c1, d1 = fma16(w, load_f32x16(x2 + at), c1), fma16(w, load_f32x16(x3 + at), d1)
+        at, w = at + 64, _load16(kind, row, i + 32)
+        a2, b2 = fma16(w, load_f32x16(x0 + at), a2), fma16(w, load_f32x16(x1 + at), b2)
+        c2, d2 = fma16(w, load_f32x16(x2 + at), c2), fma16(w, load_f32x16(x3 + at), d2)
+        at, w = at + 64, _load16(kind, row, i + 48)
+        a3, b3 = fma16(w, load_f32x16(x0 + at), a3), fma16(w, load_f32x16(x1 + at), b3)
+        c3, d3 = fma16(w, load_f32x16(x2 + at), c3), fma16(w, load_f32x16(x3 + at), d3)
+    for i in range(whole, sixteens, 16):
+        at, w = i * 4, _load16(kind, row, i)
+        a0, b0 = fma16(w, load_f32x16(x0 + at), a0), fma16(w, load_f32x16(x1 + at), b0)
+        c0, d0 = fma16(w, load_f32x16(x2 + at), c0), fma16(w, load_f32x16(x3 + at), d0)
+    s0, s1 = sum16(add16(add16(a0, a1), add16(a2, a3))), sum16(add16(add16(b0, b1), add16(b2, b3)))
+    s2, s3 = sum16(add16(add16(c0, c1), add16(c2, c3))), sum16(add16(add16(d0, d1), add16(d2, d3)))
+    for i in range(sixteens, n):
+        w1, at = _load1(kind, row, i), i * 4
+        s0, s1 = fma(w1, load_f32(x0 + at), s0), fma(w1, load_f32(x1 + at), s1)
+        s2, s3 = fma(w1, load_f32(x2 + at), s2), fma(w1, load_f32(x3 + at), s3)
+    store_f32_at(out, 0, s0)
+    store_f32_at(out + stride, 0, s1)
+    store_f32_at(out + 2 * stride, 0, s2)
+    store_f32_at(out + 3 * stride, 0, s3)
+
+
+@compiled()
+def dot_float4(kind: int, row: int, n: int, x0: int, x1: int, x2: int, x3: int, out: int,
+               stride: int) -> None:
+    """out[i * stride bytes] = row of F32, F16 or BF16 · x_i, i < 4: the bits of four `dot_float`s."""
+    if kind == F32:
+        _dot4(F32, row, n, x0, x1, x2, x3, out, stride)
+    elif kind == F16:
+        _dot4(F16, row, n, x0, x1, x2, x3, out, stride)
+    else:
+        _dot4(BF16, row, n, x0, x1, x2, x3, out, stride)
+
+
 @compiled()
 def dot_float(kind: int, row: int, n: int, x: int):
     """Row of F32, F16 or BF16 · float32 x, n values. Addresses."""
