@@ -1,4 +1,5 @@
-"""Records what the captures beside this file show, from the embedded model in a real pseudo-terminal.
+"""Records what the captures beside this file show, in a real pseudo-terminal: from the embedded model, and,
+since that cannot write code, `code.txt` from the tests' model of scripted answers.
 
     python docs/captures/record.py
 """
@@ -25,11 +26,16 @@ LONG_ANSWER = [
 ]
 RESUMED = ["What is my name?", "/stats"]
 HELP = ["/help"]
+CODE = ["longest line"]
+SCRIPTED = str(HERE.parents[1] / "tests" / "chat" / "fake_model.py")
 
 
-def record(name: str, environment: dict[str, str], arguments: list[str], prompts: list[str]) -> None:
-    """Type `prompts` into `localmoe chat ARGUMENTS` and write what the terminal then shows."""
-    with Program(["-m", "localmoe", "chat", *arguments], environment, rows=44) as chat:
+def record(
+    name: str, environment: dict[str, str], arguments: list[str], prompts: list[str], program: str = ""
+) -> None:
+    """Type `prompts` into `localmoe chat ARGUMENTS` (or `program`) and write what the terminal then shows."""
+    start = [program] if program else ["-m", "localmoe"]
+    with Program([*start, "chat", *arguments], environment, rows=44) as chat:
         chat.see("/help lists the commands", seconds=300)
         chat.prompt(300)
         for prompt in prompts:
@@ -48,6 +54,8 @@ def main() -> None:
         record("resumed", environment, ["-c"], RESUMED)
         record("long-answer", environment, [], LONG_ANSWER)
         record("help", environment, [], HELP)
+        slowly = {**environment, "FAKE_DELAY": "0.002", "FAKE_CONTEXT": "8192"}
+        record("code", slowly, [], CODE, SCRIPTED)
 
 
 if __name__ == "__main__":
