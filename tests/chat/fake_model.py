@@ -130,8 +130,7 @@ CODE = "```python\ndef f(x):\n    return x + 1\n```\n\n"
 LONG = "# Title\n\nSome *words* here.\n\n" + CODE + "- one\n- two\n\nEnd."
 TOUR = """## Reading a file line by line
 
-A file object is an *iterator* over its lines, so a loop is all it takes, and only one line is in memory at
-a time:
+A file object is an *iterator* over its lines: a loop is all it takes, with one line in memory at a time:
 
 ```python
 from pathlib import Path
@@ -170,7 +169,8 @@ def main() -> None:
 
     delay = float(os.environ.get("FAKE_DELAY", "0"))
     context = int(os.environ.get("FAKE_CONTEXT", "1000"))
-    answers = {"long": LONG, "count": " ".join(map(str, range(1000))), "hostile": HOSTILE, "longest line": TOUR}
+    count = " ".join(map(str, range(1000)))
+    answers = {"long": LONG, "count": count, "hostile": HOSTILE, "longest line": TOUR}
     catalogue.find = lambda model: catalogue.Found("fake", Path(__file__), None)
     localmoe.load = lambda *_arguments, **_options: FakeModel(answers, context, delay)  # type: ignore[attr-defined]
     command()
