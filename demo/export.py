@@ -53,6 +53,7 @@ def config(shape: Shape) -> dict[str, object]:
     return {
         "architectures": ["MixtralForCausalLM"],
         "model_type": "mixtral",
+        "_name_or_path": "localmoe/demo",
         "torch_dtype": "bfloat16",
         "vocab_size": shape.vocab,
         "hidden_size": shape.hidden,

@@ -91,7 +91,7 @@ class GGUFWriter:
         last = self._order[-1] if self._order else None
         return _aligned(last.offset + last.nbytes) if last else len(self._header)
 
-    def start(self, written: int = 0) -> None:
+    def start(self, written: int = 0) -> BufferedRandom:
         """Create the file, or with `written` > 0 go on with one that holds that many whole tensors."""
         header = self.header
         if written:
@@ -102,21 +102,20 @@ class GGUFWriter:
             self._file = self.path.open("w+b")
             self._file.write(header)
         self._next = written
+        return self._file
 
     def write(self, name: str, data: npt.NDArray[np.uint8]) -> None:
         """The next bytes of tensor `name`, which must be the next tensor declared."""
-        if self._file is None:
-            self.start()
-        assert self._file is not None  # start() has set it
+        file = self._file or self.start()
         tensor = self._order[self._next] if self._next < len(self._order) else None
         if tensor is None or tensor.name != name:
             raise QuantError(f"tensor {name!r} written out of order")
         if self._filled + data.nbytes > tensor.nbytes:
             raise QuantError(f"tensor {name!r} takes {tensor.nbytes} bytes, more were given")
-        self._file.write(np.ascontiguousarray(data).data)
+        file.write(np.ascontiguousarray(data).data)
         self._filled += data.nbytes
         if self._filled == tensor.nbytes:
-            self._file.write(bytes(_aligned(tensor.nbytes) - tensor.nbytes))
+            file.write(bytes(_aligned(tensor.nbytes) - tensor.nbytes))
             self._next, self._filled = self._next + 1, 0
 
     def flush(self) -> None:

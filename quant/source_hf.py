@@ -6,6 +6,7 @@ pairs 2i with 2i + 1, so those rows are reordered while they are read.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from quant.hyperparameters import Settings, Sizes, check
@@ -59,9 +60,17 @@ def open_hugging_face(directory: Path) -> Source:
     except BaseException:
         files.close()
         raise
-    metadata = sizes.metadata(directory.resolve().name)
+    metadata = sizes.metadata(_name(config, directory))
     metadata |= tokenizer_metadata(directory, sizes.vocabulary, config.values)
     return Source(directory, "Hugging Face", metadata, tensors, files)
+
+
+def _name(config: Settings, directory: Path) -> str:
+    """The repository's name where config.json tells it as OWNER/NAME, else the directory's."""
+    told = config.get("_name_or_path")
+    if isinstance(told, str) and re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", told) and told[0] != ".":
+        return told.partition("/")[2]
+    return directory.resolve().name
 
 
 def _sizes(config: Settings) -> Sizes:

@@ -63,6 +63,17 @@ def test_other_plain_types(mixtral, tmp_path, helpers, kind):
     assert_same(tensors_of(source), tensors_of(mixtral), 0 if kind == "f32" else 8e-3)
 
 
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [("someone/Mixtral-8x7B", "Mixtral-8x7B"), ("/home/me/run", "m"), ("../x", "m"), ("", "m"), (None, "m")],
+)
+def test_a_model_is_named_after_its_repository_or_else_its_folder(tmp_path, helpers, told, name):
+    source = helpers.write_hugging_face(tmp_path / "m")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "_name_or_path": told}))
+    assert open_source(source).name == name
+
+
 def mistral_names(name):
     renamed = {
         "model.embed_tokens.weight": "tok_embeddings.weight",
