@@ -10,7 +10,9 @@ tell them apart:
                 compute the experts `active`, whose bytes are at table[expert] (gate, up, down)
 
 Where everything is mapped the engine may run a lone token through all layers at once and tell its routing
-afterwards: `observe`. A batch holds until the next is asked for. A pass of one token is decoding: it feeds statistics and policy at
+afterwards: `observe`.
+
+A batch holds until the next is asked for. A pass of one token is decoding: it feeds statistics and policy at
 once, and a missing expert is read into its victim's slot if the policy admits it, else into a transit slot,
 which the next layer's misses use again. A longer pass is prefill: each missing expert is read once, while
 others are computed; it evicts nothing, but keeps the most used in slots that are free, evenly over the

@@ -379,7 +379,7 @@ def block_task(args: int, item: int, worker: int) -> None:
 @compiled_callback(TASK)
 def merge_task(args: int, item: int, worker: int) -> None:
     """Merges what `block_task` left, block after block, into out [heads, head_dim]: `share` heads an item."""
-    partial, step, heads, kv_heads, head_dim, window, out, share, _, _ = args10(args)
+    partial, step, heads, head_dim, window, out, share, _, _, _ = args10(args)
     position = load_i64(step)
     oldest = max(0, position - window + 1) if window > 0 else 0
     blocks = position // BLOCK + 1 - oldest // BLOCK

@@ -22,8 +22,8 @@ from localmoe.kernels.matrix import Matrix
 from localmoe.kernels.pool import Pool
 from localmoe.kernels.program import Program
 
-POSITION, BLOCK_ITEMS = range(2)  # places in `Buffers.step`
-SMALL_ITEM = 8192  # bytes of weights that are worth handing to another thread
+POSITION, BLOCK_ITEMS = range(2)  # places in `Buffers.step`: the first token's, a lone token's in attention
+SMALL_ITEM = 1 << 14  # weights: about a microsecond's work, below which handing it out costs too much
 SMALL_MERGE = 1024  # floats that one thread merges sooner than it tells another
 
 
@@ -178,8 +178,8 @@ class Cpu:
         if alone:
             share = s.heads if out.cols <= SMALL_MERGE else s.heads // s.kv_heads
             self._run(
-                A.merge_task.address, s.heads // share, b.partials.at, b.step.at, s.heads, s.kv_heads,
-                s.head_dim, s.window, out.x, share,
+                A.merge_task.address, s.heads // share, b.partials.at, b.step.at, s.heads, s.head_dim,
+                s.window, out.x, share,
             )  # fmt: skip
         if out.quantized:
             self._run(
@@ -253,7 +253,7 @@ class Cpu:
         fair = max(TILE, min(64, -(-rows // (threads * 8)) // TILE * TILE))
         if not alone:
             return fair
-        return max(fair, min(SMALL_ITEM // matrix.row_bytes, rows // (threads * 2)) // TILE * TILE)
+        return max(fair, min(SMALL_ITEM // matrix.cols, rows // (threads * 2)) // TILE * TILE)
 
     # -- mixture of experts ----------------------------------------------------------------------------------
 
