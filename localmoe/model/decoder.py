@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,13 @@ def rope_table(config: ModelConfig, context: int, factors: Floats | None = None)
     return np.ascontiguousarray(np.stack([np.cos(angles), np.sin(angles)], -1), np.float32)
 
 
+class RecordingCompute(Compute, Protocol):
+    """Arithmetic that can run a lone token's pass again from a recording: see `kernels.cpu.Cpu`."""
+
+    def record(self, forward: Callable[[], object], layers: int) -> Program | None: ...
+    def replay(self, program: Program, token: int, position: int) -> Floats: ...
+
+
 class Decoder:
     """One conversation's state. `tokens` are those whose keys and values are held, position by position."""
 
@@ -36,7 +43,7 @@ class Decoder:
         self,
         transformer: Transformer,
         config: ModelConfig,
-        compute: Compute,
+        compute: RecordingCompute,
         cache: KVCache,
         step: Callable[[], AbstractContextManager[None]],
         observe: Callable[[NDArray[np.int32]], None] | None = None,

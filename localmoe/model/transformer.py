@@ -7,7 +7,7 @@ What computes and where the weights are is behind two interfaces: `Compute` does
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from localmoe.kernels.cpu import ExpertSource
 from localmoe.kernels.matrix import Matrix
-from localmoe.kernels.program import Program
 
 Floats = NDArray[np.float32]
 
@@ -35,8 +34,6 @@ class Compute(Protocol):
     def add_dense(self, x: Any, h: Any, gate: Matrix, up: Matrix, down: Matrix) -> None: ...
     def last_logits(self, h: Any, output: Matrix) -> Floats: ...
     def all_logits(self, h: Any, output: Matrix) -> Floats: ...
-    def record(self, forward: Callable[[], object], layers: int) -> Program | None: ...
-    def replay(self, program: Program, token: int, position: int) -> Floats: ...
 
 
 @dataclass(frozen=True, slots=True)
