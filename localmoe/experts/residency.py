@@ -9,6 +9,9 @@ tell them apart:
             for active, table in residency.batches(layer, chosen):
                 compute the experts `active`, whose bytes are at table[expert] (gate, up, down)
 
+Where everything is mapped the engine may run a lone token through all layers at once and tell its routing
+afterwards: `observe`.
+
 A batch holds until the next is asked for. A pass of one token is decoding: it feeds statistics and policy at
 once, and a missing expert is read into its victim's slot if the policy admits it, else into a transit slot,
 which the next layer's misses use again. A longer pass is prefill: each missing expert is read once, while
@@ -78,6 +81,7 @@ class Residency:
         self.table = self.slots.table
         self._step_lock = threading.Lock()
         self._seen: list[NDArray[np.uint8] | None] = [None] * layout.layers  # this pass's routing, by layer
+        self._observed: NDArray[np.uint8] | None = None  # or [1, layers, k], told at once
         self._last_save = time.monotonic()
         if not self.paged:
             return
@@ -96,7 +100,7 @@ class Residency:
     def step(self) -> Iterator[None]:
         """One forward pass of any number of tokens."""
         with self._step_lock:
-            self._seen = [None] * self.layout.layers
+            self._seen, self._observed = [None] * self.layout.layers, None
             if self.paged:
                 self._pager.step()
             try:
@@ -168,11 +172,11 @@ class Residency:
                 if slot is not None:
                     self.slots.abandon(slot)
 
-    def observe(self, layer: int, chosen: NDArray[np.integer]) -> None:
-        """Instead of `batches`, where experts are mapped and the engine reads `table[layer]` itself: a
-        microsecond.
+    def observe(self, routing: NDArray[np.integer]) -> None:
+        """Instead of `batches`, where experts are mapped and the engine reads `table` itself: what one token
+        was sent to, [layers, k].
         """
-        self._seen[layer] = chosen.astype(np.uint8)
+        self._observed = routing.astype(np.uint8)[None]
 
     # -- around it -------------------------------------------------------------------------------------------
 
@@ -250,10 +254,12 @@ class Residency:
 
     def _learn(self) -> None:
         """The pass is complete: its routing enters the statistics (where paged decoding already put it)."""
-        rows = [row for row in self._seen if row is not None]
-        if len(rows) != self.layout.layers:
-            return
-        routing = np.stack(rows, axis=1)  # [tokens, layers, k]
+        routing = self._observed  # [tokens, layers, k]
+        if routing is None:
+            rows = [row for row in self._seen if row is not None]
+            if len(rows) != self.layout.layers:
+                return
+            routing = np.stack(rows, axis=1)
         if self.paged and len(routing) == 1:
             self.statistics.end_token()
         else:

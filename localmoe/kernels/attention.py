@@ -9,7 +9,9 @@ are 16 lanes and a score needs no sum across lanes; values position by position.
 
 A block gives (max, sum, weighted values) of its own softmax; blocks are merged one after the other
 (Milakov & Gimelshein 2018). Decoding computes a token's blocks on all cores, prefill one token and head
-after another: the same operations in the same order, so the same bits.
+after another: the same operations in the same order, so the same bits. Every sum runs alone, dimension by
+dimension or position by position; four of them run side by side, of four heads, of two and two tiles, or of
+four tiles, because one addition must wait for the last.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from localmoe.kernels.elementwise import exp16, store_f32_at
 from localmoe.kernels.geometry import BLOCK, KV_F16, KV_F32, KV_Q8_0, SCALED, TILE
 from localmoe.kernels.simd import (
     add16,
+    args10,
     args16,
     args20,
     bits_to_f32,
@@ -29,6 +32,7 @@ from localmoe.kernels.simd import (
     load_f32,
     load_f32x16,
     load_i8_f32x16,
+    load_i64,
     max16,
     max_lane16,
     mul16,
@@ -79,9 +83,9 @@ def _scale_of(x: int, n: int):
 @compiled_callback(TASK)
 def append_task(args: int, item: int, worker: int) -> None:
     """Token `item`: rotates its q and k, and writes k and v into the cache at its position."""
-    (q, k, v, position0, heads, kv_heads, head_dim, table, pairs, context,
+    (q, k, v, step, heads, kv_heads, head_dim, table, pairs, context,
      keys, key_scales, values, value_scales, kind, _) = args16(args)  # fmt: skip
-    position = position0 + item
+    position = load_i64(step) + item
     angles = table + position * pairs * 8
     _rotate(q + item * heads * head_dim * 4, heads, head_dim, angles, pairs)
     _rotate(k + item * kv_heads * head_dim * 4, kv_heads, head_dim, angles, pairs)
@@ -145,53 +149,75 @@ def _values16(kind: int, values: int, scales: int, position: int, head_dim: int,
     return load_f16_f32x16(values + at * 2)
 
 
-@compiled()
-def _scores(kind, q, head_dim, keys, key_scales, first, heads, scale, p) -> None:
-    """p[h, 0..255] = scale * q[h] · key, for four heads (or one) and a block's 256 keys (16 tiles from
-    `first`).
-    """
-    for tile in range(BLOCK // TILE):
-        if heads == 4:
-            s0, s1, s2, s3 = zero_f32x16(), zero_f32x16(), zero_f32x16(), zero_f32x16()
-            for d in range(head_dim):
-                k = _keys16(kind, keys, key_scales, first + tile, head_dim, d)
-                at = q + d * 4
-                s0 = fma16(splat_f32x16(load_f32(at)), k, s0)
-                s1 = fma16(splat_f32x16(load_f32(at + head_dim * 4)), k, s1)
-                s2 = fma16(splat_f32x16(load_f32(at + head_dim * 8)), k, s2)
-                s3 = fma16(splat_f32x16(load_f32(at + head_dim * 12)), k, s3)
-            out = p + tile * TILE * 4
-            store_f32x16(out, mul16(s0, splat_f32x16(scale)))
-            store_f32x16(out + BLOCK * 4, mul16(s1, splat_f32x16(scale)))
-            store_f32x16(out + BLOCK * 8, mul16(s2, splat_f32x16(scale)))
-            store_f32x16(out + BLOCK * 12, mul16(s3, splat_f32x16(scale)))
-        else:
-            s0 = zero_f32x16()
-            for d in range(head_dim):
-                k = _keys16(kind, keys, key_scales, first + tile, head_dim, d)
-                s0 = fma16(splat_f32x16(load_f32(q + d * 4)), k, s0)
-            store_f32x16(p + tile * TILE * 4, mul16(s0, splat_f32x16(scale)))
-
-
 @compiled(forceinline=True)
-def _hide(p: int, low: int, high: int) -> None:
-    """Sets the scores outside low..high-1 to minus infinity."""
-    for i in range(low):
-        store_f32_at(p, i, _NEGATIVE)
-    for i in range(high, BLOCK):
-        store_f32_at(p, i, _NEGATIVE)
+def _put_scores(s, scale, p: int, tile: int) -> None:
+    store_f32x16(p + tile * TILE * 4, mul16(s, splat_f32x16(scale)))
+
+
+@compiled()
+def _scores(kind, q, head_dim, keys, key_scales, first, low, high, heads, scale, p) -> None:
+    """p[h, low..high-1] = scale * q[h] · key, for one, two or four heads and tiles low..high-1 of a block
+    whose first tile is `first`.
+    """
+    wide = head_dim * 4
+    second, third, fourth = p + BLOCK * 4, p + BLOCK * 8, p + BLOCK * 12
+    tile = low
+    while tile < high:
+        s0, s1, s2, s3 = zero_f32x16(), zero_f32x16(), zero_f32x16(), zero_f32x16()
+        if heads == 4:
+            for d in range(head_dim):
+                at, k = q + d * 4, _keys16(kind, keys, key_scales, first + tile, head_dim, d)
+                s0 = fma16(splat_f32x16(load_f32(at)), k, s0)
+                s1 = fma16(splat_f32x16(load_f32(at + wide)), k, s1)
+                s2 = fma16(splat_f32x16(load_f32(at + wide * 2)), k, s2)
+                s3 = fma16(splat_f32x16(load_f32(at + wide * 3)), k, s3)
+            _put_scores(s0, scale, p, tile)
+            _put_scores(s1, scale, second, tile)
+            _put_scores(s2, scale, third, tile)
+            _put_scores(s3, scale, fourth, tile)
+            tile += 1
+        elif heads == 2:
+            other = min(tile + 1, high - 1)  # the last tile of an odd number is computed twice
+            for d in range(head_dim):
+                a, b = splat_f32x16(load_f32(q + d * 4)), splat_f32x16(load_f32(q + wide + d * 4))
+                k = _keys16(kind, keys, key_scales, first + tile, head_dim, d)
+                s0, s1 = fma16(a, k, s0), fma16(b, k, s1)
+                k = _keys16(kind, keys, key_scales, first + other, head_dim, d)
+                s2, s3 = fma16(a, k, s2), fma16(b, k, s3)
+            _put_scores(s0, scale, p, tile)
+            _put_scores(s1, scale, second, tile)
+            _put_scores(s2, scale, p, other)
+            _put_scores(s3, scale, second, other)
+            tile += 2
+        else:
+            t1, t2, t3 = min(tile + 1, high - 1), min(tile + 2, high - 1), min(tile + 3, high - 1)
+            for d in range(head_dim):
+                a = splat_f32x16(load_f32(q + d * 4))
+                s0 = fma16(a, _keys16(kind, keys, key_scales, first + tile, head_dim, d), s0)
+                s1 = fma16(a, _keys16(kind, keys, key_scales, first + t1, head_dim, d), s1)
+                s2 = fma16(a, _keys16(kind, keys, key_scales, first + t2, head_dim, d), s2)
+                s3 = fma16(a, _keys16(kind, keys, key_scales, first + t3, head_dim, d), s3)
+            _put_scores(s0, scale, p, tile)
+            _put_scores(s1, scale, p, t1)
+            _put_scores(s2, scale, p, t2)
+            _put_scores(s3, scale, p, t3)
+            tile += 4
 
 
 @compiled()
 def _softmax(p: int, low: int, high: int, out: int) -> None:
-    """p[i] = e**(p[i] - max) for low ≤ i < high, 0 elsewhere in the block; out[0] = max, out[1] = sum."""
-    _hide(p, low, high)
-    tops = load_f32x16(p)
-    for i in range(TILE, BLOCK, TILE):
+    """p[i] = e**(p[i] - max) for low ≤ i < high, 0 elsewhere in their tiles; out[0] = max, out[1] = sum."""
+    begin, end = low // TILE * TILE, (high + TILE - 1) // TILE * TILE
+    for i in range(begin, low):
+        store_f32_at(p, i, _NEGATIVE)
+    for i in range(high, end):
+        store_f32_at(p, i, _NEGATIVE)
+    tops = load_f32x16(p + begin * 4)
+    for i in range(begin + TILE, end, TILE):
         tops = max16(tops, load_f32x16(p + i * 4))
     top = max_lane16(tops)
     total = zero_f32x16()
-    for i in range(0, BLOCK, TILE):
+    for i in range(begin, end, TILE):
         e = exp16(sub16(load_f32x16(p + i * 4), splat_f32x16(top)))
         store_f32x16(p + i * 4, e)
         if i < low or i + TILE > high:  # e**-infinity came out as e**-87: make it nothing
@@ -206,27 +232,55 @@ def _softmax(p: int, low: int, high: int, out: int) -> None:
 
 @compiled()
 def _weigh(kind, p, low, high, values, value_scales, start, head_dim, heads, out, stride) -> None:
-    """out[h, d] = sum over positions low..high-1 of p[h, i] * value[i, d], for four heads or one."""
-    for d in range(0, head_dim, 16):
+    """out[h, d] = sum over positions low..high-1 of p[h, i] * value[i, d], for one, two or four heads; two
+    need an even number of sixteens of dimensions.
+    """
+    d = 0
+    while d < head_dim:
+        o0, o1, o2, o3 = zero_f32x16(), zero_f32x16(), zero_f32x16(), zero_f32x16()
+        to = out + d * 4
         if heads == 4:
-            o0, o1, o2, o3 = zero_f32x16(), zero_f32x16(), zero_f32x16(), zero_f32x16()
             for i in range(low, high):
-                v = _values16(kind, values, value_scales, start + i, head_dim, d)
-                at = p + i * 4
+                at, v = p + i * 4, _values16(kind, values, value_scales, start + i, head_dim, d)
                 o0 = fma16(splat_f32x16(load_f32(at)), v, o0)
                 o1 = fma16(splat_f32x16(load_f32(at + BLOCK * 4)), v, o1)
                 o2 = fma16(splat_f32x16(load_f32(at + BLOCK * 8)), v, o2)
                 o3 = fma16(splat_f32x16(load_f32(at + BLOCK * 12)), v, o3)
-            store_f32x16(out + d * 4, o0)
-            store_f32x16(out + stride + d * 4, o1)
-            store_f32x16(out + stride * 2 + d * 4, o2)
-            store_f32x16(out + stride * 3 + d * 4, o3)
+            store_f32x16(to, o0)
+            store_f32x16(to + stride, o1)
+            store_f32x16(to + stride * 2, o2)
+            store_f32x16(to + stride * 3, o3)
+            d += 16
+        elif heads == 2:
+            for i in range(low, high):
+                a, b = splat_f32x16(load_f32(p + i * 4)), splat_f32x16(load_f32(p + BLOCK * 4 + i * 4))
+                v = _values16(kind, values, value_scales, start + i, head_dim, d)
+                o0, o1 = fma16(a, v, o0), fma16(b, v, o1)
+                v = _values16(kind, values, value_scales, start + i, head_dim, d + 16)
+                o2, o3 = fma16(a, v, o2), fma16(b, v, o3)
+            store_f32x16(to, o0)
+            store_f32x16(to + stride, o1)
+            store_f32x16(to + 64, o2)
+            store_f32x16(to + stride + 64, o3)
+            d += 32
+        elif head_dim - d >= 64:
+            for i in range(low, high):
+                a = splat_f32x16(load_f32(p + i * 4))
+                o0 = fma16(a, _values16(kind, values, value_scales, start + i, head_dim, d), o0)
+                o1 = fma16(a, _values16(kind, values, value_scales, start + i, head_dim, d + 16), o1)
+                o2 = fma16(a, _values16(kind, values, value_scales, start + i, head_dim, d + 32), o2)
+                o3 = fma16(a, _values16(kind, values, value_scales, start + i, head_dim, d + 48), o3)
+            store_f32x16(to, o0)
+            store_f32x16(to + 64, o1)
+            store_f32x16(to + 128, o2)
+            store_f32x16(to + 192, o3)
+            d += 64
         else:
-            o0 = zero_f32x16()
             for i in range(low, high):
                 v = _values16(kind, values, value_scales, start + i, head_dim, d)
                 o0 = fma16(splat_f32x16(load_f32(p + i * 4)), v, o0)
-            store_f32x16(out + d * 4, o0)
+            store_f32x16(to, o0)
+            d += 16
 
 
 @compiled()
@@ -240,9 +294,9 @@ def _one_block(kind, q, group, head_dim, keys, key_scales, values, value_scales,
     stride = (head_dim + 2) * 4
     h = 0
     while h < group:
-        heads = 4 if group - h >= 4 else 1
-        _scores(kind, q + h * head_dim * 4, head_dim, keys, key_scales, block * (BLOCK // TILE), heads,
-                scale, p)
+        heads = 4 if group - h >= 4 else (2 if group - h >= 2 and head_dim % 32 == 0 else 1)
+        _scores(kind, q + h * head_dim * 4, head_dim, keys, key_scales, block * (BLOCK // TILE), low // TILE,
+                (high + TILE - 1) // TILE, heads, scale, p)
         for i in range(heads):
             _softmax(p + i * BLOCK * 4, low, high, out + (h + i) * stride)
         _weigh(kind, p, low, high, values, value_scales, block * BLOCK, head_dim, heads,
@@ -275,10 +329,10 @@ def attend_task(args: int, item: int, worker: int) -> None:
     """One KV head of one token: all blocks in order. item = token * kv_heads + kv head; out [tokens, heads,
     head_dim].
     """
-    (q, out, position0, heads, kv_heads, head_dim, context, keys, key_scales, values, value_scales,
+    (q, out, step, heads, kv_heads, head_dim, context, keys, key_scales, values, value_scales,
      kind, scale, window, scratch, scratch_bytes, _, _, _, _) = args20(args)  # fmt: skip
     token, head = item // kv_heads, item % kv_heads
-    position, group = position0 + token, heads // kv_heads
+    position, group = load_i64(step) + token, heads // kv_heads
     oldest = max(0, position - window + 1) if window > 0 else 0
     elements = _element_bytes(kind)
     head_keys = keys + head * context * head_dim * elements
@@ -307,8 +361,9 @@ def block_task(args: int, item: int, worker: int) -> None:
     """One block of one KV head of one token, for decoding: item = block * kv_heads + kv head, counted from
     the oldest.
     """
-    (q, _, position, heads, kv_heads, head_dim, context, keys, key_scales, values, value_scales,
+    (q, _, step, heads, kv_heads, head_dim, context, keys, key_scales, values, value_scales,
      kind, scale, window, scratch, scratch_bytes, partial, _, _, _) = args20(args)  # fmt: skip
+    position = load_i64(step)
     oldest = max(0, position - window + 1) if window > 0 else 0
     block, head, group = oldest // BLOCK + item // kv_heads, item % kv_heads, heads // kv_heads
     elements = _element_bytes(kind)
@@ -321,13 +376,16 @@ def block_task(args: int, item: int, worker: int) -> None:
                scratch + worker * scratch_bytes, partial + item * group * (head_dim + 2) * 4)  # fmt: skip
 
 
-@compiled("void(int64, int64, int64, int64, int64, int64)")
-def merge_blocks(partial: int, blocks: int, heads: int, kv_heads: int, head_dim: int, out: int) -> None:
-    """Merges what `block_task` left, block after block, into out [heads, head_dim]."""
-    group = heads // kv_heads
+@compiled_callback(TASK)
+def merge_task(args: int, item: int, worker: int) -> None:
+    """Merges what `block_task` left, block after block, into out [heads, head_dim]: `share` heads an item."""
+    partial, step, heads, head_dim, window, out, share, _, _, _ = args10(args)
+    position = load_i64(step)
+    oldest = max(0, position - window + 1) if window > 0 else 0
+    blocks = position // BLOCK + 1 - oldest // BLOCK
     stride = (head_dim + 2) * 4
-    for h in range(heads):
+    for h in range(item * share, min(heads, (item + 1) * share)):
         first = partial + h * stride
         for block in range(1, blocks):
-            _merge(first, partial + (block * kv_heads * group + h) * stride, head_dim)
+            _merge(first, partial + (block * heads + h) * stride, head_dim)
         _finish(first, head_dim, out + h * head_dim * 4)

@@ -83,6 +83,7 @@ class Buffers:
         self.logits = Rows(1, s.vocab, False)
         self.table = Block(IQ4_NL_TABLE)
         self.ids = Block.zeros((chunk,), np.int32)
+        self.step = Block.zeros((2,), np.int64)  # see `kernels.cpu.POSITION`
         self.identity = Block(np.arange(chunk * max(1, s.experts_used), dtype=np.int32))
         # A mixture: one row of inner activations per (token, expert) pair. A dense model: gate and up.
         pairs = chunk * s.experts_used
@@ -96,7 +97,6 @@ class Buffers:
         self.token_of, self.place_of = Block.zeros((pairs,), np.int32), Block.zeros((pairs,), np.int32)
         self.starts = Block.zeros((s.experts + 1,), np.int32)
         self.out = Block.zeros((pairs, s.hidden), np.float32)
-        self.formats = Block.zeros((8,), np.int64)
         blocks = context // BLOCK + 2
         self.partials = Block.zeros((blocks * s.heads * (s.head_dim + 2),), np.float32)
         widest = max(s.hidden, attention_cols, s.ffn)

@@ -1,13 +1,14 @@
 """The CPU's arithmetic for one transformer: one method per step of a layer, for a chunk of tokens.
 
 Every method takes and returns `Rows`: float32 activations [tokens, cols] together with their int8 form.
-Methods run one or two jobs on the pool; nothing is allocated while tokens flow.
+Methods run a few jobs on the pool; nothing is allocated while tokens flow. A lone token's pass can be
+recorded and run again as one `Program`: the same methods, called once, make the jobs.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,10 +16,15 @@ from numpy.typing import NDArray
 
 from localmoe.kernels import attention as A
 from localmoe.kernels import tasks as T
-from localmoe.kernels.buffers import Buffers, Floats, Rows, Shape
+from localmoe.kernels.buffers import Block, Buffers, Floats, Rows, Shape
 from localmoe.kernels.geometry import BLOCK, GROUP, TILE
 from localmoe.kernels.matrix import Matrix
 from localmoe.kernels.pool import Pool
+from localmoe.kernels.program import Program
+
+POSITION, BLOCK_ITEMS = range(2)  # places in `Buffers.step`: the first token's, a lone token's in attention
+SMALL_ITEM = 1 << 14  # weights: about a microsecond's work, below which handing it out costs too much
+SMALL_MERGE = 1024  # floats that one thread merges sooner than it tells another
 
 
 class LayerCache(Protocol):
@@ -41,6 +47,10 @@ class ExpertSource(Protocol):
     gate: Matrix  # type and shape of every expert's gate; its address is not used
     up: Matrix
     down: Matrix
+
+    @property
+    def constant_table(self) -> int | None:
+        """The address of int64 [experts, 3], where every expert is for good; None if experts move."""
 
     def batches(self, chosen: NDArray[np.int32]) -> Iterator[tuple[NDArray[np.int32], int]]:
         """The experts that `chosen` [tokens, k] names, each once, some at a time, with the address of
@@ -65,7 +75,9 @@ class Cpu:
         self.pool = Pool(threads)
         self.tokens = 0
         self._epsilon, self._scale = bits(shape.epsilon), bits(shape.head_dim**-0.5)
+        self._recording: Program | None = None
         self._linears: dict[tuple[int, ...], tuple[NDArray[np.int64], int, int]] = {}
+        self._formats: dict[tuple[int, ...], Block] = {}
         self._addresses: dict[int, int] = {}  # of norms and routers, by id: the model keeps them alive
 
     def close(self) -> None:
@@ -77,6 +89,49 @@ class Cpu:
             found = self._addresses[id(weight)] = int(weight.ctypes.data)
         return found
 
+    def _run(self, task: int, items: int, *args: int, items_at: int = 0) -> None:
+        """Runs a job, or records it; in a program its items are read from `items_at`, if that is given."""
+        if self._recording is None:
+            self.pool.run(task, items, *args)
+        else:
+            self._recording.add(task, items, args, items_at)
+
+    # -- a lone token's pass as a program --------------------------------------------------------------------
+
+    def record(self, forward: Callable[[], object], layers: int) -> Program | None:
+        """The jobs that `forward` makes of one token, from `embed` to `last_logits`; none of them is run.
+
+        The program holds as long as the weights and the cache that `forward` uses stay where they are. None
+        if jobs differ from token to token, because experts move, or if `exact`.
+        """
+        if self.exact:
+            return None
+        program = self._recording = Program(layers, self.shape.experts_used)
+        try:
+            forward()
+        finally:
+            self._recording = None
+        program.finish()
+        return program if program.constant else None
+
+    def replay(self, program: Program, token: int, position: int) -> Floats:
+        """Runs a program for the id `token` at `position`: what `last_logits` returns."""
+        self.pool.wake()
+        b, self.tokens = self.buffers, 1
+        b.ids.array[0] = token
+        self._begin_at(position)
+        program.run(self.pool)
+        row: Floats = b.logits.array[0]
+        return row
+
+    def _begin_at(self, position: int) -> int:
+        """Tells attention's tasks the position of the first token; returns a lone token's items."""
+        s, step = self.shape, self.buffers.step.array
+        oldest = max(0, position - s.window + 1) if s.window else 0
+        items = (position // BLOCK + 1 - oldest // BLOCK) * s.kv_heads
+        step[POSITION], step[BLOCK_ITEMS] = position, items
+        return items
+
     # -- the steps of a layer --------------------------------------------------------------------------------
 
     def embed(self, ids: Sequence[int], matrix: Matrix) -> Rows:
@@ -84,7 +139,7 @@ class Cpu:
         self.pool.wake()
         b, x, self.tokens = self.buffers, self.buffers.residual, len(ids)
         b.ids.array[: self.tokens] = ids
-        self.pool.run(
+        self._run(
             T.embed_task.address, self.tokens, b.ids.at, matrix.address, matrix.row_bytes, matrix.cols,
             matrix.kind, matrix.block_bytes, b.table.at, x.x,
         )  # fmt: skip
@@ -93,7 +148,7 @@ class Cpu:
     def norm(self, x: Rows, weight: Floats) -> Rows:
         """RMSNorm, row by row."""
         h = self.buffers.normed
-        self.pool.run(
+        self._run(
             T.norm_task.address, self.tokens, x.x, self._at(weight), x.cols, self._epsilon,
             h.x, h.quantized, h.q, h.scales, h.sums,
         )  # fmt: skip
@@ -108,23 +163,26 @@ class Cpu:
     def attend(self, q: Rows, k: Rows, v: Rows, cache: LayerCache, position: int) -> Rows:
         """Rotates q and k, appends k and v at `position`.., attends. → [tokens, heads * head_dim]"""
         s, b, out = self.shape, self.buffers, self.buffers.attended
-        self.pool.run(
-            A.append_task.address, self.tokens, q.x, k.x, v.x, position, s.heads, s.kv_heads, s.head_dim,
+        items = self._begin_at(position)
+        self._run(
+            A.append_task.address, self.tokens, q.x, k.x, v.x, b.step.at, s.heads, s.kv_heads, s.head_dim,
             self._at(self.rope), s.rope_pairs, cache.context, *cache.addresses, cache.kind,
         )  # fmt: skip
-        oldest = max(0, position - s.window + 1) if s.window else 0
-        blocks = position // BLOCK + 1 - oldest // BLOCK
-        split = self.tokens == 1 and blocks > 1  # a lone token's blocks go to all threads
-        task, items = (A.block_task, blocks) if split else (A.attend_task, self.tokens)
-        self.pool.run(
-            task.address, items * s.kv_heads, q.x, out.x, position, s.heads, s.kv_heads, s.head_dim,
+        alone = self.tokens == 1  # then its blocks go to all threads
+        task, items = (A.block_task, items) if alone else (A.attend_task, self.tokens * s.kv_heads)
+        self._run(
+            task.address, items, q.x, out.x, b.step.at, s.heads, s.kv_heads, s.head_dim,
             cache.context, *cache.addresses, cache.kind, self._scale, s.window, b.scratch.at, b.scratch_bytes,
-            b.partials.at,
+            b.partials.at, items_at=b.step.at + BLOCK_ITEMS * 8,
         )  # fmt: skip
-        if split:
-            A.merge_blocks(b.partials.at, blocks, s.heads, s.kv_heads, s.head_dim, out.x)
+        if alone:
+            share = s.heads if out.cols <= SMALL_MERGE else s.heads // s.kv_heads
+            self._run(
+                A.merge_task.address, s.heads // share, b.partials.at, b.step.at, s.heads, s.head_dim,
+                s.window, out.x, share,
+            )  # fmt: skip
         if out.quantized:
-            self.pool.run(
+            self._run(
                 T.quantize_task.address, self.tokens, out.x, out.cols, out.q, out.scales, out.sums
             )
         return out
@@ -137,7 +195,7 @@ class Cpu:
         """x += down · (silu(gate · h) * (up · h)): the FFN of a model without experts."""
         b, inner = self.buffers, self.buffers.up
         self._linear(h, (gate, up), (b.gate, inner), self.tokens)
-        self.pool.run(
+        self._run(
             T.swiglu_task.address, self.tokens, b.gate.x, inner.x, inner.cols, inner.quantized,
             inner.q, inner.scales, inner.sums,
         )  # fmt: skip
@@ -162,77 +220,90 @@ class Cpu:
     ) -> None:  # fmt: skip
         """Multiplies matrices that share their input; `keep` remembers how, for the next token."""
         b = self.buffers
-        key = (*(m.address for m in matrices), outputs[0].x)
+        key = (*(m.address for m in matrices), outputs[0].x, tokens == 1)
         found = self._linears.get(key) if keep else None
         if found is None:
-            found = self._describe(matrices, outputs)
+            found = self._describe(matrices, outputs, tokens == 1)
             if keep:
                 self._linears[key] = found
         _, description, items = found
-        self.pool.run(
+        self._run(
             T.linear_task.address, items, description, len(matrices), h.cols, b.table.at,
             h.x, h.q, h.scales, h.sums, b.identity.at + first * 4, tokens, int(self.exact), int(add),
             b.scratch.at, b.scratch_bytes,
         )  # fmt: skip
 
     def _describe(
-        self, matrices: tuple[Matrix, ...], outputs: tuple[Rows, ...]
+        self, matrices: tuple[Matrix, ...], outputs: tuple[Rows, ...], alone: bool
     ) -> tuple[NDArray[np.int64], int, int]:
         """What `linear_task` reads of each matrix: the array, its address, and the number of items."""
         rows, items = [], 0
         for m, y in zip(matrices, outputs, strict=True):
-            chunk = self._rows_per_item(m.rows)
+            chunk = self._rows_per_item(m, alone)
             rows.append((m.address, m.rows, m.row_bytes, m.kind, m.block_bytes, y.x, items, chunk))
             items += -(-m.rows // chunk)
         description = np.array(rows, np.int64)
         return description, int(description.ctypes.data), items
 
-    def _rows_per_item(self, rows: int) -> int:
+    def _rows_per_item(self, matrix: Matrix, alone: bool) -> int:
         """Few enough that a thread which is held up costs little, whole tiles so that nothing is unpacked
-        twice.
+        twice; for a lone token enough to be worth an item, if every thread still gets two.
         """
-        return max(TILE, min(64, -(-rows // (self.pool.threads * 8)) // TILE * TILE))
+        rows, threads = matrix.rows, self.pool.threads
+        fair = max(TILE, min(64, -(-rows // (threads * 8)) // TILE * TILE))
+        if not alone:
+            return fair
+        return max(fair, min(SMALL_ITEM // matrix.cols, rows // (threads * 2)) // TILE * TILE)
 
     # -- mixture of experts ----------------------------------------------------------------------------------
 
     def add_experts(self, x: Rows, h: Rows, router: Floats, source: ExpertSource) -> None:
         """x += the weighted sum of the chosen experts' FFNs, in router order."""
-        s, b, tokens = self.shape, self.buffers, self.tokens
-        k = s.experts_used
-        self.pool.run(
+        s, b, tokens, program = self.shape, self.buffers, self.tokens, self._recording
+        k, chosen = s.experts_used, b.chosen.at if program is None else program.choices()
+        self._run(
             T.route_task.address, tokens, h.x, h.cols, self._at(router), s.experts, k,
-            b.chosen.at, b.weights.at, b.router_logits.at,
+            chosen, b.weights.at, b.router_logits.at,
         )  # fmt: skip
-        T.group_by_expert(
-            b.chosen.at, tokens, k, s.experts, b.token_of.at, b.place_of.at, b.starts.at
+        self._run(
+            T.group_task.address, 1, chosen, tokens, k, s.experts, b.token_of.at, b.place_of.at, b.starts.at
         )
-        for active, addresses in source.batches(b.chosen.array[:tokens]):
-            self.pool.wake()  # reading an expert may have taken so long that the threads fell asleep
-            self._experts(h, active, addresses, source)
-        self.pool.run(
+        if program is None:
+            for active, addresses in source.batches(b.chosen.array[:tokens]):
+                self.pool.wake()  # reading an expert may have taken so long that the threads fell asleep
+                self._experts(h, int(active.ctypes.data), len(active), addresses, source)
+        elif (table := source.constant_table) is not None:
+            self._experts(h, chosen, k, table, source)
+        else:
+            program.constant = False
+        self._run(
             T.combine_task.address, tokens, x.x, s.hidden, k, b.weights.at, b.place_of.at, b.out.at
         )
 
-    def _experts(self, h: Rows, active: NDArray[np.int32], addresses: int, source: ExpertSource) -> None:
-        """out[pair] = the FFN of each pair of a token and one of the `active` experts."""
+    def _experts(self, h: Rows, active: int, count: int, addresses: int, source: ExpertSource) -> None:
+        """out[pair] = the FFN of each pair of a token and one of the `count` experts int32 at `active`."""
         s, b, gate, up, down = self.shape, self.buffers, source.gate, source.up, source.down
-        inner, first = b.inner, int(active.ctypes.data)
-        floats = self.exact or down.type in ("f32", "f16", "bf16")
-        b.formats.array[:7] = (
-            up.kind, up.block_bytes, up.row_bytes, floats, inner.q, inner.scales, inner.sums
-        )  # fmt: skip
+        inner = b.inner
         chunks = -(-s.ffn // GROUP)
-        self.pool.run(
-            T.gate_up_task.address, len(active) * chunks, first, chunks, addresses, b.starts.at,
+        self._run(
+            T.gate_up_task.address, count * chunks, active, chunks, addresses, b.starts.at,
             b.token_of.at, h.cols, s.ffn, gate.kind, gate.block_bytes, gate.row_bytes, b.table.at,
             h.x, h.q, h.scales, h.sums, inner.x, int(self.exact), b.scratch.at, b.scratch_bytes,
-            b.formats.at,
+            self._formats_of(up, down),
         )  # fmt: skip
-        chunk = self._rows_per_item(s.hidden)
+        chunk = self._rows_per_item(down, self.tokens == 1)
         chunks = -(-s.hidden // chunk)
-        self.pool.run(
-            T.down_task.address, len(active) * chunks, first, chunks, addresses, b.starts.at, b.identity.at,
+        self._run(
+            T.down_task.address, count * chunks, active, chunks, addresses, b.starts.at, b.identity.at,
             s.ffn, s.hidden, down.kind, down.block_bytes, down.row_bytes, b.table.at,
             inner.x, inner.q, inner.scales, inner.sums, b.out.at, int(self.exact), b.scratch.at,
             b.scratch_bytes, chunk,
         )  # fmt: skip
+
+    def _formats_of(self, up: Matrix, down: Matrix) -> int:
+        """The address of what else `gate_up_task` reads: up's type, and where and how inner rows are kept."""
+        inner, floats = self.buffers.inner, self.exact or down.type in ("f32", "f16", "bf16")
+        words = (up.kind, up.block_bytes, up.row_bytes, int(floats), inner.q, inner.scales, inner.sums, 0)
+        if words not in self._formats:
+            self._formats[words] = Block(np.array(words, np.int64))
+        return self._formats[words].at

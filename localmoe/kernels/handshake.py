@@ -256,7 +256,7 @@ class Worker:
         }
         if not addresses.flags.c_contiguous or addresses.dtype != np.int64:
             raise ValueError("expert addresses are int64 [layers, experts, 3], contiguous")
-        pool_control = pool._control  # the pool's control block: compiled code starts jobs through it
+        pool_control = pool.control  # the pool's control block: compiled code starts jobs through it
         words = {
             _CONTROL: pool_control, _REGION: region.address, _RESULTS: region.results,
             _EXPERTS: addresses.shape[1],

@@ -6,6 +6,8 @@ its hands. The thread that starts a job works on it too and returns when all ite
 depends on a sleeping worker. Workers wait between jobs by spinning for about a millisecond, then sleep until
 `wake`: a pause between two turns of a conversation costs no CPU time.
 
+A job of one item is no job for a pool: the caller runs it without telling anybody.
+
 One int64 counter, `TICKET`, holds (epoch << 32 | items left). A worker takes an item by compare-and-swap on
 the whole, so a worker that was delayed can never take an item of a later job for an item of the one whose
 arguments it read; and because what is left stands in the ticket itself, a finished job has nothing to take
@@ -34,7 +36,7 @@ from localmoe.kernels.simd import load_i64, store_i64
 from quant.compiled import compiled
 
 # Byte offsets in the control block; each shared counter has cache lines of its own.
-TICKET, DONE, STOP, TASK, ITEMS, ARGS = 0, 128, 256, 384, 392, 448
+TICKET, DONE, STOP, TASK, ITEMS, ARGS_AT, ARGS = 0, 128, 256, 384, 392, 400, 448
 CONTROL_BYTES, MOST_ARGS = 1024, 24
 SPINS = 20_000  # about a millisecond of pause instructions
 EPOCH_BITS = 32
@@ -42,36 +44,48 @@ EPOCH_BITS = 32
 
 @compiled("int64(int64, int64, int64)")
 def _work(control: int, ticket: int, worker: int) -> int:
-    """Takes items of the job that `ticket` belongs to until none is left; returns the items done."""
+    """Takes items of the job that `ticket` belongs to until none is left; returns the items done.
+
+    They are reported together at the end: a job cannot end before, so its DONE is still the one to add to.
+    """
     epoch = ticket >> EPOCH_BITS
     done = 0
     while True:
         ticket = load_acquire(control + TICKET)
-        if ticket >> EPOCH_BITS != epoch:
-            return done
         left = ticket & 0xFFFFFFFF
-        if left == 0:
+        if ticket >> EPOCH_BITS != epoch or left == 0:
+            if done:
+                fetch_add(control + DONE, done)
             return done
         task, items = load_i64(control + TASK), load_i64(control + ITEMS)
+        args = load_i64(control + ARGS_AT)
         if compare_and_swap(control + TICKET, ticket, ticket - 1):
-            call_task(task, control + ARGS, items - left, worker)
-            fetch_add(control + DONE, 1)
+            call_task(task, args, items - left, worker)
             done += 1
 
 
-@compiled("void(int64, int64, int64)")
-def _run(control: int, task: int, items: int) -> None:
-    """Publishes a job (its arguments are in place), works on it, returns when every item is done."""
-    if items <= 0:
+@compiled("void(int64, int64, int64, int64)")
+def run_job(control: int, task: int, items: int, args: int) -> None:
+    """Publishes a job whose arguments are at `args`, works on it, returns when every item is done."""
+    if items == 1:
+        call_task(task, args, 0, 0)
+    if items <= 1:
         return
     store_i64(control + TASK, task)
     store_i64(control + ITEMS, items)
+    store_i64(control + ARGS_AT, args)
     store_release(control + DONE, 0)
     ticket = ((load_acquire(control + TICKET) >> EPOCH_BITS) + 1) << EPOCH_BITS
     store_release(control + TICKET, ticket | items)
     _work(control, ticket, 0)
     while load_acquire(control + DONE) < items:
         pause()
+
+
+@compiled("void(int64, int64, int64)")
+def _run(control: int, task: int, items: int) -> None:
+    """A job whose arguments are in the control block."""
+    run_job(control, task, items, control + ARGS)
 
 
 @compiled("int64(int64, int64, int64)")
@@ -100,7 +114,7 @@ class Pool:
         block = np.zeros(CONTROL_BYTES // 8 + 16, np.int64)
         skip = -block.ctypes.data % 128 // 8  # align to two cache lines
         self._block = block[skip : skip + CONTROL_BYTES // 8]
-        self._control = int(self._block.ctypes.data)
+        self.control = int(self._block.ctypes.data)  # the address that compiled code starts jobs by
         self._arguments = self._block[ARGS // 8 : ARGS // 8 + MOST_ARGS]
         self._wakeups = [threading.Event() for _ in range(threads - 1)]
         self._workers = [
@@ -122,7 +136,7 @@ class Pool:
     def run(self, task: int, items: int, *args: int) -> None:
         """Runs `task(args block, item, worker)` for every item in range(items); blocks until all are done."""
         self._arguments[: len(args)] = args
-        _run(self._control, task, items)
+        _run(self.control, task, items)
 
     def close(self) -> None:
         """Ends the workers. Safe to call twice."""

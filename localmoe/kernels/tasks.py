@@ -173,23 +173,20 @@ def route_task(args: int, item: int, worker: int) -> None:
         store_f32_at(weights, item * k + c, load_f32(weights + (item * k + c) * 4) / total)
 
 
-@compiled("int64(int64, int64, int64, int64, int64, int64, int64)")
-def group_by_expert(
-    chosen: int, tokens: int, k: int, experts: int, token_of: int, place_of: int, starts: int
-) -> int:
-    """Sorts the (token, choice) pairs by expert, in token order within each.
+@compiled_callback(TASK)
+def group_task(args: int, item: int, worker: int) -> None:
+    """Sorts the (token, choice) pairs by expert, in token order within each: one item.
 
     chosen int32 [tokens, k] → token_of int32 [pairs]: the token of each sorted pair; place_of int32 [tokens,
-    k]: where each pair went; starts int32 [experts + 1]. Returns the number of experts in use.
+    k]: where each pair went; starts int32 [experts + 1].
     """
+    chosen, tokens, k, experts, token_of, place_of, starts, _, _, _ = args10(args)
     for e in range(experts + 1):
         store_i32(starts + e * 4, 0)
     for p in range(tokens * k):
         e = load_i32(chosen + p * 4) + 1
         store_i32(starts + e * 4, load_i32(starts + e * 4) + 1)
-    used = 0
     for e in range(experts):
-        used += 1 if load_i32(starts + (e + 1) * 4) > 0 else 0
         store_i32(starts + (e + 1) * 4, load_i32(starts + (e + 1) * 4) + load_i32(starts + e * 4))
     for p in range(tokens * k):
         e = load_i32(chosen + p * 4)
@@ -200,7 +197,6 @@ def group_by_expert(
     for e in range(experts, 0, -1):
         store_i32(starts + e * 4, load_i32(starts + (e - 1) * 4))
     store_i32(starts, 0)
-    return used
 
 
 @compiled_callback(TASK)

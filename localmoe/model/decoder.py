@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from localmoe.errors import UsageError
+from localmoe.kernels.program import Program
 from localmoe.model.config import ModelConfig
 from localmoe.model.kv_cache import KVCache
 from localmoe.model.kv_file import load_state, save_state
@@ -28,6 +29,13 @@ def rope_table(config: ModelConfig, context: int, factors: Floats | None = None)
     return np.ascontiguousarray(np.stack([np.cos(angles), np.sin(angles)], -1), np.float32)
 
 
+class RecordingCompute(Compute, Protocol):
+    """Arithmetic that can run a lone token's pass again from a recording: see `kernels.cpu.Cpu`."""
+
+    def record(self, forward: Callable[[], object], layers: int) -> Program | None: ...
+    def replay(self, program: Program, token: int, position: int) -> Floats: ...
+
+
 class Decoder:
     """One conversation's state. `tokens` are those whose keys and values are held, position by position."""
 
@@ -35,15 +43,20 @@ class Decoder:
         self,
         transformer: Transformer,
         config: ModelConfig,
-        compute: Compute,
+        compute: RecordingCompute,
         cache: KVCache,
         step: Callable[[], AbstractContextManager[None]],
+        observe: Callable[[NDArray[np.int32]], None] | None = None,
     ) -> None:
-        """step: entered for each pass over a chunk of tokens; passes of other decoders wait."""
+        """step: entered for each pass over a chunk of tokens; passes of other decoders wait. observe: told,
+        within a step, the routing [layers, k] of a token whose pass asked no `ExpertSource` for experts.
+        """
         self.context = cache.context
         self.tokens: list[int] = []
         self._transformer, self._compute, self._cache, self._step = transformer, compute, cache, step
-        self._vocab = config.vocab
+        self._observe, self._vocab = observe, config.vocab
+        self._program: Program | None = None  # one token's pass, as soon as one was asked for
+        self._recorded = False
 
     def rewind(self, length: int) -> None:
         """Forgets the positions from `length` on."""
@@ -55,6 +68,11 @@ class Decoder:
         """Appends ids (at least one); returns float32 [vocab] logits of what follows the last."""
         logits = np.zeros(0, np.float32)
         chunks = self._chunks(ids)
+        if len(ids) == 1:
+            with self._step():
+                program = self._own_program()
+                if program is not None:
+                    return self._replay(program, int(ids[0]))
         for chunk in chunks:
             with self._step():
                 hidden = self._forward(chunk)
@@ -91,6 +109,24 @@ class Decoder:
             raise UsageError(f"a token id is outside the vocabulary of {self._vocab}")
         size = self._compute.chunk
         return [ids[at : at + size] for at in range(0, len(ids), size)]
+
+    def _own_program(self) -> Program | None:
+        """One token's pass over this cache, recorded when it is first asked for; None if it cannot be."""
+        if not self._recorded:
+            self._recorded = True
+            self._program = self._compute.record(self._pass_of_one, len(self._cache.layers))
+        return self._program
+
+    def _pass_of_one(self) -> None:
+        hidden = self._transformer.forward(self._compute, [0], 0, self._cache.layers)
+        self._compute.last_logits(hidden, self._transformer.output)
+
+    def _replay(self, program: Program, token: int) -> Floats:
+        logits = self._compute.replay(program, token, len(self.tokens)).copy()
+        if self._observe is not None:
+            self._observe(program.routing)
+        self.tokens.append(token)
+        return logits
 
     def _forward(self, chunk: Sequence[int]) -> Any:
         hidden = self._transformer.forward(self._compute, chunk, len(self.tokens), self._cache.layers)

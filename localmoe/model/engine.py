@@ -53,6 +53,8 @@ class Engine:
             self.weights.embedding, layers, self.weights.norm, self.weights.output
         )
         self._lock = threading.Lock()
+        # One pass over a chunk of tokens; the passes of other threads wait.
+        self.step = self._alone if self.residency is None else self.residency.step
         if self.residency is not None:
             self.residency.warm()
 
@@ -68,17 +70,13 @@ class Engine:
         if context is not None and not 1 <= context <= most:
             raise UsageError(f"a conversation of {context} positions: the model was loaded with {most}")
         cache = KVCache(self.config, context or most, self.kv_type)
-        return Decoder(self._transformer, self.config, self.compute, cache, self.step)
+        observe = self.residency.observe if self.residency is not None else None
+        return Decoder(self._transformer, self.config, self.compute, cache, self.step, observe)
 
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """One pass over a chunk of tokens; the passes of other threads wait."""
-        if self.residency is None:
-            with self._lock:
-                yield
-        else:
-            with self.residency.step():
-                yield
+    def _alone(self) -> Iterator[None]:
+        with self._lock:
+            yield
 
     def status(self) -> dict[str, Any]:
         """Device, threads, SIMD form, bytes per token, and what residency counts."""

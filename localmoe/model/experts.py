@@ -18,6 +18,13 @@ class LayerExperts:
         self.gate, self.up, self.down = tensors.gate, tensors.up, tensors.down
         self._layer, self._residency = layer, residency
 
+    @property
+    def constant_table(self) -> int | None:
+        """See `kernels.cpu.ExpertSource`."""
+        if self._residency.paged:
+            return None
+        return int(self._residency.table[self._layer].ctypes.data)
+
     def batches(self, chosen: NDArray[np.int32]) -> Iterator[tuple[NDArray[np.int32], int]]:
         """See `kernels.cpu.ExpertSource`."""
         for active, table in self._residency.batches(self._layer, chosen):
