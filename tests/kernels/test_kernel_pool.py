@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from kernel_rows import address
 
-from localmoe.kernels.pool import Pool, usable_cores
+from localmoe.kernels.pool import EPOCH_BITS, TICKET, Pool, usable_cores
 from localmoe.kernels.simd import args4, load_i64, store_i64
 from quant.compiled import compiled_callback
 
@@ -50,6 +50,19 @@ def test_a_job_of_no_items_returns():
     try:
         pool.run(_count.address, 0, address(out), 1, 0, 0)
         assert out[0] == 0
+    finally:
+        pool.close()
+
+
+def test_nobody_is_told_of_a_single_item():
+    """The caller's other threads see a job by its ticket."""
+    pool, out = Pool(2), np.zeros(2, np.int64)
+    try:
+        for items, tells in ((2, 1), (1, 0), (0, 0), (2, 1)):
+            before = int(pool._block[TICKET // 8]) >> EPOCH_BITS
+            pool.run(_count.address, items, address(out), 1, 0, 0)
+            assert (int(pool._block[TICKET // 8]) >> EPOCH_BITS) - before == tells
+        np.testing.assert_array_equal(out, [3, 4])
     finally:
         pool.close()
 

@@ -23,9 +23,8 @@ def _fold(args: int, item: int, worker: int) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_jobs_run_in_order_and_wait_for_each_other(threads):
-    a, b = np.ones(40, np.int64), np.zeros(40, np.int64)
-    items = np.zeros(1, np.int64)
+def test_jobs_run_in_order_and_wait_for_each_other(threads, rng):
+    a, b, items = np.zeros(40, np.int64), np.zeros(40, np.int64), np.zeros(1, np.int64)
     program = Program(0, 0)
     jobs = [(a, b, 40), (b, a, 1), (a, b, 40), (b, a, 7), (a, b, 1), (b, a, 1)]
     for to, of, count in jobs:
@@ -36,8 +35,7 @@ def test_jobs_run_in_order_and_wait_for_each_other(threads):
     x, y, pool = a.copy(), b.copy(), Pool(threads)
     try:
         for items[0] in (0, 1, 40, 3) * 50:
-            a //= 1 << 20  # so that nothing overflows
-            b //= 1 << 20
+            a[:], b[:] = rng.integers(0, 100, (2, 40))
             x[:], y[:] = a, b
             pool.wake()
             program.run(pool)
