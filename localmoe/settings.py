@@ -114,7 +114,8 @@ def canonical(name: str) -> str:
     """A setting's name as in `Settings`. Raises `UsageError` naming the nearest one."""
     wanted = name.strip().lower().replace("-", "_")
     if wanted not in FIELDS:
-        raise UsageError(f"no setting {name!r}{suggestion(wanted, FIELDS)}")
+        hint = suggestion(wanted, FIELDS) or "; `localmoe config show` lists them"
+        raise UsageError(f"no setting {name!r}{hint}")
     return wanted
 
 

@@ -14,7 +14,7 @@ from localmoe.chat.attachments import decoded
 from localmoe.chat.conversation import Conversation
 from localmoe.chat.present import keyboard
 from localmoe.errors import UsageError
-from localmoe.history.transfer import FORMATS, as_markdown, as_object, checked
+from localmoe.history.transfer import FORMATS, as_markdown, as_object, checked, write_whole
 
 if TYPE_CHECKING:
     from localmoe.chat.repl import Repl
@@ -129,9 +129,7 @@ def _write(repl: Repl, name: str, form: str) -> None:
     else:
         indent = 2 if form == "json" else None
         text = json.dumps(as_object(summary, stored), ensure_ascii=False, indent=indent) + "\n"
-    draft = file.with_name(file.name + ".partial")
-    draft.write_text(text, "utf-8")
-    draft.replace(file)
+    write_whole(file, text)
     repl.notices(f"Written to {file}.")
 
 

@@ -107,7 +107,7 @@ def export(
     conversations: tuple[str, ...], everything: bool, form: str | None, output: str | None, force: bool
 ) -> None:
     """Write conversations as Markdown, JSONL or JSON. JSONL can be imported again."""
-    from localmoe.history.transfer import FORMATS
+    from localmoe.history.transfer import FORMATS, write_whole
     from localmoe.history.transfer import export as text_of
     from localmoe.text.safe import safe
 
@@ -124,9 +124,7 @@ def export(
     target = Path(output)
     if target.exists() and not force:
         raise UsageError(f"{target} exists; --force replaces it")
-    draft = target.with_name(target.name + ".partial")
-    draft.write_text(text, "utf-8")
-    draft.replace(target)
+    write_whole(target, text)
     click.echo(f"{len(found)} conversation{'' if len(found) == 1 else 's'} written to {target}", err=True)
 
 

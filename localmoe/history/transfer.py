@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from localmoe.errors import UsageError
@@ -153,3 +154,13 @@ def title_of(text: str, limit: int = 60) -> str:
     if len(line) <= limit:
         return line
     return line[: limit - 1].rsplit(" ", 1)[0].rstrip(" ,.;:") + "…"
+
+
+def write_whole(target: Path, text: str) -> None:
+    """Writes a text file, all or nothing; UsageError where it cannot be."""
+    draft = target.with_name(target.name + ".partial")
+    try:
+        draft.write_text(text, "utf-8")
+        draft.replace(target)
+    except OSError as error:
+        raise UsageError(f"cannot write {target}: {error.strerror or error}") from error
