@@ -173,11 +173,34 @@ def main() -> None:
                     print(f"{line}  {peer}  ratio {r['ratio']:.2f}", flush=True)
                 save(a.out, report)
     save(a.out, report)
+    if report["speed"]:
+        plot(report["speed"], a.out.with_suffix(".png"))
 
 
 def save(out: Path, report: dict[str, Any]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Ratios as bars, one group per file; a line where both are equal."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(row["file"] for row in rows))
+    series = sorted({(what, row["threads"], row["prompt"]) for row in rows for what in ("decode", "prefill")})
+    figure = Figure(figsize=(2.0 + 1.6 * len(names), 4.2), layout="constrained")
+    axes, width = figure.subplots(), 0.84 / len(series)
+    for n, (what, threads, prompt) in enumerate(series):
+        found = {row["file"]: row[what]["ratio"] for row in rows
+                 if (row["threads"], row["prompt"]) == (threads, prompt)}  # fmt: skip
+        at = [names.index(name) + (n - len(series) / 2 + 0.5) * width for name in found]
+        label = f"{what}, {prompt} tokens, {threads} thread{'s' if threads > 1 else ''}"
+        axes.bar(at, list(found.values()), width, label=label)
+    axes.axhline(1, color="black", linewidth=1)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylabel("times llama.cpp's better setting")
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=120)
 
 
 def _default_files(folder: Path, only: list[str] | None) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -36,7 +37,15 @@ class Program:
     ) -> None:
         if error is not None:
             print("\n".join(self.lines()))
+        self._kill()
         self._child.close(force=True)
+
+    def _kill(self, seconds: float = 10) -> None:
+        """End the program and wait: pexpect gives a busy machine a tenth of a second."""
+        end = time.monotonic() + seconds
+        while self._child.isalive() and time.monotonic() < end:
+            self._child.kill(signal.SIGKILL)
+            time.sleep(0.02)
 
     def pump(self, seconds: float = 0.05) -> bool:
         """Take in what the program wrote; false when it has ended."""
