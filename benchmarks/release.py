@@ -5,16 +5,18 @@ JSON.
 
 `conversion` makes a synthetic F16 Mixtral of that size, converts it to q4_k_m once without interruption and
 once killed (SIGKILL) at random moments and given again each time, and compares the bytes. It reports the
-peak resident memory and the throughput. Room is needed for the source and two outputs: about 1.7 times its
-size.
+peak resident memory beside its bound, and the throughput. Room is needed for the source and two outputs:
+about 1.7 times its size. `--note` goes into the JSON: say there what else ran on the machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import hashlib
 import json
 import os
+import platform
 import random
 import resource
 import shutil
@@ -32,6 +34,7 @@ HIDDEN, FFN, HEADS, KV_HEADS, EXPERTS, VOCABULARY = 4096, 14336, 32, 8, 8, 512
 LAYER_BYTES = 2 * (EXPERTS * 3 * HIDDEN * FFN + 2 * HIDDEN * HIDDEN + 2 * HIDDEN * 1024)
 SHARD_BYTES = 5 << 30
 POOL = 1 << 25  # random weights that all tensors are cut from, at different places
+MEMORY_BOUND = 1_500_000_000  # and one expert's largest tensor, whatever the model's size
 
 
 def make_source(directory: Path, gigabytes: float) -> int:
@@ -96,7 +99,7 @@ def _write_shard(path: Path, shapes: dict[str, tuple[int, ...]], pool: np.ndarra
             while left:
                 start = rng.randrange(1 << 20)
                 piece = pool[start : start + min(left, POOL)]
-                file.write(piece.tobytes())
+                file.write(piece.data)
                 left -= len(piece)
     return at
 
@@ -165,18 +168,25 @@ def conversion(arguments: argparse.Namespace) -> dict[str, Any]:
         last = subprocess.run(command(source, killed, arguments.threads), stdout=subprocess.PIPE, check=True)
         same = digest(killed) == expected
         print("identical bytes" if same else "FAILED: the bytes differ")
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024  # of all runs
+        bound = MEMORY_BOUND + 2 * HIDDEN * FFN
+        print(f"peak memory of all runs {peak / 1e9:.2f} GB, bound {bound / 1e9:.2f} GB", flush=True)
         return {
             "source_bytes": size,
             "output_bytes": whole.stat().st_size,
             "threads": arguments.threads,
             "seconds": round(seconds, 1),
             "weights_per_s": round(size / 2 / seconds),
+            "bytes_per_s": round(size / seconds),
             "peak_rss_bytes": peak,
+            "memory_bound_bytes": bound,
             "bits_per_weight": json.loads(done.stdout)["bits_per_weight"],
+            "kills": len(moments),
             "killed_after_s": moments,
             "tensors_after_each_kill": resumed,
             "resumed_tensors_at_last": json.loads(last.stdout)["resumed_tensors"],
             "identical": same,
+            "passed": same and peak <= bound,
         }
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -192,15 +202,40 @@ def main() -> None:
     part.add_argument("--kills", type=int, default=10)
     part.add_argument("--threads", type=int, default=2)
     part.add_argument("--seed", type=int, default=0, help="of the moments")
-    part.add_argument("--directory", default=".", help="where there is room")
-    part.add_argument("--json", type=Path)
     part.set_defaults(run=conversion)
+    for each in parts.choices.values():
+        each.add_argument("--directory", default=".", help="where there is room")
+        each.add_argument("--note", default="", help="for the JSON: what else the machine was doing")
+        each.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    report = arguments.run(arguments)
+    report = {"date": datetime.date.today().isoformat(), "machine": machine(), "note": arguments.note}
+    report["command"] = f"python benchmarks/release.py {' '.join(_without_places(sys.argv[1:]))}"
+    report |= arguments.run(arguments)
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
-    if not report["identical"]:
+    if not report["passed"]:
         sys.exit(1)
+
+
+def _without_places(given: list[str]) -> list[str]:
+    """The command line less the options whose value is a path of this machine, or the note."""
+    own = ("--directory", "--note", "--json", "--file")
+    before = ["", *given[:-1]]
+    return [
+        word for word, last in zip(given, before, strict=True)
+        if word.partition("=")[0] not in own and last not in own
+    ]  # fmt: skip
+
+
+def machine() -> str:
+    """Processor, cores and memory, as far as the system tells."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{(names or [platform.machine()])[0]}, {os.cpu_count()} cores, {memory:.0f} GiB"
 
 
 if __name__ == "__main__":
