@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,15 @@ import synthetic
 import localmoe
 from localmoe.experts.pager import READERS
 from localmoe.experts.sizes import parse_size
+from localmoe.experts.traces import TraceRecorder, repeat_share
 from localmoe.measure import random_ids
 from quant.gguf import GGUFFile
 
 AT_ONCE = 8 << 20  # bytes per read
 COMPUTE_LAYERS = 2  # of the model that tells how fast the arithmetic is
-UNIFORM = (
-    "random weights route almost uniformly: the hit rate is near the share of the experts that have slots; a "
-    "trained router repeats itself, and hits more"
+ROUTING = (
+    "random weights and random tokens: no trained router. Uniform routing would hit as often as experts have "
+    "slots (slots_share) and repeat an expert of the last token by chance alone (repeat_by_chance)"
 )
 
 
@@ -53,7 +55,7 @@ def residency(arguments: argparse.Namespace) -> dict[str, Any]:
         explained = explain(bounded, compute, before, after)
         print("\n".join(summary(bounded, explained)), flush=True)
         report = {
-            "file_bytes": file.stat().st_size, "ram": arguments.ram, "routing": UNIFORM,
+            "file_bytes": file.stat().st_size, "ram": arguments.ram, "routing": ROUTING,
             "bounded": bounded, "compute": compute, "disk_before": before, "disk_after": after, **explained,
         }  # fmt: skip
         if arguments.free_tokens:
@@ -161,14 +163,17 @@ def measure(path: Path, ram: str | None, prompt: int, tokens: int, threads: int 
         load_s, decoder = time.monotonic() - start, model.decoder()
         ids = random_ids(model, prompt + tokens)
         prefill_s = timed(lambda: decoder.extend(ids[:prompt])) if prompt else 0.0
+        recorder = model._engine.residency.record() if model._engine.residency else TraceRecorder()
         disk, read = disk_bytes(), model.status().get("bytes_read", 0)
         seconds = [timed(lambda token=token: decoder.extend([token])) for token in ids[prompt:]]  # type: ignore[misc]  # mypy cannot infer a lambda's default
-        status, plan = model.status(), model.plan
+        status, plan, trace = model.status(), model.plan, recorder.routing()
         return {
             "prompt_tokens": prompt, "prefill_s": round(prefill_s, 2), "load_s": round(load_s, 2),
             "tokens": tokens, "tokens_per_s": tokens / sum(seconds),
             "seconds_per_token": [round(each, 3) for each in seconds],
             "hit_rate": status["hit_rate"], "slots_share": plan.share(plan.slots),
+            "repeat": repeat_share(trace) if len(trace) > 1 else None,
+            "repeat_by_chance": repeat_by_chance(model.config.experts, model.config.experts_used),
             "bytes_per_token": status["bytes_per_token"],
             "missed_bytes_per_token": round(status["paged_bytes_per_token"]),
             "read_bytes_per_token": round((status["bytes_read"] - read) / tokens),
@@ -179,6 +184,11 @@ def measure(path: Path, ram: str | None, prompt: int, tokens: int, threads: int 
             "anonymous_bytes": memory("RssAnon"), "file_bytes": memory("RssFile"),
             "imports_bytes": base,
         }  # fmt: skip
+
+
+def repeat_by_chance(experts: int, chosen: int) -> float:
+    """How often two independent draws of `chosen` experts share at least one."""
+    return 1 - comb(experts - chosen, chosen) / comb(experts, chosen)
 
 
 def timed(act: Callable[[], object]) -> float:
@@ -233,6 +243,8 @@ def summary(bounded: dict[str, Any], explained: dict[str, Any]) -> list[str]:
     return [
         f"{bounded['tokens_per_s']:.3f} tokens/s; hit rate {bounded['hit_rate']:.1%}, slots for "
         f"{bounded['slots_share']:.1%} of the experts",
+        f"{bounded['repeat']:.0%} of the tokens repeat an expert of the last one, "
+        f"{bounded['repeat_by_chance']:.0%} would by chance",
         f"per token: {gigabytes['missed']:.2f} GB missed, {gigabytes['disk']:.2f} GB of them from the disk "
         f"at {explained['disk_bytes_per_s'] / 1e9:.2f} GB/s, {explained['compute_s_per_token']:.2f} s of "
         "arithmetic",
