@@ -10,12 +10,14 @@ decoding does not wait for the disk.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,7 @@ from localmoe.experts.layout import ExpertLayout
 from localmoe.experts.slots import ExpertSlots
 
 _AT_ONCE = 8 << 20  # bytes per system call: a cancelled or failing read is noticed in between
+_ADVICE = 128 << 10  # bytes that the kernel takes of one advice: its window of read-ahead, by default
 READERS = 3  # one per part
 _REST = 0.25  # seconds without a step after which the pager reads as fast as it can
 
@@ -90,6 +93,21 @@ class ExpertFile:
         with self._lock:  # Windows: one position for all threads
             self._file.seek(offset)
             return self._file.readinto(target) or 0
+
+
+def read_ahead(path: Path, ranges: Iterable[tuple[int, int]]) -> None:
+    """Let the kernel read (offset, size) of a file into its cache; returns while the disk is at it.
+
+    For what is used where the file is mapped: page faults there would wait for one window of read-ahead each,
+    and most of a window at the edge of a tensor is a neighbour that nobody asked for.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
+        for offset, size in ranges:
+            for start in range(offset, offset + size, _ADVICE):
+                count = min(_ADVICE, offset + size - start)
+                os.posix_fadvise(file.fileno(), start, count, os.POSIX_FADV_WILLNEED)
 
 
 class Read:
