@@ -32,6 +32,7 @@ from localmoe.measure import random_ids
 from quant.gguf import GGUFFile
 
 AT_ONCE = 8 << 20  # bytes per read
+ADVICE = 128 << 10  # bytes of a range that the kernel is asked for in advance
 COMPUTE_LAYERS = 2  # of the model that tells how fast the arithmetic is
 ROUTING = (
     "random weights and random tokens: no trained router. Uniform routing would hit as often as experts have "
@@ -103,6 +104,7 @@ def disk_speed(path: Path, part: int, gigabytes: float) -> dict[str, float]:
         drop_cache(handle)
         sequential = read_speed(handle, whole, 1)
         drop_cache(handle)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)  # as the runner does
         scattered = read_speed(handle, parts, READERS)
         cached = parts[: max(READERS, (1 << 30) // part)]
         read_speed(handle, cached, READERS)
@@ -124,7 +126,8 @@ def read_speed(handle: int, places: Sequence[tuple[int, int]], threads: int) -> 
         offset, size = place
         if not hasattr(own, "buffer"):
             own.buffer = memoryview(bytearray(AT_ONCE))
-        os.posix_fadvise(handle, offset, size, os.POSIX_FADV_WILLNEED)
+        for at in range(offset, offset + size, ADVICE):
+            os.posix_fadvise(handle, at, min(ADVICE, offset + size - at), os.POSIX_FADV_WILLNEED)
         done = 0
         while done < size:
             done += os.preadv(handle, [own.buffer[: min(AT_ONCE, size - done)]], offset + done)
