@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import comb
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import synthetic
@@ -48,7 +49,7 @@ def residency(arguments: argparse.Namespace) -> dict[str, Any]:
         file = arguments.file or make_model(work / "large.gguf", arguments, arguments.layers)
         small = make_model(work / "small.gguf", arguments, COMPUTE_LAYERS)
         part = largest_part(file)
-        compute = decode(small, None, 4, 16, arguments.threads)
+        compute = decode(small, None, 64, 48, arguments.threads)
         before = disk_speed(file, part, arguments.disk_gb)
         print(f"disk: {before}", flush=True)
         bounded = decode(file, arguments.ram, arguments.prompt, arguments.tokens, arguments.threads)
@@ -223,11 +224,13 @@ def explain(
 ) -> dict[str, Any]:
     """The rates that disk, hit rate and arithmetic predict, and what was measured over them."""
     disk, cache = ((before[name] + after[name]) / 2 for name in ("random_parts", "page_cache"))
-    arithmetic = bounded["bytes_per_token"] / (compute["bytes_per_token"] * compute["tokens_per_s"])
+    per_byte = median(compute["seconds_per_token"]) / compute["bytes_per_token"]  # all of it in memory
+    arithmetic = bounded["bytes_per_token"] * per_byte
     missed = bounded["missed_bytes_per_token"]
     from_disk = min(missed, bounded["disk_bytes_per_token"])
     all_disk = 1 / (missed / disk + arithmetic)
-    with_cache = 1 / (from_disk / disk + (missed - from_disk) / cache + arithmetic)
+    reading = from_disk / disk + (missed - from_disk) / cache
+    with_cache = 1 / (reading + arithmetic)
     return {
         "disk_bytes_per_s": round(disk),
         "page_cache_bytes_per_s": round(cache),
@@ -236,6 +239,7 @@ def explain(
         "predicted_if_all_from_disk": all_disk,
         "measured_to_all_from_disk": bounded["tokens_per_s"] / all_disk,
         "predicted_tokens_per_s": with_cache,
+        "predicted_if_all_overlapped": 1 / max(reading, arithmetic),
         "measured_to_predicted": bounded["tokens_per_s"] / with_cache,
     }
 
