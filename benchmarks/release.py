@@ -2,19 +2,24 @@
 JSON.
 
     python benchmarks/release.py conversion --gb 20 --kills 10 --directory /big/disk [--json FILE]
+    python benchmarks/release.py residency --ram 12GiB --directory /big/disk [--json FILE]
 
 `conversion` makes a synthetic F16 Mixtral of that size, converts it to q4_k_m once without interruption and
-once killed (SIGKILL) at random moments and given again each time, and compares the bytes. It reports the
-peak resident memory and the throughput. Room is needed for the source and two outputs: about 1.7 times its
-size.
+once killed (SIGKILL) at random moments and given again after each, and compares the bytes. It reports the
+peak resident memory beside its bound, and the throughput. Room is needed for the source and two outputs:
+about 1.7 times its size. `residency` decodes a 28 GB model under a bound on memory, and explains the rate by
+the disk and the hit rate (`release_residency.py`). `--note` goes into the JSON: say there what else ran on
+the machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import hashlib
 import json
 import os
+import platform
 import random
 import resource
 import shutil
@@ -27,15 +32,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from release_residency import add_arguments
 
 HIDDEN, FFN, HEADS, KV_HEADS, EXPERTS, VOCABULARY = 4096, 14336, 32, 8, 8, 512
 LAYER_BYTES = 2 * (EXPERTS * 3 * HIDDEN * FFN + 2 * HIDDEN * HIDDEN + 2 * HIDDEN * 1024)
 SHARD_BYTES = 5 << 30
 POOL = 1 << 25  # random weights that all tensors are cut from, at different places
+MEMORY_BOUND = 1_500_000_000  # and one expert's largest tensor, whatever the model's size
 
 
-def make_source(directory: Path, gigabytes: float) -> int:
-    """A Mixtral directory of about that size in F16; returns the bytes of its weights."""
+def make_source(directory: Path, gigabytes: float) -> None:
+    """Write a Mixtral directory of about that size in F16."""
     directory.mkdir(parents=True)
     layers = max(1, round(gigabytes * 1e9 / LAYER_BYTES))
     ffn = FFN
@@ -64,11 +71,10 @@ def make_source(directory: Path, gigabytes: float) -> int:
             shards.append(shard)
             shard = {}
     shards += [shard] if shard else []
-    total = 0
     for number, part in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         weight_map |= dict.fromkeys(part, file)
-        total += _write_shard(directory / file, part, pool, number)
+        _write_shard(directory / file, part, pool, number)
     config = {
         "model_type": "mixtral", "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "intermediate_size": ffn,
         "num_hidden_layers": layers, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS,
@@ -78,10 +84,9 @@ def make_source(directory: Path, gigabytes: float) -> int:
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     (directory / "tokenizer.model").write_bytes(_tokenizer())
-    return total
 
 
-def _write_shard(path: Path, shapes: dict[str, tuple[int, ...]], pool: np.ndarray, seed: int) -> int:
+def _write_shard(path: Path, shapes: dict[str, tuple[int, ...]], pool: np.ndarray, seed: int) -> None:
     header, at = {}, 0
     for name, shape in shapes.items():
         size = 2 * int(np.prod(shape))
@@ -96,9 +101,8 @@ def _write_shard(path: Path, shapes: dict[str, tuple[int, ...]], pool: np.ndarra
             while left:
                 start = rng.randrange(1 << 20)
                 piece = pool[start : start + min(left, POOL)]
-                file.write(piece.tobytes())
+                file.write(piece.data)
                 left -= len(piece)
-    return at
 
 
 def _tokenizer() -> bytes:
@@ -131,55 +135,84 @@ def command(source: Path, out: Path, threads: int) -> list[str]:
 def conversion(arguments: argparse.Namespace) -> dict[str, Any]:
     """Memory, throughput, and identical bytes after being killed."""
     work = Path(arguments.directory) / f"localmoe-release-{os.getpid()}"
-    source, whole, killed = work / "source", work / "whole.gguf", work / "killed.gguf"
-    rng = random.Random(arguments.seed)
+    whole, killed = work / "whole.gguf", work / "killed.gguf"
+    work.mkdir(parents=True)
     try:
-        size = make_source(source, arguments.gb)
+        source = arguments.source or work / "source"
+        if not arguments.source:
+            make_source(source, arguments.gb)
+        size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
         print(f"source: {size / 1e9:.2f} GB", flush=True)
         start = time.monotonic()
         done = subprocess.run(command(source, whole, arguments.threads), stdout=subprocess.PIPE, check=True)
         seconds = time.monotonic() - start
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         print(
             f"converted in {seconds:.1f} s: {size / 2 / seconds / 1e6:.0f} M weights/s,"
-            f" {size / seconds / 1e6:.0f} MB/s, peak memory {peak / 1e9:.2f} GB",
+            f" {size / seconds / 1e6:.0f} MB/s",
             flush=True,
         )
-        expected, moments, resumed = digest(whole), [], []
-        for number in range(arguments.kills):
-            moment = rng.uniform(0.5, max(1.0, seconds / 2))
-            again = command(source, killed, arguments.threads)
-            with subprocess.Popen(again, stdout=subprocess.PIPE) as child:
-                try:
-                    child.wait(moment)
-                except subprocess.TimeoutExpired:
-                    child.send_signal(signal.SIGKILL)
-            moments.append(round(moment, 3))
-            journal = killed.with_name(killed.name + ".journal")
-            resumed.append(max(0, len(journal.read_bytes().splitlines()) - 1) if journal.exists() else 0)
-            print(f"kill {number + 1} after {moment:.1f} s: {resumed[-1]} tensors written", flush=True)
-            if killed.exists():
-                if digest(killed) != expected:
-                    raise SystemExit("FAILED: something else stands under the final name")
-                killed.unlink()
-        last = subprocess.run(command(source, killed, arguments.threads), stdout=subprocess.PIPE, check=True)
-        same = digest(killed) == expected
+        again = command(source, killed, arguments.threads)
+        kills = kill_often(again, killed, whole.stat().st_size, arguments.kills, arguments.seed)
+        last = subprocess.run(again, stdout=subprocess.PIPE, check=True)
+        same = digest(killed) == digest(whole)
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024  # the most of all runs
+        bound = MEMORY_BOUND + 2 * HIDDEN * FFN
         print("identical bytes" if same else "FAILED: the bytes differ")
+        print(f"peak memory {peak / 1e9:.2f} GB, bound {bound / 1e9:.2f} GB", flush=True)
         return {
             "source_bytes": size,
             "output_bytes": whole.stat().st_size,
             "threads": arguments.threads,
             "seconds": round(seconds, 1),
             "weights_per_s": round(size / 2 / seconds),
+            "bytes_per_s": round(size / seconds),
             "peak_rss_bytes": peak,
+            "memory_bound_bytes": bound,
             "bits_per_weight": json.loads(done.stdout)["bits_per_weight"],
-            "killed_after_s": moments,
-            "tensors_after_each_kill": resumed,
+            "kills": len(kills),
+            "killed_at": kills,
             "resumed_tensors_at_last": json.loads(last.stdout)["resumed_tensors"],
             "identical": same,
+            "passed": same and peak <= bound and len(kills) == arguments.kills,
         }
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def kill_often(command: list[str], out: Path, size: int, times: int, seed: int) -> list[dict[str, float]]:
+    """Give the command `times` times, and kill it each time at a random moment of the conversion.
+
+    A moment is a share of the output's `size`, so that all come while it runs, however fast the machine is.
+    """
+    rng = random.Random(seed)
+    journal, kills = out.with_name(out.name + ".journal"), []
+    for number, moment in enumerate(sorted(rng.uniform(0, 0.98) for _ in range(times)), 1):
+        start = time.monotonic()
+        written = kill_at(command, out, int(moment * size))
+        if out.exists():
+            raise SystemExit(f"FAILED: {out.name} has its final name before it was finished")
+        recorded = max(0, len(journal.read_bytes().splitlines()) - 1) if journal.exists() else 0
+        after = round(time.monotonic() - start, 1)
+        kills.append({"after_s": after, "bytes_written": written, "tensors_recorded": recorded})
+        print(f"kill {number} after {after} s: {written / 1e6:.0f} MB, {recorded} tensors", flush=True)
+    return kills
+
+
+def kill_at(command: list[str], out: Path, written: int) -> int:
+    """Start the command and kill it once it has written so many bytes; how many there are then."""
+    partial = out.with_name(out.name + ".partial")
+    before = partial.stat() if partial.exists() else None
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        while child.poll() is None:
+            now = partial.stat() if partial.exists() else None
+            own = now is not None and (before is None or now.st_mtime_ns != before.st_mtime_ns)
+            if own and now is not None and now.st_size >= written:
+                child.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        else:
+            raise SystemExit("FAILED: the conversion ended before it could be killed")
+    return partial.stat().st_size
 
 
 def main() -> None:
@@ -189,18 +222,45 @@ def main() -> None:
     parts = parser.add_subparsers(required=True)
     part = parts.add_parser("conversion", help="memory bound, kill -9 and resume")
     part.add_argument("--gb", type=float, default=20, help="size of the F16 source")
+    part.add_argument("--source", type=Path, help="instead of making one")
     part.add_argument("--kills", type=int, default=10)
     part.add_argument("--threads", type=int, default=2)
     part.add_argument("--seed", type=int, default=0, help="of the moments")
-    part.add_argument("--directory", default=".", help="where there is room")
-    part.add_argument("--json", type=Path)
     part.set_defaults(run=conversion)
+    add_arguments(parts.add_parser("residency", help="a model larger than memory"))
+    for each in parts.choices.values():
+        each.add_argument("--directory", default=".", help="where there is room")
+        each.add_argument("--note", default="", help="for the JSON: what else the machine was doing")
+        each.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    report = arguments.run(arguments)
+    report = {"date": datetime.date.today().isoformat(), "machine": machine(), "note": arguments.note}
+    report["command"] = f"python benchmarks/release.py {' '.join(_without_places(sys.argv[1:]))}"
+    report |= arguments.run(arguments)
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
-    if not report["identical"]:
+    if not report["passed"]:
         sys.exit(1)
+
+
+def _without_places(given: list[str]) -> list[str]:
+    """The command line less the options whose value is a path of this machine, or the note."""
+    own = ("--directory", "--note", "--json", "--file", "--source")
+    before = ["", *given[:-1]]
+    return [
+        word for word, last in zip(given, before, strict=True)
+        if word.partition("=")[0] not in own and last not in own
+    ]  # fmt: skip
+
+
+def machine() -> str:
+    """Processor, cores and memory, as far as the system tells."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{(names or [platform.machine()])[0]}, {os.cpu_count()} cores, {memory:.0f} GiB"
 
 
 if __name__ == "__main__":

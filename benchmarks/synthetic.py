@@ -4,8 +4,9 @@
     python benchmarks/synthetic.py OUT.gguf --hidden 4096 --ffn 14336 --layers 32 --heads 32 --kv 8 --recipe
     q4_k_m
 
-Blocks are drawn directly as valid ones, so a 28 GB file takes no 90 GB of floats. The defaults are a 3 B
-model.
+Blocks are drawn directly as valid ones, so a 28 GB file takes no 90 GB of floats; with `--repeat` large
+matrices of one shape are the same rows, begun at different ones, and a file is written as fast as the disk
+takes it. The defaults are a 3 B model.
 """
 
 from __future__ import annotations
@@ -97,9 +98,29 @@ def tensors(a: argparse.Namespace) -> Iterator[tuple[str, tuple[int, ...], str, 
     yield "output.weight", (VOCABULARY, a.hidden), "q6_k", narrow
 
 
+class Drawing:
+    """Random matrices, piece by piece; with `repeat`, large ones of one kind are drawn once and rotated."""
+
+    def __init__(self, seed: int, repeat: bool) -> None:
+        self._rng, self._repeat = np.random.default_rng(seed), repeat
+        self._drawn: dict[tuple[int, int, str, float], np.ndarray] = {}
+
+    def matrix(self, rows: int, cols: int, kind: str, deviation: float) -> Iterator[np.ndarray]:
+        """The pieces of one matrix: each uint8, flat."""
+        if not self._repeat or rows * cols < 1 << 20:  # a router's choices should differ from layer to layer
+            yield random_blocks(self._rng, rows, cols, kind, deviation).reshape(-1)
+            return
+        key = rows, cols, kind, deviation
+        if key not in self._drawn:
+            self._drawn[key] = random_blocks(self._rng, rows, cols, kind, deviation)
+        first = int(self._rng.integers(1, rows))
+        yield self._drawn[key][first:].reshape(-1)
+        yield self._drawn[key][:first].reshape(-1)
+
+
 def write(out: Path, a: argparse.Namespace) -> None:
     """Writes the file expert by expert."""
-    rng = np.random.default_rng(a.seed)
+    drawing = Drawing(a.seed, a.repeat)
     metadata = {
         "general.architecture": "llama", "general.name": f"synthetic {out.stem}",
         "llama.context_length": 32768, "llama.embedding_length": a.hidden, "llama.block_count": a.layers,
@@ -118,7 +139,8 @@ def write(out: Path, a: argparse.Namespace) -> None:
                 file.write(name, np.ones(shape, np.float32).view(np.uint8))
                 continue
             for _ in range(shape[0] if len(shape) == 3 else 1):
-                file.write(name, random_blocks(rng, shape[-2], shape[-1], kind, deviation).reshape(-1))
+                for piece in drawing.matrix(shape[-2], shape[-1], kind, deviation):
+                    file.write(name, piece)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -129,6 +151,7 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument(f"--{name}", type=int, default=default)
     p.add_argument("--type", default="q4_k", choices=[*LEVELS, "f16", "f32"])
     p.add_argument("--recipe", choices=["q4_k_m"], help="mix the types as that recipe does for 8 experts")
+    p.add_argument("--repeat", action="store_true", help="draw large matrices once: much faster")
     return p
 
 

@@ -10,12 +10,15 @@ decoding does not wait for the disk.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from io import RawIOBase
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +28,7 @@ from localmoe.experts.layout import ExpertLayout
 from localmoe.experts.slots import ExpertSlots
 
 _AT_ONCE = 8 << 20  # bytes per system call: a cancelled or failing read is noticed in between
+_ADVICE = 128 << 10  # bytes that the kernel takes of one advice: its window of read-ahead, by default
 READERS = 3  # one per part
 _REST = 0.25  # seconds without a step after which the pager reads as fast as it can
 
@@ -44,11 +48,13 @@ class ExpertFile:
             self._file = open(layout.path, "rb", buffering=0)  # noqa: SIM115  # closed by close()
         except OSError as error:
             raise ReadError(f"{layout.path}: cannot be read: {error.strerror or error}") from error
+        if hasattr(os, "posix_fadvise"):  # no guessing what comes next: beyond a part is another expert's
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="localmoe-read")
 
     def start(self, layer: int, expert: int, parts: Sequence[NDArray[np.uint8]]) -> Read:
         """Begin to read an expert into `parts` (gate, up, down; of the layer's sizes)."""
-        self.advise(layer, expert)
         offsets = self.layout.offsets[layer, expert].tolist()
         return Read(
             [
@@ -56,13 +62,6 @@ class ExpertFile:
                 for part, offset in zip(parts, offsets, strict=True)
             ]
         )
-
-    def advise(self, layer: int, expert: int) -> None:
-        """Tell the kernel that an expert will be read soon."""
-        if hasattr(os, "posix_fadvise"):
-            sizes = self.layout.nbytes[layer].tolist()
-            for offset, size in zip(self.layout.offsets[layer, expert].tolist(), sizes, strict=True):
-                os.posix_fadvise(self._file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         """Wait for reads under way, then close the file."""
@@ -73,6 +72,7 @@ class ExpertFile:
         """Read exactly `part` at `offset`."""
         done = 0
         try:
+            _advise(self._file, offset, part.nbytes)
             while done < part.nbytes:
                 count = self._read_at(part.data[done : done + _AT_ONCE], offset + done)
                 if count == 0:
@@ -90,6 +90,27 @@ class ExpertFile:
         with self._lock:  # Windows: one position for all threads
             self._file.seek(offset)
             return self._file.readinto(target) or 0
+
+
+def read_ahead(path: Path, ranges: Iterable[tuple[int, int]]) -> None:
+    """Let the kernel read (offset, size) of a file into its cache; returns while the disk is at it.
+
+    For what is used where the file is mapped: page faults there would wait for one window of read-ahead each,
+    and most of a window at the edge of a tensor is a neighbour that nobody asked for.
+    """
+    with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
+        for offset, size in ranges:
+            _advise(file, offset, size)
+
+
+def _advise(file: RawIOBase, offset: int, size: int) -> None:
+    """Have all of that range of `file` read: the disk is given more than one request to work on."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with contextlib.suppress(OSError):  # a file system that takes no advice reads all the same
+        for start in range(offset, offset + size, _ADVICE):
+            count = min(_ADVICE, offset + size - start)
+            os.posix_fadvise(file.fileno(), start, count, os.POSIX_FADV_WILLNEED)
 
 
 class Read:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localmoe.errors import UsageError
@@ -120,12 +120,9 @@ def plan_cpu(needs: Needs, ram: int | None = None, available: int | None = None)
 
     UsageError if the bound is too small.
     """
-    note = ""
-    everything = needs.fixed + needs.expert_bytes
+    everything, free = needs.fixed + needs.expert_bytes, None
     if ram is None and available is not None and everything > available and needs.layout is not None:
-        ram = max(int(available * _OF_AVAILABLE), smallest(needs))
-        free = format_size(available)
-        note = f"the model is larger than the {free} of free memory: as with --ram {round_up_setting(ram)}"
+        ram, free = max(int(available * _OF_AVAILABLE), smallest(needs)), available
     if ram is None or needs.layout is None or everything <= ram:
         if ram is not None and everything > ram:
             raise too_small(needs, "--ram", ram, everything)
@@ -135,7 +132,7 @@ def plan_cpu(needs: Needs, ram: int | None = None, available: int | None = None)
         raise too_small(needs, "--ram", ram, smallest(needs))
     layout, transit = needs.layout, _transit_bytes(needs)
     counts = spread(layout, ram - needs.fixed - transit)
-    return Plan(
+    plan = Plan(
         needs,
         (
             *_fixed_items(needs, "RAM"),
@@ -145,7 +142,17 @@ def plan_cpu(needs: Needs, ram: int | None = None, available: int | None = None)
         ),
         counts,
         needs.chosen,
-        note=note,
+    )
+    return plan if free is None else replace(plan, note=_limited_by(plan, free, ram))
+
+
+def _limited_by(plan: Plan, free: int, ram: int) -> str:
+    """What a person should know where nobody asked for a bound: that memory is short, and what it costs."""
+    needed = format_size(plan.needs.fixed + plan.needs.expert_bytes)
+    return (
+        f"the model needs {needed}, more than the {format_size(free)} of free memory: "
+        f"{plan.share(plan.slots):.0%} of its experts stay there, as with --ram {round_up_setting(ram)}; "
+        "the others are read from the file when chosen, which limits the speed"
     )
 
 

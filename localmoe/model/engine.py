@@ -9,6 +9,7 @@ from typing import Any
 
 from localmoe.errors import UsageError
 from localmoe.experts.layout import ExpertLayout
+from localmoe.experts.pager import read_ahead
 from localmoe.experts.plan import Plan
 from localmoe.experts.residency import Residency
 from localmoe.experts.statistics import ExpertStatistics
@@ -44,6 +45,10 @@ class Engine:
         self.config, self.plan, self.threads, self.kv_type = config, plan, threads, kv_type
         context = plan.needs.context
         self.weights = bind(file, config)
+        if plan.slots is not None and plan.needs.layout is not None:  # the experts have readers of their own
+            experts = set(plan.needs.layout.offsets.ravel().tolist())
+            others = [t for t in file.tensors.values() if t.offset not in experts]
+            read_ahead(file.path, [(t.offset, t.nbytes) for t in others])
         self.residency = _residency(plan, config, store)
         rope = rope_table(config, context, self.weights.rope_factors)
         shape = shape_of(config, file, exact)

@@ -1,6 +1,7 @@
 """A whole model under a memory bound: the same bits, no more memory, no more reading than promised."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import localmoe
 from localmoe.errors import UsageError
 from localmoe.experts.plan import smallest
 from localmoe.experts.simulate import simulate
+from quant.gguf import GGUFFile
 
 ROOT = Path(__file__).parents[2]
 PROMPT = [1, *(3 + byte for byte in b"One line of text, long enough to reach every expert of every layer.")]
@@ -80,6 +82,26 @@ def test_the_second_start_begins_with_the_statistics_of_the_first(tiny_model):
         model._engine.residency.settle()
         assert model.status()["resident_experts"] == sum(model.plan.slots)
         assert model._engine.residency.statistics.tokens == len(PROMPT) + 60
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no advice")
+def test_what_every_token_needs_is_read_ahead_and_no_expert_with_it(tiny_model, monkeypatch):
+    advised = set()
+
+    def note(_handle, offset, size, _advice):
+        advised.update(range(offset, offset + size))
+
+    monkeypatch.setattr(os, "posix_fadvise", note)
+    with localmoe.load(tiny_model, context=320, threads=2, ram=bound(tiny_model, 3)):
+        pass
+    needed, experts = set(), set()
+    with GGUFFile.open(tiny_model) as file:
+        for name, tensor in file.tensors.items():
+            (experts if "_exps" in name else needed).update(
+                range(tensor.offset, tensor.offset + tensor.nbytes)
+            )
+    assert advised == needed
+    assert experts
 
 
 MEMORY = """

@@ -66,6 +66,9 @@ def test_a_file_larger_than_free_memory_gets_a_bound_of_its_own():
     assert plan.slots is not None
     assert plan.bytes_in("RAM") <= 17 * GIB
     assert "--ram" in plan.note
+    assert f"{plan.share(plan.slots):.0%} of its experts stay" in plan.note
+    assert "limits the speed" in plan.note
+    assert "\n" not in plan.note
 
 
 def test_a_bound_that_is_too_small_names_the_smallest_that_is_not():
