@@ -99,7 +99,9 @@ def compare_speed(
         finally:
             for peer in peers.values():
                 peer.close()
-    result: dict[str, Any] = {"file": file.stem, "threads": threads, "prompt": prompt, "generate": generate}
+    result: dict[str, Any] = {
+        "file": file.stem, "threads": threads, "prompt": prompt, "generate": generate, "pairs": pairs
+    }  # fmt: skip
     for what in ("prefill", "decode"):
         medians = {name: statistics.median(row[what] for row in rows[name]) for name in rows}
         better = max(("repack", "no_repack"), key=lambda name: medians[name])
@@ -145,6 +147,7 @@ def main() -> None:
     p.add_argument("--pairs", type=int, default=5)
     p.add_argument("--no-logits", action="store_true")
     p.add_argument("--no-speed", action="store_true")
+    p.add_argument("--append", action="store_true", help="add to the rows that the output file holds")
     p.add_argument("--out", type=Path, default=RESULTS)
     a = p.parse_args()
     machine = {
@@ -153,6 +156,8 @@ def main() -> None:
         "read_gbps": {str(n): round(read_bandwidth(n), 1) for n in a.threads},
     }  # fmt: skip
     report: dict[str, Any] = {"machine": machine, "speed": [], "logits": []}
+    if a.append and a.out.exists():
+        report = json.loads(a.out.read_text())
     for file in a.files or _default_files(a.models, a.only):
         if not a.no_logits:
             report["logits"].append({"file": file.stem, **compare_logits(a.peer, file)})

@@ -14,6 +14,7 @@ from localmoe.kernels.simd import load_i32
 from quant.compiled import compiled
 
 FEW = 6  # tokens from which unpacking a tile of sixteen rows pays
+AHEAD = 16384  # bytes: weights asked for that much before their turn have come when it is there
 
 
 @compiled()
@@ -70,12 +71,12 @@ def dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scale
     elif tokens >= FEW:
         tile_blocks(kind, rows, row_bytes, count, cols, table, q, scales, sums, index, tokens, out, scratch)
     else:
-        groups = (cols + GROUP - 1) // GROUP
+        groups, ahead = (cols + GROUP - 1) // GROUP, max(AHEAD, 8 * row_bytes)
         for r in range(0, count, 4):
             last = min(3, count - 1 - r)  # the last row stands in for missing ones
             r0 = rows + r * row_bytes
             r1, r2, r3 = r0 + min(1, last) * row_bytes, r0 + min(2, last) * row_bytes, r0 + last * row_bytes
             for t in range(tokens):
                 at = load_i32(index + t * 4) * groups
-                _quad(kind, r0, r1, r2, r3, 4 * row_bytes, cols, table, q + at * GROUP, scales + at * 4,
+                _quad(kind, r0, r1, r2, r3, ahead, cols, table, q + at * GROUP, scales + at * 4,
                       sums + at * SUMS * 2, out + (t * TILE + r) * 4, scratch)

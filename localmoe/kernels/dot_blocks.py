@@ -13,7 +13,7 @@ holds zeros beyond them, so that nothing is read past the row. Arguments as in `
 
 from __future__ import annotations
 
-from localmoe.kernels.dot_k import prefetch_block
+from localmoe.kernels.dot_k import prefetch_lines
 from localmoe.kernels.geometry import GROUP, SUMS
 from localmoe.kernels.simd import (
     flip_sign_bytes,
@@ -157,10 +157,7 @@ def _quad(kind, wide, offset, has_minimum, r0, r1, r2, r3, ahead, cols, table, q
     whole = cols // GROUP
     for g in range(whole):
         at = g * 8 * size
-        prefetch_block(r0 + at + ahead, 8 * size)
-        prefetch_block(r1 + at + ahead, 8 * size)
-        prefetch_block(r2 + at + ahead, 8 * size)
-        prefetch_block(r3 + at + ahead, 8 * size)
+        prefetch_lines(r0 + ahead + 4 * at, 32 * size)
         acc = _group(kind, wide, offset, has_minimum, r0 + at, r1 + at, r2 + at, r3 + at, table,
                      q + g * GROUP, scales + g * 4, sums + g * SUMS * 2, acc)
     if cols % GROUP:

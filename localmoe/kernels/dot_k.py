@@ -27,7 +27,7 @@ from localmoe.kernels.simd import (
     low_nibbles,
     mul4,
     or_bytes,
-    prefetch,
+    prefetch_far,
     splat_f32x4,
     store_f32x4,
     sub_i32x4,
@@ -71,10 +71,10 @@ Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES = 144, 176, 210
 
 
 @compiled(forceinline=True)
-def prefetch_block(at: int, size: int) -> None:
-    """Asks for a block's cache lines."""
+def prefetch_lines(at: int, size: int) -> None:
+    """Asks for the cache lines of `size` bytes, in the order of their addresses."""
     for line in range(0, size, 64):
-        prefetch(at + line)
+        prefetch_far(at + line)
 
 
 @compiled(forceinline=True)
@@ -108,10 +108,7 @@ def _quad_q4_q5(five: bool, r0: int, r1: int, r2: int, r3: int, ahead: int, grou
     acc = zero_f32x4()
     for g in range(groups):
         b0, b1, b2, b3 = r0 + g * size, r1 + g * size, r2 + g * size, r3 + g * size
-        prefetch_block(b0 + ahead, size)
-        prefetch_block(b1 + ahead, size)
-        prefetch_block(b2 + ahead, size)
-        prefetch_block(b3 + ahead, size)
+        prefetch_lines(r0 + ahead + 4 * g * size, 4 * size)
         x = q + g * GROUP
         x0, x1 = join_i8x32(load_i8x32(x), load_i8x32(x + 64)), join_i8x32(load_i8x32(x + 32),
                                                                           load_i8x32(x + 96))
@@ -167,10 +164,7 @@ def quad_q6_k(r0: int, r1: int, r2: int, r3: int, ahead: int, groups: int, q: in
     for g in range(groups):
         at = g * Q6_K_BYTES
         b0, b1, b2, b3 = r0 + at, r1 + at, r2 + at, r3 + at
-        prefetch_block(b0 + ahead, Q6_K_BYTES)
-        prefetch_block(b1 + ahead, Q6_K_BYTES)
-        prefetch_block(b2 + ahead, Q6_K_BYTES)
-        prefetch_block(b3 + ahead, Q6_K_BYTES)
+        prefetch_lines(r0 + ahead + 4 * at, 4 * Q6_K_BYTES)
         x = q + g * GROUP
         x0, x1, x2, x3 = load_i8x64(x), load_i8x64(x + 64), load_i8x64(x + 128), load_i8x64(x + 192)
         s = load_i16x16(sums + g * SUMS * 2)

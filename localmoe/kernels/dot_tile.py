@@ -11,7 +11,7 @@ the same order.
 from __future__ import annotations
 
 from localmoe.kernels.dot_blocks import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, block_bytes, two_blocks
-from localmoe.kernels.dot_k import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES
+from localmoe.kernels.dot_k import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES, prefetch_lines
 from localmoe.kernels.geometry import (
     GROUP,
     LOWS,
@@ -225,6 +225,7 @@ def tile_k(kind, rows, row_bytes, count, cols, q, scales, sums, index, tokens, a
     groups = cols // GROUP
     size = Q6_K_BYTES if kind == Q6_K else (Q5_K_BYTES if kind == Q5_K else Q4_K_BYTES)
     for g in range(groups):
+        prefetch_lines(rows + TILE * row_bytes + g * TILE * size, TILE * size)  # of the next sixteen rows
         _build_k(kind, rows, row_bytes, count, g * size, tile)
         if kind == Q6_K:
             _tokens_k(True, tile, groups, g, q, scales, sums, index, tokens, acc)
@@ -305,6 +306,7 @@ def tile_blocks(kind, rows, row_bytes, count, cols, table, q, scales, sums, inde
     groups, size = (cols + GROUP - 1) // GROUP, block_bytes(kind)
     for g in range(groups):
         blocks = min(8, (cols - g * GROUP) // 32)
+        prefetch_lines(rows + TILE * row_bytes + g * TILE * 8 * size, TILE * blocks * size)
         _build_blocks(kind, rows, row_bytes, count, g * 8 * size, blocks, table, tile)
         if kind == Q4_0:
             _tokens_blocks(False, 8, False, tile, groups, g, q, scales, sums, index, tokens, acc)
