@@ -9,11 +9,11 @@ import sys
 import numba
 import numpy as np
 
-from localmoe.kernels import dot, dot_k, geometry, simd
+from localmoe.kernels import dot, dot_blocks, geometry, simd
 from localmoe.kernels.elementwise import quantize_row, rms_norm, swiglu
 from quant.blocks import FORMATS
 
-INSTRUCTIONS = ("vpdpwssd", "vpmaddwd", "vpmaddubsw", "pmaddubsw", "zmm", "ymm", "{vex}")
+INSTRUCTIONS = ("vpdpbusd", "vpmaddubsw", "pmaddubsw", "zmm", "ymm", "{vex}")
 QUANTIZED = ("q4_k", "q5_k", "q6_k", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl")
 
 
@@ -61,11 +61,16 @@ def digest(*arrays: np.ndarray) -> str:
 
 
 def assembly() -> dict[str, int]:
-    """How often each instruction or register stands in the Q4_K kernel, compiled here and now."""
-    signature = "void(" + ", ".join(["int64"] * 10) + ")"
+    """How often each instruction or register stands in the Q4_0 kernel, compiled here and now."""
+
+    def quad_q4_0(r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch):
+        dot_blocks._quad(
+            2, False, 8, False, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch
+        )
+
+    signature = "void(" + ", ".join(["int64"] * 12) + ")"
     settings = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
-    kernel = numba.njit(signature, **settings)(dot_k.quad_q4_k.py_func)
-    text = "".join(kernel.inspect_asm().values())
+    text = "".join(numba.njit(signature, **settings)(quad_q4_0).inspect_asm().values())
     return {word: text.count(word) for word in INSTRUCTIONS}
 
 
