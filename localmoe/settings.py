@@ -130,7 +130,7 @@ def parse(name: str, value: object, where: str = "") -> Any:
     about = FIELDS[name].metadata
     kind: Kind = about["kind"]
     prefix = f"{where}: " if where else ""
-    if FIELDS[name].default is None and value in (None, "none", "auto", ""):
+    if FIELDS[name].default is None and value in (None, "none", "unset", "auto", ""):
         return None
     if kind in (TEXT, TEXTS) and not about["choices"] and value == "none":
         return FIELDS[name].default

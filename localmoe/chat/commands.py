@@ -66,7 +66,7 @@ _ALL = (
     Command("edit", "[last]", "write a prompt in $EDITOR, or rewrite the last", talk.edit),
     Command("continue", "", "let the model go on with its last answer", talk.go_on),
     Command("copy", "[all]", "copy the last code block, or the whole answer", engine.copy),
-    Command("file", "PATH", "attach a text file to the next prompt", engine.attach, "file"),
+    Command("file", "PATH", "attach a text file to the next prompt (none: take off)", engine.attach, "file"),
     Command("clear", "", "clear the screen (the conversation stays)", engine.clear),
     Command("new", "", "start a new conversation", talk.new),
     Command("save", "FILE", "save this conversation as a file, branches and all", talk.save, "file"),

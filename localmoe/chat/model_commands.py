@@ -130,9 +130,18 @@ def _plainly(value: object) -> str:
 def attach(repl: Repl, argument: str) -> None:
     if not argument:
         raise UsageError("A file name is missing: /file PATH")
-    attachment = read_attachment(argument.strip("'\""))
+    if argument == "none":
+        repl.attachments = []
+        repl.notices("Nothing is attached.")
+        return
+    attachment, model = read_attachment(argument.strip("'\"")), repl.session.model
+    tokens = len(model.tokenizer.encode(attachment.fenced(), bos=False))
+    if tokens >= model.context:
+        raise UsageError(
+            f"{attachment.name} takes {tokens:,} tokens and the context holds {model.context:,}; "
+            "start with a larger --context, or take a part of it"
+        )
     repl.attachments.append(attachment)
-    tokens = len(repl.session.model.tokenizer.encode(attachment.fenced(), bos=False))
     repl.notices(f"{attachment.name} goes with your next prompt ({tokens:,} tokens).")
 
 

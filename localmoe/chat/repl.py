@@ -14,6 +14,7 @@ from localmoe.chat.line_reader import LineReader, PlainReader, TerminalReader
 from localmoe.chat.output import RED, Notices, is_terminal, status_line
 from localmoe.chat.present import interruptible, keyboard, write_answer
 from localmoe.chat.session import Answering, Session
+from localmoe.chat.window import ContextFullError
 from localmoe.cli.main import message, version
 from localmoe.errors import LocalMoeError
 from localmoe.history.database import HistoryError
@@ -123,12 +124,18 @@ class Repl:
         """Send a prompt, with what is attached, and show its answer."""
         attachments, self.attachments = self.attachments, []
         prompt = with_attachments(text, attachments)
-        before = self.session.conversation.head
+        before, kept = self.session.conversation.head, attachments
         try:
             self.answer(lambda cancelled: self.session.ask(prompt, typed=text, cancelled=cancelled))
+        except ContextFullError as error:
+            if not attachments:
+                raise
+            kept = []  # else every next prompt would fail too
+            names = ", ".join(one.name for one in attachments)
+            raise ContextFullError(f"{error} (no longer attached: {names})") from error
         finally:
             if self.session.conversation.head is before:  # nothing came of it: neither prompt nor answer
-                self.attachments = attachments
+                self.attachments = kept
                 self.draft = text
 
     def answer(self, ask: Ask) -> None:

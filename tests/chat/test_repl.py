@@ -171,6 +171,23 @@ def test_commands_on_the_conversation(start: Start, home: Path) -> None:
     assert len(rows(home, "SELECT 1 FROM messages")) == 7
 
 
+def test_files_too_long_for_the_context_do_not_stay(start: Start, home: Path) -> None:
+    (home / "long.txt").write_text("x" * 2000)
+    (home / "half.txt").write_text("y" * 600)
+    with start() as chat:  # a context of 1,000 tokens, a byte each
+        chat.say(f"/file {home}/long.txt")
+        chat.see("long.txt takes 2,0", "the context holds 1,000")
+        chat.say(f"/file {home}/half.txt")
+        chat.say("/file none")
+        chat.see("Nothing is attached.")
+        chat.say(f"/file {home}/half.txt")
+        chat.say(f"/file {home}/half.txt")
+        chat.type("read both\r")
+        chat.see("the message alone takes", "no longer attached: half.txt, half.txt", ">>> read both")
+        chat.type("\r")
+        chat.see("You said: read both")
+
+
 def test_files_copy_edit_save_load_export(start: Start, home: Path) -> None:
     editor = home / "editor"
     editor.write_text("#!/bin/sh\nprintf 'from the editor' >> \"$1\"\n")
