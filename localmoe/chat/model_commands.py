@@ -15,12 +15,20 @@ from localmoe.chat.attachments import read_attachment
 from localmoe.chat.output import is_terminal, status_line
 from localmoe.errors import UsageError
 from localmoe.experts.sizes import format_size
-from localmoe.settings import FIELDS, Settings, canonical, parse, shown
+from localmoe.settings import FIELDS, Settings, canonical, parse, shown, suggestion
 
 if TYPE_CHECKING:
     from localmoe.chat.repl import Repl
 
 _CLIPBOARDS = (("wl-copy", "WAYLAND_DISPLAY"), ("xclip -selection clipboard", "DISPLAY"), ("pbcopy", "HOME"))
+
+
+def _check_theme(theme: str) -> None:
+    from pygments.styles import get_all_styles
+
+    known = dict.fromkeys(sorted(get_all_styles()))
+    if theme not in known:
+        raise UsageError(f"no theme {theme!r}{suggestion(theme, known)}; there are {', '.join(known)}")
 
 
 def change(repl: Repl, argument: str) -> None:
@@ -37,7 +45,10 @@ def change(repl: Repl, argument: str) -> None:
     if name not in live:
         flag = name.replace("_", "-")
         raise UsageError(f"{name} is fixed once the model is loaded; start with: localmoe chat --{flag} …")
-    repl.session.set(**{name: parse(name, _plain(value.strip()))})
+    chosen = parse(name, _plain(value.strip()))
+    if name == "theme":
+        _check_theme(chosen)
+    repl.session.set(**{name: chosen})
     repl.notices(f"{name} is now {shown(name, getattr(repl.session.settings, name))}.")
 
 

@@ -171,6 +171,14 @@ def test_commands_on_the_conversation(start: Start, home: Path) -> None:
     assert len(rows(home, "SELECT 1 FROM messages")) == 7
 
 
+def test_themes_are_those_that_exist(start: Start) -> None:
+    with start(rows=40) as chat:
+        chat.say("/set theme monkai")
+        chat.see("did you mean 'monokai'?", "there are")
+        chat.say("/set theme vim")
+        chat.see("theme is now vim.")
+
+
 def test_files_too_long_for_the_context_do_not_stay(start: Start, home: Path) -> None:
     (home / "long.txt").write_text("x" * 2000)
     (home / "half.txt").write_text("y" * 600)
