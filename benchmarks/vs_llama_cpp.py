@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 import localmoe
-from localmoe.kernels.bandwidth import read_bandwidth
+from localmoe.kernels.bandwidth import ReadProbe, read_bandwidth
 from localmoe.kernels.pool import usable_cores
-from localmoe.measure import random_ids
+from localmoe.measure import decode_seconds, prefill_seconds, random_ids
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "cpu.json"
@@ -65,15 +65,12 @@ class Peer:
         self._process.wait()
 
 
-def measure_ours(model: localmoe.Model, ids: list[int], prompt: int) -> dict[str, float]:
+def measure_ours(model: localmoe.Model, ids: list[int], prompt: int, probe: ReadProbe) -> dict[str, float]:
+    """Rates in tokens/s; `bandwidth` is the machine's, in GB/s, around the decoding."""
     decoder = model.decoder()
-    start = time.perf_counter()
-    decoder.extend(ids[:prompt])
-    middle = time.perf_counter()
-    for token in ids[prompt:]:
-        decoder.extend([token])
-    end = time.perf_counter()
-    return {"prefill": prompt / (middle - start), "decode": (len(ids) - prompt) / (end - middle)}
+    prefill = prefill_seconds(decoder, ids[:prompt])
+    decode, bandwidth = decode_seconds(decoder, ids[prompt:], probe)
+    return {"prefill": prompt / prefill, "decode": (len(ids) - prompt) / decode, "bandwidth": bandwidth}
 
 
 def compare_speed(
@@ -86,17 +83,18 @@ def compare_speed(
     rows: dict[str, list[dict[str, float]]] = {"ours": [], "repack": [], "no_repack": []}
     with localmoe.load(file, threads=threads, context=context, learn=False) as model:
         ids = random_ids(model, prompt + generate)
-        read = model.status()["bytes_per_token"]
+        read, probe = model.status()["bytes_per_token"], ReadProbe(threads)
         peers = {name: Peer(python, file, prompt, generate, threads, flag) for name, flag in
                  (("repack", 1), ("no_repack", 0))}  # fmt: skip
         try:
             for turn in range(pairs + 1):
-                rows["ours"].append(measure_ours(model, ids, prompt))
+                rows["ours"].append(measure_ours(model, ids, prompt, probe))
                 for name, peer in peers.items():
                     rows[name].append(peer.measure())
                 if not turn:
                     rows = {name: [] for name in rows}  # the first was the warm-up
         finally:
+            probe.close()
             for peer in peers.values():
                 peer.close()
     result: dict[str, Any] = {
@@ -112,6 +110,9 @@ def compare_speed(
             "ratios": sorted(ratios),
         }  # fmt: skip
     result["read_gbps"] = read * result["decode"]["ours"] / 1e9
+    result["share_of_bandwidth"] = statistics.median(
+        read * ours["decode"] / 1e9 / ours["bandwidth"] for ours in rows["ours"]
+    )
     return result
 
 
@@ -176,6 +177,7 @@ def main() -> None:
                     peer = f"llama.cpp {r['llama_cpp']:8.1f} ({r['llama_cpp_setting']})"
                     line = f"{file.stem:<14} {threads} threads {what:>8} {prompt:>5}: ours {r['ours']:8.1f}"
                     print(f"{line}  {peer}  ratio {r['ratio']:.2f}", flush=True)
+                print(f"{'':<14} decoding reads {row['share_of_bandwidth']:.2f} of the bandwidth", flush=True)
                 save(a.out, report)
     save(a.out, report)
     if report["speed"]:

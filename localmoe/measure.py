@@ -7,13 +7,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from localmoe.errors import UsageError
 from localmoe.runner import Model
+
+if TYPE_CHECKING:
+    from localmoe.generate.loop import Decoder
+    from localmoe.kernels.bandwidth import ReadProbe
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,8 @@ class Speed:
     first_token_s: float  # from the start of the load to the first token of an answer to a one-token prompt
     bytes_per_token: int
     read_gbps: float  # bytes_per_token * decode_tps
-    machine_gbps: float
-    share_of_machine: float
+    machine_gbps: float  # read bandwidth, measured just before and after each repetition's decoding
+    share_of_machine: float  # median over the repetitions of what decoding read, of the bandwidth around it
     peak_rss_bytes: int
     hit_rate: float | None = None  # of experts in slots, where they are paged
     paged_bytes_per_token: float = 0.0
@@ -47,37 +51,60 @@ def measure_speed(
     model: Model, prompt: int, generated: int, repeats: int, load_s: float, first_token_s: float
 ) -> Speed:
     """Prefills `prompt` random tokens and decodes `generated` more, `repeats` times after one warm-up."""
-    from localmoe.kernels.bandwidth import read_bandwidth
+    from localmoe.kernels.bandwidth import ReadProbe
 
     if prompt + generated > model.context:
         raise UsageError(
             f"{prompt} + {generated} tokens do not fit in the context of {model.context}; raise --context"
         )
     ids = random_ids(model, prompt + generated)
-    decoder = model.decoder()
-    prefill, decode = [], []
-    for repeat in range(repeats + 1):
-        decoder.rewind(0)
-        start = time.perf_counter()
-        decoder.extend(ids[:prompt])
-        middle = time.perf_counter()
-        for token in ids[prompt:]:
-            decoder.extend([token])
-        end = time.perf_counter()
-        if repeat:
-            prefill.append(prompt / (middle - start))
-            decode.append(generated / (end - middle))
-    machine, status = read_bandwidth(model.threads), model.status()
-    decode_tps, read = statistics.median(decode), int(status["bytes_per_token"])
+    decoder, probe = model.decoder(), ReadProbe(model.threads)
+    prefill, decode, bandwidth = [], [], []
+    try:
+        for _ in range(repeats + 1):
+            prefill.append(prompt / prefill_seconds(decoder, ids[:prompt]))
+            seconds, machine = decode_seconds(decoder, ids[prompt:], probe)
+            decode.append(generated / seconds)
+            bandwidth.append(machine)
+    finally:
+        probe.close()
+    prefill, decode, bandwidth = prefill[1:], decode[1:], bandwidth[1:]  # the first was the warm-up
+    status, decode_tps = model.status(), statistics.median(decode)
+    read = int(status["bytes_per_token"])
+    shares = [read * rate / 1e9 / machine for rate, machine in zip(decode, bandwidth, strict=True)]
     return Speed(
         model=model.name, threads=model.threads, simd=status["simd"], prompt_tokens=prompt,
         generated_tokens=generated,
         prefill_tps=statistics.median(prefill), prefill_spread=(min(prefill), max(prefill)),
         decode_tps=decode_tps, decode_spread=(min(decode), max(decode)),
         load_s=load_s, first_token_s=first_token_s, bytes_per_token=read, read_gbps=read * decode_tps / 1e9,
-        machine_gbps=machine, share_of_machine=read * decode_tps / 1e9 / machine, peak_rss_bytes=peak_rss(),
+        machine_gbps=statistics.median(bandwidth), share_of_machine=statistics.median(shares),
+        peak_rss_bytes=peak_rss(),
         hit_rate=status.get("hit_rate"), paged_bytes_per_token=float(status.get("paged_bytes_per_token", 0)),
     )  # fmt: skip
+
+
+def prefill_seconds(decoder: Decoder, ids: Sequence[int]) -> float:
+    """How long it takes to read `ids` into an empty KV cache."""
+    decoder.rewind(0)
+    start = time.perf_counter()
+    decoder.extend(ids)
+    return time.perf_counter() - start
+
+
+def decode_seconds(decoder: Decoder, ids: Sequence[int], probe: ReadProbe) -> tuple[float, float]:
+    """How long it takes to read `ids` one by one, and the machine's read bandwidth around it, in GB/s.
+
+    The bandwidth comes from just before and just after: on shared machines it changes by the second.
+    """
+    before, length = probe.measure(3), len(decoder.tokens)
+    decoder.extend(ids[:1])  # what the probe drove out of the caches comes back
+    decoder.rewind(length)
+    start = time.perf_counter()
+    for token in ids:
+        decoder.extend([token])
+    seconds = time.perf_counter() - start
+    return seconds, (before + probe.measure(3)) / 2
 
 
 def random_ids(model: Model, count: int, seed: int = 0) -> list[int]:

@@ -32,18 +32,35 @@ def _read_task(args, item, worker):
     store_i64(sums + item * 8, sum_i32x16(add_i32x16(add_i32x16(a, b), add_i32x16(c, d))))
 
 
+class ReadProbe:
+    """Threads and memory for measuring, held so that it can be done again and again beside something else:
+    where machines are shared, bandwidth changes from second to second.
+    """
+
+    def __init__(self, threads: int, nbytes: int = 512 << 20) -> None:
+        self._pieces = max(1, nbytes // _PIECE)
+        self._memory = np.ones(self._pieces * _PIECE, np.uint8)
+        self._sums = np.zeros(self._pieces, np.int64)
+        self._pool = Pool(threads)
+
+    def measure(self, repeats: int) -> float:
+        """GB/s (10⁹ bytes) of reading: the best of `repeats` passes over the memory."""
+        best, memory, sums = 0.0, int(self._memory.ctypes.data), int(self._sums.ctypes.data)
+        for _ in range(repeats):
+            self._pool.wake()
+            start = time.perf_counter()
+            self._pool.run(_read_task.address, self._pieces, memory, _PIECE, sums, 0)
+            best = max(best, self._memory.nbytes / (time.perf_counter() - start) / 1e9)
+        return best
+
+    def close(self) -> None:
+        self._pool.close()
+
+
 def read_bandwidth(threads: int, nbytes: int = 512 << 20, repeats: int = 5) -> float:
     """GB/s (10⁹ bytes) at which `threads` threads read memory: the best of `repeats` passes over `nbytes`."""
-    pieces = max(1, nbytes // _PIECE)
-    memory = np.ones(pieces * _PIECE, np.uint8)
-    sums = np.zeros(pieces, np.int64)
-    pool, best = Pool(threads), 0.0
+    probe = ReadProbe(threads, nbytes)
     try:
-        for _ in range(repeats):
-            pool.wake()
-            start = time.perf_counter()
-            pool.run(_read_task.address, pieces, int(memory.ctypes.data), _PIECE, int(sums.ctypes.data), 0)
-            best = max(best, memory.nbytes / (time.perf_counter() - start) / 1e9)
+        return probe.measure(repeats)
     finally:
-        pool.close()
-    return best
+        probe.close()

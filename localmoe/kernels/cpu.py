@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localmoe.kernels import attention as A
+from localmoe.kernels import kv_append as K
 from localmoe.kernels import tasks as T
 from localmoe.kernels.buffers import Block, Buffers, Floats, Rows, Shape
 from localmoe.kernels.geometry import BLOCK, GROUP, TILE
@@ -165,7 +166,7 @@ class Cpu:
         s, b, out = self.shape, self.buffers, self.buffers.attended
         items = self._begin_at(position)
         self._run(
-            A.append_task.address, self.tokens, q.x, k.x, v.x, b.step.at, s.heads, s.kv_heads, s.head_dim,
+            K.append_task.address, self.tokens, q.x, k.x, v.x, b.step.at, s.heads, s.kv_heads, s.head_dim,
             self._at(self.rope), s.rope_pairs, cache.context, *cache.addresses, cache.kind,
         )  # fmt: skip
         alone = self.tokens == 1  # then its blocks go to all threads

@@ -218,7 +218,6 @@ store_f16 = _store(types.float32, _I16, _f32_to_f16)
 store_f32x16 = _store(f32x16, f32x16.llvm)
 store_i8x64, store_i32x16 = _store(i8x64, i8x64.llvm), _store(i32x16, i32x16.llvm)
 store_i8x16, store_f32x4 = _store(i8x16, i8x16.llvm), _store(f32x4, f32x4.llvm)
-store_f16_f32x16 = _store(f32x16, ir.VectorType(_I16, 16), _f32_to_f16)
 
 
 def _prefetch(level: int) -> Callable[[Any, Any], None]:
@@ -249,8 +248,7 @@ def _load_args(n: int) -> Any:
     return define(result(types.int64), emit)
 
 
-args4, args6, args8, args10, args12, args14, args16, args20 = (_load_args(n) for n in (4, 6, 8, 10, 12, 14,
-                                                                                       16, 20))
+args4, args10, args16, args20 = (_load_args(n) for n in (4, 10, 16, 20))
 
 
 # ---------------------------------------------------------------- arithmetic on float lanes
@@ -319,14 +317,12 @@ sub_i32x16 = define(i32x16(i32x16, i32x16), lambda b, x, y: b.sub(x, y))
 sub_i32x4 = define(i32x4(i32x4, i32x4), lambda b, x, y: b.sub(x, y))
 mul_i32x16 = define(i32x16(i32x16, i32x16), lambda b, x, y: b.mul(x, y))
 sum_i32x16 = define(types.int64(i32x16), lambda b, v: b.sext(_tree_sum(b, v), _I64))
-and_bytes = define(i8x64(i8x64, types.int64), lambda b, v, x: b.and_(v, _splat(b, b.trunc(x, _I8), 64)))
 or_bytes = define(i8x64(i8x64, i8x64), lambda b, x, y: b.or_(x, y))
 or_bytes32 = define(i8x32(i8x32, i8x32), lambda b, x, y: b.or_(x, y))
 flip_sign_bytes = define(i8x64(i8x64), lambda b, v: b.xor(v, _constant(i8x64.llvm, -128)))
 high_nibbles = define(i8x64(i8x64), lambda b, v: b.lshr(v, _constant(i8x64.llvm, 4)))
 low_nibbles = define(i8x64(i8x64), lambda b, v: b.and_(v, _constant(i8x64.llvm, 15)))
 join_i8x32 = define(i8x64(i8x32, i8x32), lambda b, x, y: _shuffle(b, x, y, list(range(64))))
-join_i8x16 = define(i8x32(i8x16, i8x16), lambda b, x, y: _shuffle(b, x, y, list(range(32))))
 
 
 # ---------------------------------------------------------------- cutting and joining, for emitters

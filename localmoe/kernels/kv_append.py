@@ -1,0 +1,73 @@
+"""Rotary embedding, and writing keys and values into the KV cache (its layout: `kernels.attention`)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from localmoe.kernels.elementwise import store_f32_at
+from localmoe.kernels.geometry import KV_F16, KV_F32, SCALED, TILE
+from localmoe.kernels.simd import args16, load_f32, load_i64, store_f16, store_i8
+from localmoe.kernels.tasks import TASK
+from quant.compiled import compiled, compiled_callback
+
+
+@compiled()
+def _rotate(x: int, heads: int, head_dim: int, table: int, pairs: int) -> None:
+    """Rotates pairs (2i, 2i + 1) of each head by the angles at `table`: float32 cos, sin interleaved (Su et
+    al. 2021).
+    """
+    for h in range(heads):
+        for i in range(pairs):
+            at = x + (h * head_dim + 2 * i) * 4
+            a, b = load_f32(at), load_f32(at + 4)
+            cos, sin = load_f32(table + i * 8), load_f32(table + i * 8 + 4)
+            store_f32_at(at, 0, a * cos - b * sin)
+            store_f32_at(at, 1, a * sin + b * cos)
+
+
+@compiled()
+def _scale_of(x: int, n: int):
+    """The q8_0 scale of n float32, as float16 will hold it, and its inverse."""
+    top = np.float32(0)
+    for i in range(n):
+        top = max(top, abs(load_f32(x + i * 4)))
+    scale = top / np.float32(127)
+    return scale, np.float32(0) if scale == np.float32(0) else np.float32(1) / scale
+
+
+@compiled_callback(TASK)
+def append_task(args: int, item: int, worker: int) -> None:
+    """Token `item`: rotates its q and k, and writes k and v into the cache at its position."""
+    (q, k, v, step, heads, kv_heads, head_dim, table, pairs, context,
+     keys, key_scales, values, value_scales, kind, _) = args16(args)  # fmt: skip
+    position = load_i64(step) + item
+    angles = table + position * pairs * 8
+    _rotate(q + item * heads * head_dim * 4, heads, head_dim, angles, pairs)
+    _rotate(k + item * kv_heads * head_dim * 4, kv_heads, head_dim, angles, pairs)
+    tile, lane = position // TILE, position % TILE
+    for h in range(kv_heads):
+        row = (item * kv_heads + h) * head_dim * 4
+        key = ((h * (context // TILE) + tile) * head_dim) * TILE + lane
+        value = (h * context + position) * head_dim
+        if kind == KV_F32:
+            for d in range(head_dim):
+                store_f32_at(keys, key + d * TILE, load_f32(k + row + d * 4))
+                store_f32_at(values, value + d, load_f32(v + row + d * 4))
+            continue
+        if kind == KV_F16:
+            for d in range(head_dim):
+                store_f16(keys + (key + d * TILE) * 2, load_f32(k + row + d * 4))
+                store_f16(values + (value + d) * 2, load_f32(v + row + d * 4))
+            continue
+        for part in range(head_dim // SCALED):
+            at = row + part * SCALED * 4
+            k_scale, k_inverse = _scale_of(k + at, SCALED)
+            v_scale, v_inverse = _scale_of(v + at, SCALED)
+            key_part = ((h * (context // TILE) + tile) * (head_dim // SCALED) + part) * TILE + lane
+            store_f16(key_scales + key_part * 2, k_scale)
+            store_f16(value_scales + ((h * context + position) * (head_dim // SCALED) + part) * 2, v_scale)
+            for d in range(SCALED):
+                code = np.int64(np.rint(load_f32(k + at + d * 4) * k_inverse))
+                store_i8(keys + key + (part * SCALED + d) * TILE, code)
+                code = np.int64(np.rint(load_f32(v + at + d * 4) * v_inverse))
+                store_i8(values + value + part * SCALED + d, code)
