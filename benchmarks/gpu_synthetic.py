@@ -25,6 +25,7 @@ from localmoe.model.gpu_experts import GpuResidency
 from localmoe.model.gpu_runtime import GpuPlan, GpuRuntime, _transformer
 from localmoe.model.weights import LayerWeights, Weights
 from quant.blocks import FORMATS
+from quant.recipes import more_bits
 
 ALIGN = 256
 
@@ -56,11 +57,6 @@ def random_rows(rows: int, cols: int, kind: str, rng: np.random.Generator) -> np
         some[:, at : at + 2] = np.full(len(some), 1e-4 if kind == "q6_k" else 1e-3,
             np.float16).view(np.uint8).reshape(-1, 2)
     return np.resize(some, (count, f.block_bytes)).reshape(rows, -1)
-
-
-def more_bits(i: int, n: int) -> bool:
-    """Layers whose down projection q4_k_m stores as Q6_K (llama.cpp's rule)."""
-    return i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2
 
 
 class Synthetic:

@@ -1,11 +1,12 @@
 """What quantization costs the demo model, ours beside llama.cpp's, and what int8 activations cost.
 
     python benchmarks/quality.py --llama-python PEER/bin/python [--dialogues 200] [--json FILE]
+                                 [--source DIR]
 
-One source (demo/model, BF16) becomes q4_k_m twice, by `localmoe quantize` and by llama.cpp's own function,
-and all are run by localmoe, with int8 activations and (`exact`) with float32 ones. Two perplexities: of the
-answers in generated dialogues whose values were never trained (what the model is for), and `localmoe
-perplexity`'s of the same dialogues as plain text, in which questions count too.
+One source (demo/model, BF16, or another checkpoint of the demo) becomes q4_k_m twice, by `localmoe quantize`
+and by llama.cpp's own function, and all are run by localmoe, with int8 activations and (`exact`) with float32
+ones. Two perplexities: of the answers in generated dialogues whose values were never trained (what the model
+is for), and `localmoe perplexity`'s of the same dialogues as plain text, in which questions count too.
 """
 
 from __future__ import annotations
@@ -66,15 +67,16 @@ def main() -> None:
     parser.add_argument("--llama-python", required=True, help="a Python with llama_cpp")
     parser.add_argument("--dialogues", type=int, default=200)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--source", type=Path, default=SOURCE, help="as demo/export.py writes")
     arguments = parser.parse_args()
     dialogues = list(islice(corpus.dialogues(SEED, fresh=True), arguments.dialogues))
     figures: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as place:
-        plain = ours(SOURCE, Path(place) / "bf16.gguf", "bf16")
+        plain = ours(arguments.source, Path(place) / "bf16.gguf", "bf16")
         theirs = Path(place) / "llama.gguf"
         command = [arguments.llama_python, "-c", LLAMA_QUANTIZE, str(plain), str(theirs)]
         subprocess.run(command, check=True, capture_output=True)
-        files = {"bf16": plain, "q4_k_m": ours(SOURCE, Path(place) / "ours.gguf", "q4_k_m")}
+        files = {"bf16": plain, "q4_k_m": ours(arguments.source, Path(place) / "ours.gguf", "q4_k_m")}
         for name, path in {**files, "llama.cpp's q4_k_m": theirs}.items():
             for exact in (False, True):
                 figures[name + (", exact" if exact else "")] = measure(path, dialogues, exact)

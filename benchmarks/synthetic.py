@@ -20,6 +20,7 @@ import numpy as np
 
 from quant.blocks import FORMATS
 from quant.gguf_writer import GGUFWriter
+from quant.recipes import more_bits
 
 VOCABULARY = 32000
 K_TYPES, WITH_MINIMUM = ("q4_k", "q5_k"), ("q4_1", "q5_1")
@@ -69,11 +70,6 @@ def tokenizer() -> dict[str, Any]:
         "tokenizer.ggml.unknown_token_id": 0,
         "tokenizer.ggml.add_bos_token": True,
     }
-
-
-def more_bits(layer: int, layers: int) -> bool:
-    """llama.cpp's rule for the layers that get more bits: the first and last eighth, every third between."""
-    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
 def tensors(a: argparse.Namespace) -> Iterator[tuple[str, tuple[int, ...], str, float]]:

@@ -116,7 +116,7 @@ def _mixed(name: str, recipe: Recipe, model: Model) -> str:
     if part is None:
         return recipe.base
     layer, what = int(part[1]), part[2]
-    more = _more_bits(layer, model.layers)
+    more = more_bits(layer, model.layers)
     first_eighth = layer < model.layers // 8
     if eight and what in ("attn_k", "attn_v"):
         return "q8_0"  # eight experts share these small matrices: 128 MB buys much
@@ -137,7 +137,7 @@ def _mixed(name: str, recipe: Recipe, model: Model) -> str:
     return recipe.base
 
 
-def _more_bits(layer: int, layers: int) -> bool:
+def more_bits(layer: int, layers: int) -> bool:
     """llama.cpp's rule for the layers that matter most: the first and last eighth, and every third
     between.
     """
