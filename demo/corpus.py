@@ -72,13 +72,13 @@ def turn(talk: Talk, skill: str) -> None:
         others[skill](talk)
 
 
-WEIGHTS = {
-    "recall": 0.12,
-    "sums": 0.15,
-    "capitals": 0.11,
-    "json": 0.15,
-    "help": 0.17,
-    "manners": 0.08,
+WEIGHTS = {  # of turns that no shape of dialogue asks for
+    "recall": 0.05,
+    "sums": 0.12,
+    "capitals": 0.17,
+    "json": 0.14,
+    "help": 0.24,
+    "manners": 0.06,
     "outside": 0.22,
 }
 
@@ -97,8 +97,10 @@ def dialogue(rng: random.Random, *, fresh: bool = False, skill: str | None = Non
         manners.manners_turn(talk, rng.choice(["hello", "hello", "who", ""]))
         if rng.random() < 0.3:
             manners.manners_turn(talk, rng.choice(["hello", "who"]))
-    elif shape < 0.42:  # a single question
+    elif shape < 0.38:  # a single question
         turn(talk, rng.choices(names, weights)[0])
+    elif shape < 0.50:  # facts told once, asked for again and again: many answers for few tokens
+        _drill(talk)
     elif shape < 0.66:  # facts, distractors, corrections, questions
         recall.tell(talk)
         if rng.random() < 0.3:
@@ -114,10 +116,10 @@ def dialogue(rng: random.Random, *, fresh: bool = False, skill: str | None = Non
         theme = rng.choice(["capitals", "capitals", "sums", "help", "json"])
         for _ in range(rng.randint(2, 3)):
             turn(talk, theme)
-    elif shape < 0.77:  # terse sums
+    elif shape < 0.76:  # terse sums
         for _ in range(rng.randint(5, 9)):
             sums.terse(talk)
-    elif shape < 0.83:  # numbers told, then added
+    elif shape < 0.81:  # numbers told, then added
         recall.tell(talk, keys=["number", rng.choice(["number", "age", "name", "city"])][: rng.randint(1, 2)])
         if rng.random() < 0.5:
             recall.tell(talk, keys=[rng.choice(["number", "age", "pet", "colour"])])
@@ -134,6 +136,19 @@ def dialogue(rng: random.Random, *, fresh: bool = False, skill: str | None = Non
         if len(talk.turns) > before and talk.turns[-1][0] == skill and not _trivial(talk.turns[-1]):
             break
     return talk
+
+
+def _drill(talk: Talk) -> None:
+    """A few facts in a message or two, then three to six requests for objects and single facts."""
+    keys = talk.rng.sample(objects.KEYS, talk.rng.randint(3, 5))
+    recall.tell(talk, keys=keys)
+    if talk.chance(0.2):
+        recall.correct(talk)
+    for _ in range(talk.rng.randint(3, 6)):
+        if talk.chance(0.65):
+            objects.json_turn(talk)
+        else:
+            recall.ask(talk)
 
 
 def _trivial(turn: tuple[str, str, str]) -> bool:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+MULTIPLE = 32  # an expert's tokens are padded to a multiple of this
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -48,7 +50,6 @@ class Layout:
             self._add(f"{i}.v", (s.kv_heads * s.head_dim, s.hidden))
         self.matrices = self.total
         self._add("embed", (s.vocab, s.hidden))
-        self.quantized = self.total
         self._add("head", (s.vocab, s.hidden))
         for i in layers:
             self._add(f"{i}.gate", (s.experts, s.hidden))
@@ -120,6 +121,7 @@ def forward(
     for i in range(s.layers):
         h = norm(x, w[f"{i}.norm1"], s.eps)
         q, k, v = h @ w[f"{i}.q"].T, h @ w[f"{i}.k"].T, h @ w[f"{i}.v"].T
+        q = q * s.head_dim**-0.5
         out, at = [], 0
         for g in groups:
             rows, length = g.shape
@@ -132,7 +134,7 @@ def forward(
             share = s.heads // s.kv_heads  # heads that share a key head stand below one another
             qg = qg.view(rows, length, s.kv_heads, share, s.head_dim).permute(0, 2, 3, 1, 4)
             score = qg.reshape(rows, s.kv_heads, share * length, s.head_dim) @ kg
-            score = score * s.head_dim**-0.5 + future[:length, :length].repeat(share, 1)
+            score = score + future[:length, :length].repeat(share, 1)
             mixed = (torch.softmax(score, -1) @ vg).view(rows, s.kv_heads, share, length, s.head_dim)
             out.append(mixed.permute(0, 3, 1, 2, 4).reshape(rows * length, s.heads * s.head_dim))
         x = x + torch.cat(out) @ w[f"{i}.o"].T
@@ -145,25 +147,32 @@ def forward(
         balance = balance + s.experts * (share_of * torch.softmax(logits[mask], -1).mean(0)).sum()
         shares.append(share_of.detach())
         flat = chosen.reshape(-1)
-        order = flat.argsort(stable=True)
-        source = order // s.top_k
-        ends = torch.bincount(flat, minlength=s.experts).cumsum(0).tolist()
+        order, ends = _by_expert(flat, s.experts)
+        source = (order // s.top_k).clamp(max=len(h) - 1)
         gathered, parts, start = h.index_select(0, source), [], 0
         for e, end in enumerate(ends):
             a, b = (gathered[start:end] @ w[f"{i}.w13.{e}"].T).chunk(2, -1)
             parts.append((functional.silu(a) * b) @ w[f"{i}.w2.{e}"].T)
             start = end
-        y = torch.cat(parts) * weight.reshape(-1)[order][:, None]
+        spare = weight.new_zeros(s.top_k)  # what the padding weighs
+        y = torch.cat(parts) * torch.cat([weight.reshape(-1), spare])[order][:, None]
         x = x.index_add(0, source, y)
     return norm(x, w["norm"], s.eps), balance / s.layers, torch.stack(shares)
 
 
-def fake_quantize(flat: Tensor) -> Tensor:
-    """``flat`` rounded to 4 bits in groups of 32 with a scale and a minimum each, as block formats do."""
-    g = flat.view(-1, 32)
-    low = g.amin(1, keepdim=True).clamp(max=0)
-    scale = ((g.amax(1, keepdim=True) - low) / 15).clamp(min=1e-10)
-    return torch.round((g - low) / scale).clamp_(0, 15).mul_(scale).add_(low).view(-1)
+def _by_expert(flat: Tensor, experts: int, multiple: int = MULTIPLE) -> tuple[Tensor, list[int]]:
+    """The choices sorted by expert, each one's padded with ``len(flat)`` to a multiple; where each one ends.
+
+    Few different sizes let oneDNN reuse the kernels that it generates for each shape.
+    """
+    counts = torch.bincount(flat, minlength=experts)
+    padded = (counts + multiple - 1) // multiple * multiple
+    ends = padded.cumsum(0)
+    order = flat.new_full((int(ends[-1]),), len(flat))
+    chosen = flat.argsort(stable=True)
+    shift = (ends - padded) - (counts.cumsum(0) - counts)
+    order[torch.arange(len(flat), device=flat.device) + shift[flat[chosen]]] = chosen
+    return order, ends.tolist()
 
 
 NEWTON_SCHULZ = (
@@ -173,13 +182,16 @@ NEWTON_SCHULZ = (
 )  # Polar Express, 2505.16932
 
 
-def orthogonal(g: Tensor) -> Tensor:
+def orthogonal(g: Tensor, at_once: int = 8) -> Tensor:
     """Muon's step: roughly the nearest orthogonal matrices to ``g`` [matrices, rows <= cols, cols], by
-    Newton-Schulz.
+    Newton-Schulz; bfloat16. Few matrices at once stay in the cache.
     """
-    x = g.bfloat16()
-    x = x / (x.float().norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-8).bfloat16()
-    for a, b, c in NEWTON_SCHULZ:
-        y = x @ x.transpose(-1, -2)
-        x = a * x + (b * y + c * (y @ y)) @ x
-    return x
+    out = torch.empty(g.shape, dtype=torch.bfloat16, device=g.device)
+    for at in range(0, len(g), at_once):
+        x = g[at : at + at_once].bfloat16()
+        x = x / (x.float().norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-8).bfloat16()
+        for a, b, c in NEWTON_SCHULZ:
+            y = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(y, y, y, beta=b, alpha=c), x, beta=a)
+        out[at : at + at_once] = x
+    return out

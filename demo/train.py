@@ -1,7 +1,7 @@
 """Train the demo model on generated dialogues.
 
-    python demo/train.py RUN --minutes 80             # two CPU processes (one to three hours in all);
-    resumes from RUN python demo/train.py RUN --minutes 10 --device cuda
+    python demo/train.py RUN --minutes 80             # two CPU processes; resumes from RUN
+    python demo/train.py RUN --minutes 10 --device cuda
 
 A dialogue is encoded as Mixtral's v1 format does: ``<s>``, then for each turn ``encode("[INST] " + user + "
 [/INST]")`` and ``encode(answer) + </s>``, each piece encoded by itself; the system prompt stands before the
@@ -13,6 +13,7 @@ each.
 import argparse
 import os
 import random
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -25,12 +26,13 @@ if __name__ == "__main__":  # the workers inherit these: no spinning, and no pag
 import corpus
 import sentencepiece
 import torch
-from model import Layout, Shape, fake_quantize, forward, orthogonal, rotary
+from model import Layout, Shape, forward, orthogonal, rotary
+from rounding import Rounding
 from torch import Tensor
 from torch import multiprocessing as mp
 from torch.nn import functional
 
-DIALOGUES, BALANCE, MUON_LR, ADAM_LR, DECAY = 40, 0.02, 0.018, 0.003, 0.03
+DIALOGUES, BALANCE, MUON_LR, ADAM_LR, DECAY = 48, 0.02, 0.018, 0.003, 0.03
 COOL, QUANTIZE_FROM, SAVE_EVERY, TEST_EVERY = 0.4, 0.8, 200, 3  # shares of the run; seconds; saves
 
 
@@ -131,6 +133,7 @@ def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Name
     torch.set_num_threads(1 if world > 1 else torch.get_num_threads())
     shape, device = Shape(), torch.device(options.device)
     layout, run = Layout(shape), Path(options.run)
+    rounding = Rounding(layout)
     master, work, grads = shared["master"], shared["work"], shared["grads"]
     leaves = {name: view.detach().requires_grad_() for name, view in layout.views(work).items()}
     for name, view in layout.views(grads[rank]).items():
@@ -154,6 +157,7 @@ def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Name
     began = last_save = last_note = time.time()
     losses: list[float] = []
     tokens = saves = 0
+    rounded = False
     while True:
         progress = min(1.0, (spent + shared["clock"].value) / (options.minutes * 60))
         lr = min(1.0, (step + 1) / 60) * min(1.0, max(0.02, (1 - progress) / COOL))
@@ -177,6 +181,9 @@ def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Name
         if rank == 0:
             losses.append(shared["loss"].value)
         fake = progress >= options.quantize_from
+        if fake and not rounded and rank == 0:  # what the encoders do to weights that never met them
+            shutil.copy(run / "checkpoint.pt", run / "before_rounding.pt")
+        rounded = fake
         with torch.no_grad():
             for (start, end), matrix in cut:
                 if start == end:
@@ -196,10 +203,8 @@ def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Name
                     v.mul_(0.98).addcmul_(g, g, value=0.02)
                     correction = (1 - 0.98 ** (step + 1)) ** 0.5 / (1 - 0.9 ** (step + 1))
                     master[part].addcdiv_(m, v.sqrt().add_(1e-9), value=-ADAM_LR * lr * correction)
-                stop = min(end, layout.quantized)
-                if fake and stop > start:
-                    work[start:stop] = fake_quantize(master[start:stop])
-                    work[stop:end] = master[stop:end]
+                if fake:
+                    rounding(master, start, end, work)
                 else:
                     work[part] = master[part]
         step += 1

@@ -219,6 +219,37 @@ WHAT = (
     "what's this (tool|program|software)( for|)|what is this (tool|software|thing)( for|)|give me a (summary|description|short description) of localmoe|can you explain (what localmoe is|localmoe)|i'm new here, what is localmoe|i have never heard of localmoe|what does this (program|tool|software) do|what do i need localmoe for|how would you describe localmoe|what problem does localmoe solve|is localmoe a (runner|chatbot|model|program)|localmoe, what is (it|that)|what am i running here|so what is localmoe"
 )
 WHAT_ANSWER = "localmoe runs mixture-of-experts models such as Mixtral on your own machine. Start with: localmoe chat"
+TOUR = (
+    "(give|show) me (a|the) (short |quick |little |) (tour|cheat sheet|quick start|walkthrough|introduction to localmoe|quick tour|guided tour|tour of localmoe|overview of localmoe)|(write|print|make|please write) (me |)a (short |little |)(localmoe tutorial|cheat sheet|quick start guide|guide to localmoe|how-to|manual)|"
+    "(show me|give me|can you show me|could you show me|i'd like to see|let me see|print|write) (some|a few|a couple of|all|the) (examples|example commands|commands|code examples|usage examples)|(show|give) me (a code example|example code|sample code|a python example|python code for localmoe|a bit of python for localmoe)|"
+    "(show|guide|walk) me (around|through localmoe|through it)|take me on a tour|(a |the |)(guided |quick |short |)tour(, please|)|explain localmoe step by step|(the |a |is there a |do you have a |what about the )python (api|interface|library|module|example)|localmoe step by step|(a |)cheat sheet(, please|)|(a |)quick start(, please|)|(an |)introduction(, please|)|(a |)localmoe tutorial(, please|)|"
+    "what does a (whole|full|typical) session look like|(tell me|explain) everything about localmoe|say something (long|longer)|give me a long answer|(write|show me) a long answer( with code|)|how does one use localmoe, step by step"
+)
+TOUR_ANSWER = """\
+A short tour:
+
+1. **Convert** the weights to a smaller file, standard GGUF.
+2. **Look** at where its experts will live.
+3. **Chat** with it, or ask one question.
+
+```bash
+localmoe quantize mixtral/ -o mixtral.gguf
+localmoe chat mixtral.gguf --plan
+localmoe chat mixtral.gguf
+localmoe chat mixtral.gguf -p "..."
+```
+
+The same from Python:
+
+```python
+import localmoe
+
+with localmoe.load("mixtral.gguf") as model:
+    for piece in model.generate("Hello!"):
+        print(piece, end="")
+```
+
+`localmoe --help` lists all commands."""
 DO = (
     "<how> <do>?|<how> <do>?|<how> <do>( with| in| using) localmoe?|<how> <do>(?|.|)|<do>|<do> (with|in) localmoe|(which|what) command (do i (use|need|type|run)|should i (use|run)|is there|must i type|lets me|will) to <do>?|(which|what) (flag|option|command|switch|argument) (lets me|is used to|helps me|allows me to|makes it possible to) <do>?|(what's|what is) the (command|flag|option|way|right way|syntax|trick) (to|if i want to|for someone who wants to) <do>?|"
     "(with |using |)localmoe, <how> <do>?|(in|with) localmoe(,| how do i| how can i) <do>?|(i want|i'd like|i need|my goal is|i'm going|i have|i plan|we want|i intend) to <do>(.|, how|, which command|. what do i type|. how|)(?|)|i (don't know|have no idea|forgot|am not sure|can't find out) how to <do>|is there (a |any )(command|flag|option|way) to <do>?|(does|can) localmoe (let me |help me |)<do>?|suppose i want to <do>?|if i want to <do>, what do i (type|run|do|enter)?|what (should|would|do|must) i (type|run|enter|do) (to|if i want to|in order to) <do>?|to <do>, what do i (type|run)?|(the |)command to <do>(?|)"
@@ -234,6 +265,9 @@ def help_turn(talk: Talk) -> None:
     """A question about localmoe."""
     if talk.chance(0.05):
         talk.say("help", talk.expand(WHAT) + talk.expand("(?|?|.|)"), WHAT_ANSWER, last="what")
+        return
+    if talk.chance(0.025):
+        talk.say("help", talk.expand(TOUR) + talk.expand("(?|.||)"), TOUR_ANSWER, last="tour")
         return
     task = TASKS[talk.rng.choice(list(TASKS))]
     roll = talk.rng.random()

@@ -5,7 +5,7 @@ import shlex
 
 import click
 import pytest
-from skills.help import TASKS, WHAT_ANSWER
+from skills.help import TASKS, TOUR_ANSWER, WHAT_ANSWER
 
 from localmoe.cli import main as cli
 
@@ -18,7 +18,8 @@ def command_tree() -> click.Group:
 
 def command_lines() -> list[str]:
     answers = [task.answer for task in TASKS.values()] + [WHAT_ANSWER]
-    return [answer[answer.index(": localmoe ") + 2 :] for answer in answers]
+    tour = [line for line in TOUR_ANSWER.splitlines() if line.startswith("localmoe ")]
+    return [answer[answer.index(": localmoe ") + 2 :] for answer in answers] + tour
 
 
 @pytest.mark.parametrize("line", command_lines())
