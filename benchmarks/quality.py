@@ -26,12 +26,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "demo"))
 
 import corpus  # noqa: E402 # found by the line above
+import numpy as np  # noqa: E402
 import sentencepiece  # noqa: E402
 from evaluate import answer_loss  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
 
 import localmoe  # noqa: E402
 from localmoe.measure import measure_quality  # noqa: E402
 
+Losses = NDArray[np.float64]  # [dialogues, 2]
 SOURCE = ROOT / "demo" / "model"
 SEED = 2024  # of no training run
 LLAMA_QUANTIZE = """
@@ -48,12 +51,22 @@ def ours(source: Path, out: Path, recipe: str) -> Path:
     return out
 
 
-def measure(path: Path, dialogues: list[dict[str, Any]], exact: bool) -> dict[str, float]:
+def measure(path: Path, dialogues: list[dict[str, Any]], exact: bool) -> tuple[dict[str, float], Losses]:
+    """Perplexities, and each dialogue's (summed loss of the answers, tokens)."""
     tokens = sentencepiece.SentencePieceProcessor(model_file=str(SOURCE / "tokenizer.model"))
     with localmoe.load(path, exact=exact, learn=False) as model:
-        total, count = answer_loss(tokens, dialogues, model.logits)
+        losses = np.array([answer_loss(tokens, [one], model.logits) for one in dialogues])
         quality = measure_quality(model, as_text(dialogues), 512)
-    return {"answers": math.exp(total / count), "tokens": count, "text": quality.perplexity}
+    total, count = losses.sum(0)
+    return {"answers": math.exp(total / count), "tokens": count, "text": quality.perplexity}, losses
+
+
+def difference(a: Losses, b: Losses) -> dict[str, float]:
+    """How much more `a` costs than `b` per token of the same answers, and the standard error of that."""
+    more, tokens = a[:, 0] - b[:, 0], a[:, 1]
+    mean = more.sum() / tokens.sum()
+    error = math.sqrt(((more - mean * tokens) ** 2).sum()) / tokens.sum()
+    return {"mean": float(mean), "standard_error": float(error)}
 
 
 def as_text(dialogues: list[dict[str, Any]]) -> str:
@@ -71,6 +84,7 @@ def main() -> None:
     arguments = parser.parse_args()
     dialogues = list(islice(corpus.dialogues(SEED, fresh=True), arguments.dialogues))
     figures: dict[str, dict[str, float]] = {}
+    losses: dict[str, Losses] = {}
     with tempfile.TemporaryDirectory() as place:
         plain = ours(arguments.source, Path(place) / "bf16.gguf", "bf16")
         theirs = Path(place) / "llama.gguf"
@@ -79,7 +93,8 @@ def main() -> None:
         files = {"bf16": plain, "q4_k_m": ours(arguments.source, Path(place) / "ours.gguf", "q4_k_m")}
         for name, path in {**files, "llama.cpp's q4_k_m": theirs}.items():
             for exact in (False, True):
-                figures[name + (", exact" if exact else "")] = measure(path, dialogues, exact)
+                title = name + (", exact" if exact else "")
+                figures[title], losses[title] = measure(path, dialogues, exact)
     for name, row in figures.items():
         print(f"{name:26} answers {row['answers']:.4f}   text {row['text']:.3f}")
 
@@ -96,9 +111,12 @@ def main() -> None:
     }
     for kind, row in costs.items():
         print(f"cost, {kind}: " + ", ".join(f"{name} {100 * value:+.2f} %" for name, value in row.items()))
+    beyond = difference(losses["q4_k_m"], losses["llama.cpp's q4_k_m"])
+    error = beyond["standard_error"]
+    print(f"answers, ours beyond llama.cpp's: {beyond['mean']:+.1e} ± {error:.1e} per token")
     if arguments.json:
         record: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "dialogues": arguments.dialogues}
-        record |= {"seed": SEED, "perplexity": figures, "cost": costs}
+        record |= {"seed": SEED, "perplexity": figures, "cost": costs, "beyond_llama_cpp": beyond}
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")
 
 

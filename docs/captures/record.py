@@ -1,5 +1,4 @@
-"""Records what the captures beside this file show, in a real pseudo-terminal: from the embedded model, and,
-since that cannot write code, `code.txt` from the tests' model of scripted answers.
+"""Records what the captures beside this file show: the embedded model in a real pseudo-terminal.
 
     python docs/captures/record.py
 """
@@ -18,24 +17,19 @@ from terminal import Program  # noqa: E402 # found by the line above
 
 FIRST_START = ["Hello!", "My name is Ada and I live in Turin.", "What is 47 plus 38?", "Where do I live?"]
 LONG_ANSWER = [
-    "How do I quantize a model to five bits?",
-    "How do I chat with it on 8 GiB of GPU memory?",
-    "My name is Ada, I live in Turin and I have a cat. Make JSON with keys name, city and pet.",
+    "Give me a tour.",
     "/copy",
+    "How do I quantize a model to five bits?",
+    "My name is Ada, I live in Turin and I have a cat. Make JSON with keys name, city and pet.",
     "Write a poem about the sea.",
 ]
 RESUMED = ["What is my name?", "/stats"]
 HELP = ["/help"]
-CODE = ["longest line"]
-SCRIPTED = str(HERE.parents[1] / "tests" / "chat" / "fake_model.py")
 
 
-def record(
-    name: str, environment: dict[str, str], arguments: list[str], prompts: list[str], program: str = ""
-) -> None:
-    """Type `prompts` into `localmoe chat ARGUMENTS` (or `program`) and write what the terminal then shows."""
-    start = [program] if program else ["-m", "localmoe"]
-    with Program([*start, "chat", *arguments], environment, rows=44) as chat:
+def record(name: str, environment: dict[str, str], arguments: list[str], prompts: list[str]) -> None:
+    """Type `prompts` into `localmoe chat ARGUMENTS` and write what the terminal then shows."""
+    with Program(["-m", "localmoe", "chat", *arguments], environment, rows=44) as chat:
         chat.see("/help lists the commands", seconds=300)
         chat.prompt(300)
         for prompt in prompts:
@@ -54,8 +48,6 @@ def main() -> None:
         record("resumed", environment, ["-c"], RESUMED)
         record("long-answer", environment, [], LONG_ANSWER)
         record("help", environment, [], HELP)
-        slowly = {**environment, "FAKE_DELAY": "0.002", "FAKE_CONTEXT": "8192"}
-        record("code", slowly, [], CODE, SCRIPTED)
 
 
 if __name__ == "__main__":

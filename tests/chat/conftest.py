@@ -1,4 +1,4 @@
-"""A deterministic model for exact tests: its tokens are bytes and its answers are scripted."""
+"""The models to chat with: a scripted one for exact tests (its tokens are bytes), and the embedded one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for fake_model, which test subprocesses use too
 
+from demo_chat import Demo
 from fake_model import FakeModel
 
 from localmoe.chat.conversation import Conversation
@@ -22,6 +23,11 @@ from localmoe.settings import Settings
 @pytest.fixture
 def model() -> FakeModel:
     return FakeModel()
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Demo:
+    return Demo(tmp_path)
 
 
 @pytest.fixture

@@ -128,37 +128,6 @@ class FakeModel:
 
 CODE = "```python\ndef f(x):\n    return x + 1\n```\n\n"
 LONG = "# Title\n\nSome *words* here.\n\n" + CODE + "- one\n- two\n\nEnd."
-TOUR = """## Reading a file line by line
-
-A file object is an *iterator* over its lines: a loop is all it takes, with one line in memory at a time:
-
-```python
-from pathlib import Path
-
-def longest(path: Path) -> tuple[int, str]:
-    \"\"\"The number and the text of the longest line.\"\"\"
-    best = 0, ""
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if len(line) > len(best[1]):
-                best = number, line.rstrip("\\n")
-    return best
-```
-
-Three things to know:
-
-1. `with` closes the file, **also when an error ends the loop**.
-2. Every line keeps its line break; `rstrip("\\n")` takes it off.
-3. An encoding that is not UTF-8 raises `UnicodeDecodeError`: name the right one, or pass `errors="replace"`.
-
-The same from a shell, which is often enough:
-
-```sh
-awk '{ if (length > n) { n = length; line = $0 } } END { print line }' notes.txt
-```
-
-> Both read each byte once; neither needs the file to fit in memory.
-"""
 HOSTILE = "a\x1b]0;title\x07b\x1b[31mc\x9b1md\u202ee"
 
 
@@ -170,7 +139,7 @@ def main() -> None:
     delay = float(os.environ.get("FAKE_DELAY", "0"))
     context = int(os.environ.get("FAKE_CONTEXT", "1000"))
     count = " ".join(map(str, range(1000)))
-    answers = {"long": LONG, "count": count, "hostile": HOSTILE, "longest line": TOUR}
+    answers = {"long": LONG, "count": count, "hostile": HOSTILE}
     catalogue.find = lambda model: catalogue.Found("fake", Path(__file__), None)
     localmoe.load = lambda *_arguments, **_options: FakeModel(answers, context, delay)  # type: ignore[attr-defined]
     command()

@@ -18,14 +18,20 @@ COLUMNS, ROWS = 80, 24
 class Program:
     """A running program. `type` sends keys; `see` waits until the screen or its scrollback shows a text."""
 
-    def __init__(self, arguments: list[str], environment: dict[str, str], rows: int = ROWS) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        environment: dict[str, str],
+        rows: int = ROWS,
+        program: str = sys.executable,
+    ) -> None:
         self._screen = pyte.HistoryScreen(COLUMNS, rows, history=100000, ratio=1)
         self._stream = pyte.ByteStream(self._screen)
         self.received = b""
         # pyte does not answer the terminal queries of prompt_toolkit: tell it not to ask
         settings = {**environment, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1"}
         self._child = pexpect.spawn(
-            sys.executable, arguments, env=settings, dimensions=(rows, COLUMNS), timeout=None, echo=True
+            program, arguments, env=settings, dimensions=(rows, COLUMNS), timeout=None, echo=True
         )
         self._child.delaybeforesend = None
 
@@ -47,6 +53,11 @@ class Program:
             self._child.kill(signal.SIGKILL)
             time.sleep(0.02)
 
+    def kill(self) -> None:
+        """As `kill -9` does."""
+        self._child.kill(signal.SIGKILL)
+        self._kill()
+
     def pump(self, seconds: float = 0.05) -> bool:
         """Take in what the program wrote; false when it has ended."""
         try:
@@ -63,6 +74,10 @@ class Program:
         """Everything that can be read, scrollback first."""
         history = ["".join(row[column].data for column in range(COLUMNS)) for row in self._screen.history.top]
         return [line.rstrip() for line in [*history, *self._screen.display]]
+
+    def screen(self) -> list[str]:
+        """The rows that are shown now."""
+        return [str(line).rstrip() for line in self._screen.display]
 
     def text(self) -> str:
         return "\n".join(self.lines()).rstrip()

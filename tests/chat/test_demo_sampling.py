@@ -1,0 +1,56 @@
+"""Sampling, stop strings and log-probabilities, on the embedded model."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from demo_chat import Demo
+
+pytestmark = pytest.mark.slow
+DRAGON = "-n 24 -p 'Tell me a story about a dragon.'"
+WIDE = "--temperature 5 --top-p 1 --top-k 0 --min-p 0"  # the model is sure of itself
+HOT = f"{WIDE} {DRAGON}"
+
+
+def test_seeds_repeat_exactly(demo: Demo) -> None:
+    texts = [demo.answer(f"{HOT} --seed {seed}")["text"] for seed in (1, 1, 2, 3)]
+    assert texts[0] == texts[1]
+    assert len(set(texts)) > 1
+    unseeded = demo.answer(HOT)
+    assert demo.answer(f"{HOT} --seed {unseeded['seed']}")["text"] == unseeded["text"]
+
+
+@pytest.mark.parametrize("filter_", ["--top-k 1", "--top-p 0.00001", "--min-p 1", "--temperature 0"])
+def test_each_filter_alone_can_leave_only_the_likeliest(demo: Demo, filter_: str) -> None:
+    greedy = demo.answer(f"--temperature 0 {DRAGON}")["text"]
+    assert demo.answer(f"{HOT} --seed 9")["text"] != greedy
+    assert demo.answer(f"{HOT} {filter_} --seed 9")["text"] == greedy
+
+
+@pytest.mark.parametrize("penalty", ["--repeat-penalty 5", "--presence-penalty 5", "--frequency-penalty 5"])
+def test_penalties_discourage_what_occurred(demo: Demo, penalty: str) -> None:
+    line = f"{WIDE} --seed 3 --logprobs 1 -n 60 -p 'What is the capital of Kenya?'"
+
+    def repeated(told: dict[str, Any]) -> int:
+        tokens = [one["id"] for one in told["logprobs"]]
+        return len(tokens) - len(set(tokens))
+
+    plain, other = demo.answer(line), demo.answer(f"{line} {penalty}")
+    assert other["text"] != plain["text"]
+    assert repeated(other) <= repeated(plain)
+
+
+def test_a_stop_string_may_straddle_tokens(demo: Demo) -> None:
+    told = demo.answer("--temperature 0 -p 'What is the capital of Kenya?' --stop 'l of K'")
+    assert (told["text"], told["finish_reason"]) == ("The capita", "stop")
+
+
+def test_log_probabilities(demo: Demo) -> None:
+    told = demo.answer("--temperature 0 --logprobs 3 -p 'What is the capital of Kenya?'")
+    assert "".join(one["token"] for one in told["logprobs"]).strip() == told["text"]
+    for one in told["logprobs"]:
+        assert len(one["top"]) == 3
+        assert one["logprob"] == pytest.approx(one["top"][0]["logprob"])  # greedy
+        assert sum(math.exp(other["logprob"]) for other in one["top"]) <= 1 + 1e-6
