@@ -36,6 +36,9 @@ def regenerate(repl: Repl, _argument: str) -> None:
 
 def go_on(repl: Repl, _argument: str) -> None:
     repl.answer(repl.session.continue_answer)
+    answer = repl.session.answer
+    if answer is not None and answer.completion_tokens == 0 and answer.finish_reason == "stop":
+        repl.notices("The answer was complete: the model added nothing to it.")
 
 
 def undo(repl: Repl, _argument: str) -> None:

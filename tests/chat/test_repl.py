@@ -135,6 +135,8 @@ def test_commands_on_the_conversation(start: Start, home: Path) -> None:
         chat.type("\x15third\r")
         chat.see("You said: third")
         chat.prompt()
+        chat.say("/continue")
+        chat.see("the model added nothing to it")
         chat.say("/branch")
         chat.see("  1  4 turns  second", "  2  4 turns  second", "* 3  4 turns  third")
         chat.say("/branch 1")
