@@ -130,3 +130,19 @@ def test_a_system_prompt_that_changes_keeps_what_is_common(demo: Demo) -> None:
         chat.say("/regen")
     last = demo.details()[-1]
     assert last["prompt_tokens"] - last["prefilled_tokens"] < 10  # v1 puts it into the first user turn
+
+
+def test_states_keep_below_their_limit_and_the_longest_unused_goes(demo: Demo) -> None:
+    demo.answer("-p 'My name is Ada.'")
+    (first,) = (demo.database.parent / "kv").iterdir()
+    size = first.stat().st_size
+    assert first.stat().st_mode & 0o777 == 0o600
+    demo.environment["LOCALMOE_KV_DISK"] = str(size * 5 // 2)
+    for city in ("Turin", "Osaka"):  # states of much the same size: there is room for two
+        demo.answer(f"-p 'I live in {city}.'")
+    kept = set((demo.database.parent / "kv").iterdir())
+    assert len(kept) == 2
+    assert first not in kept
+    demo.environment["LOCALMOE_KV_DISK"] = "0"
+    told = demo.answer("-p hello")
+    assert not any(told["conversation"] in file.name for file in (demo.database.parent / "kv").iterdir())
