@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 from demo_chat import Demo
@@ -46,9 +47,17 @@ def test_the_oldest_turns_are_left_out_and_announced(demo: Demo) -> None:
 
 def test_overflow_stop(demo: Demo) -> None:
     with demo.chat("--context", "128", "--max-tokens", "16", "--overflow", "stop") as chat:
+        refused = "/new starts another one"
+
+        def ended(answers: int) -> bool:
+            return chat.shows(refused) or chat.text().count("tok/s") == answers
+
         for number in range(5):
-            chat.type(f"\x15My lucky number is {number}.\r")
-            chat.pump(0.5)
+            chat.type(f"My lucky number is {number}.\r")
+            chat.wait(partial(ended, number + 1))
+            if chat.shows(refused):
+                break
+            chat.prompt()
         chat.see("/new starts another one")
         assert len(demo.said()) < 5
         chat.type("\x15")
