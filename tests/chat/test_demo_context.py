@@ -60,7 +60,7 @@ def test_overflow_stop(demo: Demo) -> None:
             chat.prompt()
         chat.see("/new starts another one")
         assert len(demo.said()) < 5
-        chat.wait(lambda: chat.text().split("\n")[-1].startswith(">>> My lucky"))  # it comes back to be changed
+        chat.wait(lambda: chat.text().split("\n")[-1].startswith(">>> My lucky"))
         chat.type("\x15")
         chat.say("/new")
         chat.say("hello")
