@@ -130,10 +130,14 @@ def _create_privately(path: Path) -> None:
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
-    """The schema version of an opened file. Raises `HistoryError` if it is not ours or too new."""
-    application = int(connection.execute("PRAGMA application_id").fetchone()[0])
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    """The schema version of an opened file. Raises `HistoryError` if it is not ours or too new.
+
+    One statement, so one state of the file: between two, another process may create what the first missed.
+    """
+    application, version, tables = connection.execute(
+        "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)"
+        " FROM pragma_application_id, pragma_user_version"
+    ).fetchone()
     if application != APPLICATION_ID and tables:
         raise HistoryError(f"history {path}: it is another program's database; move it away to start anew")
     if version > len(MIGRATIONS):

@@ -112,5 +112,5 @@ def test_twenty_start_at_once_on_a_fresh_machine(demo: Demo) -> None:
     one = 'localmoe chat -p "What is $n + 1?" > answer.$n 2>&1'
     code, shown = demo.shell(f"for n in $(seq 20); do {one} & done; wait; cat answer.*")
     assert code == 0
-    assert len(demo.rows("SELECT 1 FROM conversations")) == 20
+    assert len(demo.rows("SELECT 1 FROM conversations")) == 20, shown
     assert len(demo.rows("SELECT 1 FROM messages WHERE status = 'complete'")) == 40, shown

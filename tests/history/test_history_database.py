@@ -62,6 +62,34 @@ def test_twenty_processes_start_at_once_on_a_fresh_machine(database: Path) -> No
         assert all(one.messages == 2 for one in history.conversations())
 
 
+@pytest.mark.parametrize("moment", range(5))
+def test_another_process_creates_it_while_this_one_looks(
+    database: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    statements = 0
+
+    def overtake(_statement: str) -> None:
+        nonlocal statements
+        statements += 1
+        if statements == moment + 1:
+            migrate(other, database)
+
+    def overtaken(connection: sqlite3.Connection, path: Path) -> None:
+        base._use_wal(connection)
+        connection.set_trace_callback(overtake)  # called as each statement begins
+        migrate(connection, path)
+
+    migrate = base._migrate
+    database.parent.mkdir(parents=True)
+    other = sqlite3.connect(database, isolation_level=None)
+    monkeypatch.setattr(base, "_migrate", overtaken)
+    connect(database).close()
+    other.close()
+    assert statements > moment
+    with History(database) as history:
+        assert history.create()
+
+
 def test_locked_by_another_process(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "BUSY_SECONDS", 0.1)
     with History(database) as history:
