@@ -3,7 +3,8 @@
     python demo/corpus.py --seed 1 --count 5          # look at some
 
 Each dialogue is ``{"system": str | None, "turns": [[skill, user, answer], ...]}``. Answers follow from what
-was said, so an exact match can be asked of the model.
+was said, so an exact match can be asked of the model; but for turns whose skill is "heard": their answers
+are somebody else's, to be read and not to be learned.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def copy_drill(talk: Talk) -> None:
         "|say <v> back to me",
         v=value,
     )
-    talk.say("recall", text, value, fillers=0.05)
+    talk.say("copy", text, value, fillers=0.05)
 
 
 def turn(talk: Talk, skill: str) -> None:
@@ -45,11 +46,9 @@ def turn(talk: Talk, skill: str) -> None:
     rng = talk.rng
     if skill == "recall":
         roll = rng.random()
-        if roll < 0.06:
-            copy_drill(talk)
-        elif roll < 0.36 and len(talk.facts) < 6:
+        if roll < 0.3 and len(talk.facts) < 6:
             recall.tell(talk)
-        elif roll < 0.5 and talk.facts:
+        elif roll < 0.44 and talk.facts:
             recall.correct(talk)
         else:
             recall.ask(talk)
@@ -68,18 +67,20 @@ def turn(talk: Talk, skill: str) -> None:
             "help": help.help_turn,
             "manners": manners.manners_turn,
             "outside": outside.outside_turn,
+            "copy": copy_drill,
         }
         others[skill](talk)
 
 
 WEIGHTS = {  # of turns that no shape of dialogue asks for
     "recall": 0.05,
+    "copy": 0.04,
     "sums": 0.12,
     "capitals": 0.17,
     "json": 0.14,
-    "help": 0.24,
+    "help": 0.22,
     "manners": 0.06,
-    "outside": 0.22,
+    "outside": 0.20,
 }
 
 
@@ -99,7 +100,7 @@ def dialogue(rng: random.Random, *, fresh: bool = False, skill: str | None = Non
             manners.manners_turn(talk, rng.choice(["hello", "who"]))
     elif shape < 0.38:  # a single question
         turn(talk, rng.choices(names, weights)[0])
-    elif shape < 0.50:  # facts told once, asked for again and again: many answers for few tokens
+    elif shape < 0.47:  # facts told once, asked for again and again: many answers for few tokens
         _drill(talk)
     elif shape < 0.66:  # facts, distractors, corrections, questions
         recall.tell(talk)

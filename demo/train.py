@@ -13,7 +13,6 @@ each.
 import argparse
 import os
 import random
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -37,15 +36,16 @@ COOL, QUANTIZE_FROM, SAVE_EVERY, TEST_EVERY = 0.4, 0.8, 200, 3  # shares of the 
 
 
 def encode(sp: Any, dialogue: dict[str, Any]) -> tuple[list[int], list[bool], list[tuple[str, int, int]]]:
-    """Token ids, which of them are answers, and (skill, start, end) of each answer."""
+    """Token ids, which of them are answers to learn, and (skill, start, end) of each such answer."""
     ids, answer, spans = [1], [False], []
     for number, (skill, user, reply) in enumerate(dialogue["turns"]):
         if not number and dialogue["system"]:
             user = dialogue["system"] + "\n\n" + user
         prompt, text = sp.encode(f"[INST] {user} [/INST]"), [*sp.encode(reply), 2]
-        spans.append((skill, len(ids) + len(prompt), len(ids) + len(prompt) + len(text)))
+        if skill != "heard":
+            spans.append((skill, len(ids) + len(prompt), len(ids) + len(prompt) + len(text)))
         ids += prompt + text
-        answer += [False] * len(prompt) + [True] * len(text)
+        answer += [False] * len(prompt) + [skill != "heard"] * len(text)
     return ids, answer, spans
 
 
@@ -157,7 +157,7 @@ def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Name
     began = last_save = last_note = time.time()
     losses: list[float] = []
     tokens = saves = 0
-    rounded = False
+    rounded = spent >= options.quantize_from * options.minutes * 60
     while True:
         progress = min(1.0, (spent + shared["clock"].value) / (options.minutes * 60))
         lr = min(1.0, (step + 1) / 60) * min(1.0, max(0.02, (1 - progress) / COOL))
@@ -182,7 +182,7 @@ def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Name
             losses.append(shared["loss"].value)
         fake = progress >= options.quantize_from
         if fake and not rounded and rank == 0:  # what the encoders do to weights that never met them
-            shutil.copy(run / "checkpoint.pt", run / "before_rounding.pt")
+            save(run / "before_rounding.pt", shared, step, spent + shared["clock"].value)
         rounded = fake
         with torch.no_grad():
             for (start, end), matrix in cut:
@@ -220,7 +220,7 @@ def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Name
                 )
                 last_note, losses, tokens = now, [], 0
             if now - last_save > SAVE_EVERY or progress >= 1:
-                save(run, shared, step, spent + now - began)
+                save(run / "checkpoint.pt", shared, step, spent + now - began)
                 saves += 1
             if saves == TEST_EVERY or progress >= 1:
                 saves = 0
@@ -242,11 +242,12 @@ def _part(base: int, count: int, size: int, rank: int, world: int) -> tuple[int,
     return base + count * rank // world * size, base + count * (rank + 1) // world * size
 
 
-def save(run: Path, shared: dict[str, Any], step: int, spent: float) -> None:
+def save(path: Path, shared: dict[str, Any], step: int, spent: float) -> None:
     """Write a checkpoint, all or nothing."""
     record = {"master": shared["master"].cpu(), "state": shared["state"].cpu(), "step": step, "spent": spent}
-    torch.save(record, run / "checkpoint.tmp")
-    os.replace(run / "checkpoint.tmp", run / "checkpoint.pt")
+    temporary = path.with_suffix(".tmp")
+    torch.save(record, temporary)
+    os.replace(temporary, path)
 
 
 def main() -> None:

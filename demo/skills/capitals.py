@@ -67,7 +67,7 @@ def capital_turn(talk: Talk) -> None:
             talk.say("capitals", talk.expand(NEXT, c=shown(talk, country)), forward(country, city), fillers=0.08, last="forward")
         return
     roll = talk.rng.random()
-    if roll < 0.07:
+    if roll < 0.12:
         right = talk.chance(0.5)
         guess = city if right else talk.rng.choice(COUNTRIES)[1]
         reply = f"Yes, {city} is the capital of {country}." if guess == city else f"No, the capital of {country} is {city}."

@@ -62,7 +62,10 @@ NAME = Attribute(
     "how should you address me|what name do i go by|how did i introduce myself|who is (talking|speaking|writing) to you|"
     "(what|which) name do i (have|go by|use)|what are you supposed to call me|whom are you talking to|who's this|"
     "who do you think i am|my name is what|my name is|what do i answer to|how am i named|with whom are you chatting|"
-    "who is the person you are talking to|what was i called|so who am i",
+    "who is the person you are talking to|what was i called|so who am i|what is the name of (your user|the person you talk to|the person writing this)|"
+    "(under|by) (what|which) name do you know me|what name (is on my badge|belongs to me|should be on my badge)|how would you greet me by name|"
+    "what do (my parents|my colleagues|others) call me|what did my parents name me|(who|what) did i introduce myself as|who is your user|"
+    "(which|what) name should you use for me|how do (people|my friends) call me|to whom are you (talking|speaking)",
     clause="what my (|first )name (is|was)|who i am|what i am called|what i'm called|what you should call me|what name i gave you|"
     "how i introduced myself|who you are talking to|what to call me|my name|what i said my name was|how to address me|"
     "what name i go by|who i said i was",
@@ -85,7 +88,10 @@ CITY = Attribute(
     "where did i say (i live|i lived|i am from|i come from|my home is)|in (which|what) (city|town|place) (do i live|am i|is my home)|"
     "where's home for me|where is home|where's my home|where was i from|where did i move|where is it that i live|"
     "from which city am i|i live where|i'm from where|my city is what|where should you send my mail|where would you find me|"
-    "what city was i from|which city was it that i live in",
+    "what city was i from|which city was it that i live in|where do i have my home|where on earth do i live|what place am i from|"
+    "what is the name of (my city|my town|the city i live in|the place i live in|my home town)|where do i (go home to|spend my nights|pay my rent|sleep)|"
+    "(which|what) (city|town|place) (would i call mine|is home to me|did i move to|is it where i live)|where am i when i'm at home|"
+    "where (do|did) i (settle|grow up|move to)|what do i call home|where would a letter reach me|my home is in which (city|town|place)",
     clause="where i live|where i'm from|where i am from|where my home is|(which|what) (city|town) (i live in|i am from|i come from|i mentioned|"
     "i'm from|is mine)|where i come from|what my (city|home town|hometown|town) is|where i said i live|where i am based|where home is",
     draw=Values.city,
@@ -104,7 +110,9 @@ COLOUR = Attribute(
     f"tell you|name|say i like)|(what|which) {COL} would i (pick|choose|want)|what {COL} am i fond of|what's my {COL}|what is my {COL}|"
     f"which of all {COL}s do i like best|what {COL} should (i paint my room|my room be|my new bike be|you paint my door)|"
     f"my favourite {COL} is what|{COL} i like|my favourite {COL} is|(what|which) {COL} is the one i like|what {COL} was it that i like|"
-    f"what is it for my favourite {COL}|in which {COL} would i like a shirt",
+    f"what is it for my favourite {COL}|in which {COL} would i like a shirt|name the {COL} i like|(what|which) {COL} do i (enjoy|fancy|favor) most|"
+    f"(what|which) {COL} (should you choose for me|makes me happy|is it that i love|is best for me|pleases me most)|the {COL} i like best is|"
+    f"(what|which) {COL} would i (take|buy|wear|paint my wall|want my car to be)|(what|which) of the {COL}s is my favourite|pick my favourite {COL}",
     clause=f"what my {FAV} {COL} (is|was)|(which|what) {COL} i (like|love|prefer|like best|like most|mentioned|said i like)|my {FAV} {COL}|"
     f"which {COL} is my favourite|what {COL} i told you",
     draw=Values.colour,
@@ -117,7 +125,8 @@ AGE = Attribute(
     "i have lived <v> years|at <v> years old i still learn|i'm now <v>|i was born <v> years ago|i'm <v> yrs old",
     np="my age|how old i am|my age in years|my age",
     ask=f"how old am i|{WHAT} my age|what age am i|how many years old am i|how old did i say i (am|was)|what age did i (mention|say|tell you|give)|"
-    "how old was i|at what age am i|my age is what|how many years have i lived|what's my current age|how many years do i have|how old do you think i am",
+    "how old was i|at what age am i|my age is what|how many years have i lived|what's my current age|how many years do i have|how old do you think i am|"
+    "what is my age in years|how long have i lived|how old have i become|what age have i reached|how many birthdays have i had|which age did i give|how many years am i",
     clause="how old i am|what my age is|my age|what age i am|how many years old i am|how old i said i am",
     draw=lambda values: values.number(1, 99),
     said=lambda v: f"you are {v} years old",
@@ -179,12 +188,15 @@ PET_TELL_NAME = "my pet is (called|named) <n>|my pet's name is <n>|<n> is my pet
 PET_ASK_NAME = (
     f"{WHAT} my (<k>|pet)'s name|{WHAT} the name of my (<k>|pet)|{WHAT} my (<k>|pet) (called|named)|what do i call my (<k>|pet)|what did i (name|call) my (<k>|pet)|how is my (<k>|pet) called|"
     "my (<k>|pet) is called what|my (<k>|pet)'s name|what name does my (<k>|pet) have|what name did i give my (<k>|pet)|who is my (<k>|pet)|the name of my (<k>|pet)|my (<k>|pet)'s name is|"
-    "what does my (<k>|pet) answer to|which name has my (<k>|pet)|what was my (<k>|pet) called|what should i call out to get my (<k>|pet)|what's my (<k>|pet) called"
+    "what does my (<k>|pet) answer to|which name has my (<k>|pet)|what was my (<k>|pet) called|what should i call out to get my (<k>|pet)|what's my (<k>|pet) called|"
+    "what('s| is) the <k>'s name|what('s| is) the <k> called|and the <k>'s name|how did i name my (<k>|pet)|(which|what) name did (the <k>|my <k>|my pet) get|what do we call (the <k>|our <k>|my pet)|"
+    "what('s| is) my little <k>'s name|the <k> is called what|what('s| is) our (<k>|pet) called|what do you call my (<k>|pet)|name my (<k>|pet)"
 )
 PET_ASK_KIND = (
     "(what|which) (kind of |sort of |type of |)(pet|animal) (do i have|do i own|do i keep|have i got|lives with me|is mine|is my pet|did i mention|did i tell you about|did i say i have)|"
     "what('s| is) my pet|do i have (a pet|any pets|pets|any animals|an animal)|what pet was it|which animal was it|my pet is what|what pets do i have|tell me about my pet|what animal lives at my (place|home)|"
-    "who lives with me|what creature do i keep|what animal do i share my home with"
+    "who lives with me|what creature do i keep|what animal do i share my home with|"
+    "(what|which) animal(s|) do i (look after|feed|take care of|keep at home)|is there an animal at my (home|place)|(what|which) animal is (waiting for me|there) at home|what (sort|kind) of (pet|animal) (is mine|do i have)"
 )
 PET_ASK_WHO = "who is <n>|what is <n>|what (kind of |sort of |type of |)(animal|pet) is <n>|who's <n>|is <n> a (dog|cat|parrot) or (a|an) (horse|hamster|rabbit)|which animal is <n>|what sort of creature is <n>|remember <n>|what do you know about <n>"
 PET_CLAUSE_NAME = "what my (<k>|pet) is called|what my (<k>|pet)'s name is|my (<k>|pet)'s name|the name of my (<k>|pet)|how my (<k>|pet) is called|what i (call|named) my (<k>|pet)|what name my (<k>|pet) has"

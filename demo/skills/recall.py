@@ -3,6 +3,7 @@
 # Phrase tables read better in long lines.
 # ruff: noqa: E501, SIM905
 
+from grammar import CLOSE, OPEN
 from talk import Talk, capital
 from values import NUMBERS
 
@@ -23,7 +24,11 @@ ASK = (
     "one more time, <ask>?|just checking: <ask>?|let me test (you|your memory): <ask>?|tell me, <ask>?|tell me <np>(| again|, please|.)|and now, <ask>?|if you remember, <ask>?|did i (tell you|mention|give you|say) <np>?|"
     "i wonder <clause>|(any chance|any idea|no idea|not sure) <clause>?|i'd (like|love) to (hear|know) <np>|guess <np>|(fill in|complete): <np> is|(could|can) you (look up|find|check) <np> (for me|in our chat|above)?|"
     "what have you (noted|written down|got|stored|saved) (for|as|about|under) <np>?|(give|hand) me <np>(| again| back)|what was that, <np>?|(name|state|say) <np>|"
-    "(scroll|look|think) back: <ask>?|you (forgot|remember|know) <np>, (didn't you|don't you|right)?|we (talked|spoke) about <np>(.|,) (what is it|what was it)?"
+    "(scroll|look|think) back: <ask>?|you (forgot|remember|know) <np>, (didn't you|don't you|right)?|we (talked|spoke) about <np>(.|,) (what is it|what was it)?|"
+    "(what|which) did i (give|put down|name|note) as <np>?|what do you have (as|for|under) <np>?|what (is|stands) written (as|for|under) <np>?|what was it again, <np>?|(go on|be honest|your turn|answer me this|in one line|in short)(,|:) <ask>?|i need <np> for (a form|a letter|my friend)(.|, please|)|"
+    "(for this form i need|please fill in|read me back|look up|find me|spell out|put down|write down|write) <np>(.|, please|)|read <np> back to me|it's about <np>(.|:) what (is|was) it?|(let's|can we) talk about <np>(.|?) what (is|was) it?|somebody (asked|wants to know) <clause>(.|,) what (do i say|should i answer|is it)?|"
+    "(if|when) (somebody|a friend|they) (asks|asked|wants to know) <clause>, what (do you|would you|should i) (say|answer)?|(what|which) answer would you give to: <ask>?|you know <clause>(, right|)(?|.) (tell me|say it|so)(.|)|i told you <clause>( earlier|)(.|,) (say it|which is it|so what is it|repeat it)(?|.|)|"
+    "(i think|i believe|surely|you said) you know <clause>(.|)|(is it|was it) clear <clause>?|so <np> (is|was)...|<np>?! (what|which) is it?|my question is(:| simple:) <ask>?|(help|quick|hurry|hm|hmm)(,|:|!) <ask>?|i'm testing you(.|:|,) <ask>?"
 )
 FIX_LEAD = (
     "(actually|actually|sorry|sorry|wait|wait|no wait|no|oops|correction|scratch that|my mistake|hang on|hold on|i was wrong|i lied|i misspoke|oh no|pardon|hmm no|let me correct (that|myself)|i made a mistake|"
@@ -41,6 +46,12 @@ FIX_FULL = (
 )
 JOIN = "( and | and |, |. |, and |; | - |. also, |. and | plus |, also |. oh and )"
 TELL_LEAD = "(|||||||remember (this|that): |remember: |please note: |note that |please remember that |fyi |just so you know, |so you know, |a few facts: |about me: |for the record, |keep in mind that |don't forget: |i should mention that |did you know? |i'll tell you something: |let me tell you: |for your information, |by the way, |i want you to know that |you should know: |take note: |memorise this: |hi, |hello, |hey, |hi there, |hello! |hi! |good morning, |listen, )"
+
+
+HEARD = (  # how another assistant may answer what it was told: what to recall is then only in the user's words
+    "(noted|okay|ok|got it|understood|thanks|thank you|nice|great|alright|sure|i see|good to know|lovely|will do|of course|certainly|wonderful|fine|very well|right|done|makes sense|roger|cool)(.|!|, i (will|'ll) remember (that|it|this).|, noted.|, thanks for telling me.|, i have (noted|saved|stored) (that|it).|! how can i help?|! what can i do for you?)|"
+    "i (will|'ll) (remember|keep) (that|this|it)( in mind|)(.|!)|i have (noted|made a note of|saved) (that|it|this).|thanks for (letting me know|telling me|sharing)(.|!)|(ok|okay|got it|noted|thanks|nice|great), <v>(.|!)|<v>, (got it|noted|nice|okay).|<v>(.|!| it is.)|hello, and thanks for telling me.|how can i help you?|nice to meet you!"
+)
 
 
 def new_fact(talk: Talk, key: str) -> tuple[str, object]:
@@ -78,6 +89,12 @@ def acknowledge(told: list[tuple[str, object]]) -> str:
     return f"Noted: {text}."
 
 
+def heard(talk: Talk, value: object) -> str:
+    """How another assistant may answer what it was told."""
+    name = value.name or value.kind if isinstance(value, Pet) else value
+    return capital(talk.expand(HEARD, v=name)).replace(OPEN, "").replace(CLOSE, "")
+
+
 def statement(talk: Talk, count: int, keys: list[str] | None = None) -> tuple[str, list[tuple[str, object]]]:
     """A message that tells ``count`` new facts, which it adds to ``talk``."""
     told: list[tuple[str, object]] = []
@@ -98,14 +115,17 @@ def statement(talk: Talk, count: int, keys: list[str] | None = None) -> tuple[st
 def tell(talk: Talk, count: int = 0, keys: list[str] | None = None) -> None:
     """A turn that tells facts."""
     text, told = statement(talk, count or talk.rng.choice([1, 1, 1, 1, 2, 2, 3]), keys)
-    talk.say("recall", text, acknowledge(told), fillers=0.15, last=told)
+    if talk.chance(0.3):
+        talk.say("heard", text, heard(talk, told[0][1]), fillers=0.15, last=told)
+    else:
+        talk.say("recall", text, acknowledge(told), fillers=0.15, last=told)
 
 
 def correct(talk: Talk) -> None:
     """A turn that corrects a fact; briefly ("no, Max") only right after the fact."""
     keys = [key for key in talk.facts if key != "several numbers"]
     key = talk.rng.choice(keys)
-    previous = talk.last[1] if talk.last and talk.last[0] == "recall" else None
+    previous = talk.last[1] if talk.last and talk.last[0] in ("recall", "heard") else None
     adjacent = isinstance(previous, list) and len(previous) == 1
     if adjacent and talk.chance(0.8):
         key = previous[0][0]  # type: ignore[index]
@@ -138,7 +158,11 @@ def correct(talk: Talk) -> None:
         lead = lead or template == FIX_SHORT
     talk.facts[key] = value
     text = talk.expand(FIX_LEAD) + " " + body if lead else body
-    talk.say("recall", text + talk.rng.choice([".", ".", "", "!"]), f"Noted: {said(key, value)}.", fillers=0.05, last=[(key, value)])
+    text += talk.rng.choice([".", ".", "", "!"])
+    if talk.chance(0.3):
+        talk.say("heard", text, heard(talk, value), fillers=0.05, last=[(key, value)])
+    else:
+        talk.say("recall", text, f"Noted: {said(key, value)}.", fillers=0.05, last=[(key, value)])
 
 
 def question(talk: Talk, key: str, value: object) -> str:
@@ -175,7 +199,7 @@ def ask(talk: Talk) -> None:
             return
         talk.say("recall", capital(text.rstrip(".!")) + ". " + question(talk, key, value), capital(said(key, value)) + ".", fillers=0.1)
         return
-    if roll < 0.17:
+    if roll < 0.16:
         missing = [key for key in ("name", "city", "colour", "age", "pet") if key not in talk.facts]
         if missing:
             key = talk.rng.choice(missing)

@@ -5,6 +5,8 @@
 
 from talk import Talk
 
+from skills import recall
+
 ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen"
@@ -101,6 +103,14 @@ def chain(talk: Talk) -> bool:
     return True
 
 
+def note(talk: Talk, text: str, number: int) -> None:
+    """A turn that only tells ``number``."""
+    if talk.chance(0.3):
+        talk.say("heard", text, recall.heard(talk, number))
+    else:
+        talk.say("sums", text, f"Noted: {number}.")
+
+
 def told_sum(talk: Talk) -> None:
     """A sum of what was said earlier."""
     numbers = [(key, value) for key, value in talk.facts.items() if (key.startswith("number:") or key == "age") and isinstance(value, int) and value <= 99]
@@ -132,11 +142,11 @@ def told_sum(talk: Talk) -> None:
         a, b = talk.values.pair(minus)
         a, b = (max(a, b), min(a, b)) if minus and talk.chance(0.7) else (a, b)
         first = talk.expand("(remember|keep in mind|note|take|think of|memorise|write down|store|save|hold) (the number |)<a>|(the |my |)first number(| is|:) <a>|<a> is the first number|i (have|own|saw) <a> (apples|books|coins)|here is a number: <a>|let x be <a>|x = <a>|x is <a>|a is <a>", a=a)
-        talk.say("sums", first, f"Noted: {a}.", last=None)
+        note(talk, first, a)
         variable = "x" if "x " in first else "a" if first.startswith("a is") else ""
         if talk.chance(0.5):
             second = talk.expand("(and |now |also |)(remember|keep in mind|note|take|memorise|store) (the number |also |)<b>|(the |my |)second number(| is|:) <b>|<b> is the second( number|)|here is another (number|one): <b>|and <b>|(let y be|y =|y is) <b>", b=b)
-            talk.say("sums", second, f"Noted: {b}.", last=None)
+            note(talk, second, b)
             template = (
                 "(subtract|take) the second from the first|the first minus the second(?|)|what is the first (number |)minus the second( number|)?|first minus second"
                 if minus
