@@ -4,14 +4,9 @@ Each tensor is encoded and decoded by this project's own converter in the type t
 it, so that the model learns to live with exactly the rounding that ``localmoe quantize`` will do.
 """
 
-import sys
-from pathlib import Path
-
 import torch
 from model import Layout
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from quant.blocks import dequantize
 from quant.encode import quantize

@@ -199,7 +199,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 def main() -> NoReturn:
     """The `localmoe` script."""
-    gc.set_threshold(200_000, 20, 100)  # imports make many objects and no garbage: looking less often saves 0.1 s
+    gc.set_threshold(200_000, 20, 100)  # imports make objects, not garbage: looking less often saves 0.1 s
     sys.exit(run())
 
 

@@ -27,7 +27,7 @@ class Demo:
         self.config = home / "config" / "config.toml"
         self.database = home / "data" / "history" / "history.db"
         self.environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE + SET}
-        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling all modules at every start takes 0.2 s
+        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling everything anew takes 0.2 s
         self.environment |= {
             "PYTHONPATH": str(ROOT),
             "LOCALMOE_DATA_DIR": str(home / "data"),

@@ -1,4 +1,7 @@
-"""The conversation in a real pseudo-terminal, with the scripted model."""
+"""The conversation in a real pseudo-terminal, with the scripted model: exact texts, long answers.
+
+Keys, multi-line input, completion and colours are in `test_demo_*.py`, with the embedded model.
+"""
 
 from __future__ import annotations
 
@@ -67,26 +70,6 @@ def test_first_conversation(start: Start) -> None:
         assert chat.end() == 0
 
 
-def test_multi_line_input(start: Start) -> None:
-    with start() as chat:
-        chat.type('"""one\r')
-        chat.see("...")
-        chat.say('two"""')
-        chat.see("You said: one\ntwo\n")
-        chat.type("three\x1b\r")  # Alt-Enter
-        chat.see(">>> three\n...")
-        chat.say("four")
-        chat.see("You said: three\nfour\n")
-        chat.type("\x1b[200~five\rsix\r\x1b[201~")  # a bracketed paste is not sent by its line ends
-        chat.see("... six")
-        chat.pump(0.3)
-        assert "You said: five" not in chat.text()
-        chat.say("seven")
-        chat.see("You said: five\nsix\nseven\n")
-        chat.say("漢字 ok")
-        chat.see("You said: 漢")
-
-
 def test_ctrl_c_keeps_the_partial_answer(start: Start, home: Path) -> None:
     with start(FAKE_DELAY="0.01") as chat:
         chat.type("count\r")
@@ -104,25 +87,6 @@ def test_ctrl_c_keeps_the_partial_answer(start: Start, home: Path) -> None:
         again = rows(home, "SELECT content FROM messages WHERE role = 'assistant'")
         assert len(again) == 1
         assert str(again[0][0]).startswith(str(content))
-        chat.type("draft\x03")  # at a prompt with text in it: discards that
-        chat.pump(0.3)
-        chat.type("\x03")
-        chat.see("Press Ctrl-C once more")
-        chat.prompt()
-        chat.type("\x03")
-        assert chat.end() == 0
-
-
-def test_keys_typed_during_an_answer_wait(start: Start) -> None:
-    with start(FAKE_DELAY="0.01") as chat:
-        chat.type("count\r")
-        chat.see("0 1 2 3")
-        chat.type("next")
-        chat.pump(0.5)
-        chat.type("\x03")
-        chat.see("(stopped here")
-        chat.see(">>> next")
-        assert chat.text().count("next") == 1
 
 
 def test_commands_on_the_conversation(start: Start, home: Path) -> None:
@@ -265,19 +229,6 @@ def test_resume_search_and_recall(start: Start, home: Path) -> None:
     assert len(rows(home, "SELECT 1 FROM conversations")) == 2
 
 
-def test_completion_of_commands(start: Start) -> None:
-    with start() as chat:
-        chat.type("/his")
-        chat.see("the last conversations")  # the menu says what it does
-        chat.type("\t\r")
-        chat.see("There are no conversations yet.")
-        chat.prompt()
-        chat.type("/set temperat")
-        chat.see("0.7: 0: the likeliest token")
-        chat.type("\t0\r")
-        chat.see("temperature is now 0.0")
-
-
 def test_no_history_and_a_damaged_one(start: Start, home: Path) -> None:
     with start("--no-history") as chat:
         chat.say("secret")
@@ -316,13 +267,6 @@ def test_hostile_output(start: Start) -> None:
         assert b"\xc2\x9b" not in answer
 
 
-def test_no_colour(start: Start) -> None:
-    with start(NO_COLOR="1") as chat:
-        chat.say("long")
-        chat.see("End.")
-        assert b"\x1b[38" not in chat.received.split(b"long")[-1]
-
-
 def test_redirected_in_a_terminal(start: Start, home: Path) -> None:
     """With stderr in a file there is no prompt and no spinner; with stdout in one, plain answers there."""
     places = {"PYTHONPATH": str(RUNNER.parents[2]), "LOCALMOE_DATA_DIR": str(home / "data")}
@@ -350,11 +294,3 @@ def test_redirected_in_a_terminal(start: Start, home: Path) -> None:
     answer = (home / "answers").read_text()
     assert answer.startswith("# Title\n\nSome *words* here.")
     assert "\x1b" not in answer
-
-
-def test_vi_keys(start: Start, home: Path) -> None:
-    (home / "config").mkdir()
-    (home / "config" / "config.toml").write_text('keys = "vi"\n')
-    with start() as chat:
-        chat.type("xhello\x1b0xA!\r")  # Escape, to the line's start, delete, append
-        chat.see("You said: hello!")
