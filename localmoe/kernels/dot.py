@@ -14,7 +14,7 @@ from localmoe.kernels.simd import load_i32
 from quant.compiled import compiled
 
 FEW = 6  # tokens from which unpacking a tile of sixteen rows pays
-AHEAD = 16384  # bytes: weights asked for that much before their turn have come when it is there
+AHEAD = 14336  # bytes: weights asked for that much before their turn have come when it is there
 
 
 @compiled()
@@ -71,7 +71,7 @@ def dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scale
     elif tokens >= FEW:
         tile_blocks(kind, rows, row_bytes, count, cols, table, q, scales, sums, index, tokens, out, scratch)
     else:
-        groups, ahead = (cols + GROUP - 1) // GROUP, max(AHEAD, 8 * row_bytes)
+        groups, ahead = (cols + GROUP - 1) // GROUP, AHEAD + 3 * row_bytes  # of the next four rows' last
         for r in range(0, count, 4):
             last = min(3, count - 1 - r)  # the last row stands in for missing ones
             r0 = rows + r * row_bytes

@@ -53,7 +53,7 @@ from localmoe.kernels.handshake_layout import (
     results_start,
 )
 from localmoe.kernels.matrix import Matrix
-from localmoe.kernels.pool import ARGS, EPOCH_BITS, TICKET, Pool, _run
+from localmoe.kernels.pool import ARGS, Pool, _run, keep_awake
 from localmoe.kernels.simd import define, load_i32, load_i64, store_i64
 from quant.compiled import compiled
 
@@ -179,12 +179,6 @@ def _work(me: int, region: int) -> None:
     _run(control, load_i64(me + _DOWN * 8), misses * chunks)
 
 
-@compiled(forceinline=True)
-def _keep_awake(control: int) -> None:
-    """Publishes a job without items, so that the pool's threads do not fall asleep while the GPU works."""
-    store_release(control + TICKET, ((load_acquire(control + TICKET) >> EPOCH_BITS) + 1) << EPOCH_BITS)
-
-
 @compiled("int64(int64)")
 def _serve(me: int) -> int:
     """Computes what is posted until ACTIVE is 0 and nothing is left; returns how many posts were answered."""
@@ -204,7 +198,7 @@ def _serve(me: int) -> int:
             pause()
             idle += 1
             if idle % SPINS == 0:
-                _keep_awake(control)
+                keep_awake(control)  # while the GPU works
                 yield_core()
 
 

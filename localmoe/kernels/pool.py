@@ -1,17 +1,19 @@
 """A pool of threads that runs compiled tasks with microseconds of overhead.
 
-A job is a task (the address of compiled code), an argument block and a number of items; threads take items
-one by one from a shared counter, so a thread that loses its core to another process delays only the item in
-its hands. The thread that starts a job works on it too and returns when all items are done: a job never
-depends on a sleeping worker. Workers wait between jobs by spinning for about a millisecond, then sleep until
-`wake`: a pause between two turns of a conversation costs no CPU time.
+A job is a task (the address of compiled code), an argument block and a number of items. Each thread has a
+stretch of neighbouring items, which it takes one by one: a thread that reads weights reads on where it was,
+so what it asked the memory for in advance is what it needs next. Done with its own, it takes from the others'
+stretches: a thread that loses its core to another process delays only the item in its hands. The thread that
+starts a job works on it too and returns when all items are done: a job never depends on a sleeping worker.
+Workers wait between jobs by spinning for about a millisecond, then sleep until `wake`: a pause between two
+turns of a conversation costs no CPU time.
 
 A job of one item is no job for a pool: the caller runs it without telling anybody.
 
-One int64 counter, `TICKET`, holds (epoch << 32 | items left). A worker takes an item by compare-and-swap on
-the whole, so a worker that was delayed can never take an item of a later job for an item of the one whose
+A stretch's counter, its ticket, holds (epoch << 32 | items left). A worker takes an item by compare-and-swap
+on the whole, so a worker that was delayed can never take an item of a later job for an item of the one whose
 arguments it read; and because what is left stands in the ticket itself, a finished job has nothing to take
-while the next is being written.
+while the next is being written. `EPOCH` is written when all tickets are: it is what workers wait for.
 """
 
 from __future__ import annotations
@@ -36,32 +38,36 @@ from localmoe.kernels.simd import load_i64, store_i64
 from quant.compiled import compiled
 
 # Byte offsets in the control block; each shared counter has cache lines of its own.
-TICKET, DONE, STOP, TASK, ITEMS, ARGS_AT, ARGS = 0, 128, 256, 384, 392, 400, 448
-CONTROL_BYTES, MOST_ARGS = 1024, 24
+EPOCH, DONE, STOP, TASK, ITEMS, ARGS_AT, THREADS, ARGS = 0, 128, 256, 384, 392, 400, 408, 448
+TICKETS, TICKET_BYTES, MOST_ARGS = 1024, 128, 24  # one ticket for each thread
 SPINS = 20_000  # about a millisecond of pause instructions
 EPOCH_BITS = 32
 
 
 @compiled("int64(int64, int64, int64)")
-def _work(control: int, ticket: int, worker: int) -> int:
-    """Takes items of the job that `ticket` belongs to until none is left; returns the items done.
+def _work(control: int, epoch: int, worker: int) -> int:
+    """Takes items of the job `epoch` until none is left, its own first; returns the items done.
 
     They are reported together at the end: a job cannot end before, so its DONE is still the one to add to.
     """
-    epoch = ticket >> EPOCH_BITS
+    threads = load_i64(control + THREADS)
     done = 0
-    while True:
-        ticket = load_acquire(control + TICKET)
-        left = ticket & 0xFFFFFFFF
-        if ticket >> EPOCH_BITS != epoch or left == 0:
-            if done:
-                fetch_add(control + DONE, done)
-            return done
-        task, items = load_i64(control + TASK), load_i64(control + ITEMS)
-        args = load_i64(control + ARGS_AT)
-        if compare_and_swap(control + TICKET, ticket, ticket - 1):
-            call_task(task, args, items - left, worker)
-            done += 1
+    for step in range(threads):
+        owner = (worker + step) % threads
+        at = control + TICKETS + owner * TICKET_BYTES
+        while True:
+            ticket = load_acquire(at)
+            left = ticket & 0xFFFFFFFF
+            if ticket >> EPOCH_BITS != epoch or left == 0:
+                break
+            task, items = load_i64(control + TASK), load_i64(control + ITEMS)
+            args = load_i64(control + ARGS_AT)
+            if compare_and_swap(at, ticket, ticket - 1):
+                call_task(task, args, (owner + 1) * items // threads - left, worker)
+                done += 1
+    if done:
+        fetch_add(control + DONE, done)
+    return done
 
 
 @compiled("void(int64, int64, int64, int64)")
@@ -75,9 +81,12 @@ def run_job(control: int, task: int, items: int, args: int) -> None:
     store_i64(control + ITEMS, items)
     store_i64(control + ARGS_AT, args)
     store_release(control + DONE, 0)
-    ticket = ((load_acquire(control + TICKET) >> EPOCH_BITS) + 1) << EPOCH_BITS
-    store_release(control + TICKET, ticket | items)
-    _work(control, ticket, 0)
+    epoch, threads = load_acquire(control + EPOCH) + 1, load_i64(control + THREADS)
+    for owner in range(threads):
+        count = (owner + 1) * items // threads - owner * items // threads
+        store_release(control + TICKETS + owner * TICKET_BYTES, epoch << EPOCH_BITS | count)
+    store_release(control + EPOCH, epoch)
+    _work(control, epoch, 0)
     while load_acquire(control + DONE) < items:
         pause()
 
@@ -88,15 +97,21 @@ def _run(control: int, task: int, items: int) -> None:
     run_job(control, task, items, control + ARGS)
 
 
+@compiled("void(int64)")
+def keep_awake(control: int) -> None:
+    """Publishes a job without items, so that workers do not fall asleep although there is nothing to do."""
+    store_release(control + EPOCH, load_acquire(control + EPOCH) + 1)
+
+
 @compiled("int64(int64, int64, int64)")
 def _serve(control: int, worker: int, seen: int) -> int:
     """Works on every job that appears; returns the last epoch seen once nothing came for SPINS turns."""
     idle = 0
     while idle < SPINS and load_acquire(control + STOP) == 0:
-        ticket = load_acquire(control + TICKET)
-        if ticket >> EPOCH_BITS != seen:
-            seen = ticket >> EPOCH_BITS
-            _work(control, ticket, worker)
+        epoch = load_acquire(control + EPOCH)
+        if epoch != seen:
+            seen = epoch
+            _work(control, epoch, worker)
             idle = 0
         else:
             pause()
@@ -111,9 +126,11 @@ class Pool:
         if threads < 1:
             raise ValueError(f"a pool needs at least one thread, not {threads}")
         self.threads = threads
-        block = np.zeros(CONTROL_BYTES // 8 + 16, np.int64)
+        words = (TICKETS + threads * TICKET_BYTES) // 8
+        block = np.zeros(words + 16, np.int64)
         skip = -block.ctypes.data % 128 // 8  # align to two cache lines
-        self._block = block[skip : skip + CONTROL_BYTES // 8]
+        self._block = block[skip : skip + words]
+        self._block[THREADS // 8] = threads
         self.control = int(self._block.ctypes.data)  # the address that compiled code starts jobs by
         self._arguments = self._block[ARGS // 8 : ARGS // 8 + MOST_ARGS]
         self._wakeups = [threading.Event() for _ in range(threads - 1)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from kernel_rows import address
 
-from localmoe.kernels.pool import EPOCH_BITS, TICKET, Pool, usable_cores
+from localmoe.kernels.pool import EPOCH, EPOCH_BITS, TICKET_BYTES, TICKETS, Pool, _work, usable_cores
 from localmoe.kernels.simd import args4, load_i64, store_i64
 from quant.compiled import compiled_callback
 
@@ -23,6 +23,15 @@ def _count(args: int, item: int, worker: int) -> None:
     for i in range(turns * (item % 3)):
         total += load_i64(out + item * 8) ^ i
     store_i64(out + item * 8, load_i64(out + item * 8) + step + item + (total & 0))
+
+
+@compiled_callback("void(int64, int64, int64)")
+def _note(args: int, item: int, worker: int) -> None:
+    """out[item] = how many items were done before this one; out[-1] counts them."""
+    out, items, _, _ = args4(args)
+    done = load_i64(out + items * 8)
+    store_i64(out + item * 8, done)
+    store_i64(out + items * 8, done + 1)
 
 
 def workers() -> list[threading.Thread]:
@@ -45,6 +54,27 @@ def test_every_item_of_every_job_runs_once(threads):
         pool.close()
 
 
+@pytest.mark.parametrize(("threads", "items"), [(2, 7), (3, 100), (5, 4)])
+def test_a_thread_works_through_its_own_stretch_and_then_through_the_others(threads, items):
+    """So what it asked the memory for in advance is what it reads next. The other threads sleep here."""
+    pool, out = Pool(threads), np.zeros(items + 1, np.int64)
+    starts = [owner * items // threads for owner in range(threads + 1)]
+    try:
+        time.sleep(0.05)
+        pool.run(_note.address, items, address(out), items, 0, 0)
+        np.testing.assert_array_equal(out[:items], np.arange(items))
+        for worker in range(threads):
+            out[items], epoch = 0, int(pool._block[EPOCH // 8])
+            for owner in range(threads):  # the last job again, as another thread sees it
+                count = starts[owner + 1] - starts[owner]
+                pool._block[(TICKETS + owner * TICKET_BYTES) // 8] = epoch << EPOCH_BITS | count
+            assert _work(pool.control, epoch, worker) == items
+            order = [*range(starts[worker], items), *range(starts[worker])]
+            np.testing.assert_array_equal(np.argsort(out[:items]), order)
+    finally:
+        pool.close()
+
+
 def test_a_job_of_no_items_returns():
     pool, out = Pool(2), np.zeros(1, np.int64)
     try:
@@ -55,13 +85,13 @@ def test_a_job_of_no_items_returns():
 
 
 def test_nobody_is_told_of_a_single_item():
-    """The caller's other threads see a job by its ticket."""
+    """The other threads see a job by its epoch."""
     pool, out = Pool(2), np.zeros(2, np.int64)
     try:
         for items, tells in ((2, 1), (1, 0), (0, 0), (2, 1)):
-            before = int(pool._block[TICKET // 8]) >> EPOCH_BITS
+            before = int(pool._block[EPOCH // 8])
             pool.run(_count.address, items, address(out), 1, 0, 0)
-            assert (int(pool._block[TICKET // 8]) >> EPOCH_BITS) - before == tells
+            assert int(pool._block[EPOCH // 8]) - before == tells
         np.testing.assert_array_equal(out, [3, 4])
     finally:
         pool.close()
