@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from localmoe.kernels.bandwidth import ReadProbe
 
 
+STRETCH = 8  # tokens between two measurements of the memory
+
+
 @dataclass(frozen=True)
 class Speed:
     """Medians over the repetitions, with the spread; rates in tokens/s, bandwidths in GB/s (10⁹ bytes)."""
@@ -37,7 +40,7 @@ class Speed:
     first_token_s: float  # from the start of the load to the first token of an answer to a one-token prompt
     bytes_per_token: int
     read_gbps: float  # bytes_per_token * decode_tps
-    machine_gbps: float  # read bandwidth, measured just before and after each repetition's decoding
+    machine_gbps: float  # read bandwidth, measured around every few tokens of the decoding
     share_of_machine: float  # median over the repetitions of what decoding read, of the bandwidth around it
     peak_rss_bytes: int
     hit_rate: float | None = None  # of experts in slots, where they are paged
@@ -95,16 +98,20 @@ def prefill_seconds(decoder: Decoder, ids: Sequence[int]) -> float:
 def decode_seconds(decoder: Decoder, ids: Sequence[int], probe: ReadProbe) -> tuple[float, float]:
     """How long it takes to read `ids` one by one, and the machine's read bandwidth around it, in GB/s.
 
-    The bandwidth comes from just before and just after: on shared machines it changes by the second.
+    The bandwidth is measured before and after every `STRETCH` tokens (on shared machines it changes by the
+    second), and like the tokens' it is a mean, not the best.
     """
-    before, length = probe.measure(3), len(decoder.tokens)
-    decoder.extend(ids[:1])  # what the probe drove out of the caches comes back
-    decoder.rewind(length)
-    start = time.perf_counter()
-    for token in ids:
-        decoder.extend([token])
-    seconds = time.perf_counter() - start
-    return seconds, (before + probe.measure(3)) / 2
+    seconds, passes = 0.0, [probe.measure(2)]
+    for first in range(0, len(ids), STRETCH):
+        length = len(decoder.tokens)
+        decoder.extend(ids[first : first + 1])  # what the probe drove out of the caches comes back
+        decoder.rewind(length)
+        start = time.perf_counter()
+        for token in ids[first : first + STRETCH]:
+            decoder.extend([token])
+        seconds += time.perf_counter() - start
+        passes.append(probe.measure(2))
+    return seconds, statistics.harmonic_mean(passes)
 
 
 def random_ids(model: Model, count: int, seed: int = 0) -> list[int]:

@@ -145,7 +145,7 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
             f"history {path}: a newer localmoe wrote it (schema {version}, this one knows "
             f"{len(MIGRATIONS)}); update localmoe"
         )
-    return version
+    return int(version)
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:

@@ -44,23 +44,23 @@ class ReadProbe:
         self._pool = Pool(threads)
 
     def measure(self, repeats: int) -> float:
-        """GB/s (10⁹ bytes) of reading: the best of `repeats` passes over the memory."""
-        best, memory, sums = 0.0, int(self._memory.ctypes.data), int(self._sums.ctypes.data)
+        """GB/s (10⁹ bytes) of reading, over `repeats` passes over the memory."""
+        memory, sums = int(self._memory.ctypes.data), int(self._sums.ctypes.data)
+        self._pool.wake()
+        start = time.perf_counter()
         for _ in range(repeats):
-            self._pool.wake()
-            start = time.perf_counter()
             self._pool.run(_read_task.address, self._pieces, memory, _PIECE, sums, 0)
-            best = max(best, self._memory.nbytes / (time.perf_counter() - start) / 1e9)
-        return best
+        return repeats * self._memory.nbytes / (time.perf_counter() - start) / 1e9
 
     def close(self) -> None:
         self._pool.close()
 
 
 def read_bandwidth(threads: int, nbytes: int = 512 << 20, repeats: int = 5) -> float:
-    """GB/s (10⁹ bytes) at which `threads` threads read memory: the best of `repeats` passes over `nbytes`."""
+    """GB/s (10⁹ bytes) at which `threads` threads read memory, over `repeats` passes over `nbytes`."""
     probe = ReadProbe(threads, nbytes)
     try:
+        probe.measure(1)
         return probe.measure(repeats)
     finally:
         probe.close()
