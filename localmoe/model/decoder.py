@@ -29,6 +29,19 @@ def rope_table(config: ModelConfig, context: int, factors: Floats | None = None)
     return np.ascontiguousarray(np.stack([np.cos(angles), np.sin(angles)], -1), np.float32)
 
 
+def checked_chunks(
+    ids: Sequence[int], held: int, context: int, vocab: int, size: int
+) -> list[Sequence[int]]:
+    """`ids` in chunks of at most `size`. Raises `UsageError` if they do not fit after `held` others."""
+    if not len(ids):
+        raise ValueError("no tokens to extend by")
+    if held + len(ids) > context:
+        raise UsageError(f"{held + len(ids)} tokens do not fit in the context of {context}; raise --context")
+    if min(ids) < 0 or max(ids) >= vocab:
+        raise UsageError(f"a token id is outside the vocabulary of {vocab}")
+    return [ids[at : at + size] for at in range(0, len(ids), size)]
+
+
 class RecordingCompute(Compute, Protocol):
     """Arithmetic that can run a lone token's pass again from a recording: see `kernels.cpu.Cpu`."""
 
@@ -100,15 +113,7 @@ class Decoder:
         return len(tokens)
 
     def _chunks(self, ids: Sequence[int]) -> list[Sequence[int]]:
-        if not len(ids):
-            raise ValueError("no tokens to extend by")
-        total = len(self.tokens) + len(ids)
-        if total > self.context:
-            raise UsageError(f"{total} tokens do not fit in the context of {self.context}; raise --context")
-        if min(ids) < 0 or max(ids) >= self._vocab:
-            raise UsageError(f"a token id is outside the vocabulary of {self._vocab}")
-        size = self._compute.chunk
-        return [ids[at : at + size] for at in range(0, len(ids), size)]
+        return checked_chunks(ids, len(self.tokens), self.context, self._vocab, self._compute.chunk)
 
     def _own_program(self) -> Program | None:
         """One token's pass over this cache, recorded when it is first asked for; None if it cannot be."""

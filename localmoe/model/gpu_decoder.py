@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localmoe.errors import LocalMoeError, UsageError
+from localmoe.model.decoder import checked_chunks
 from localmoe.model.gpu_kv_file import load_state, save_state
 from localmoe.model.gpu_runtime import KV_TYPES, GpuRuntime
 
@@ -69,15 +70,8 @@ class GpuDecoder:
         return len(tokens)
 
     def _chunks(self, ids: Sequence[int]) -> list[Sequence[int]]:
-        if not len(ids):
-            raise ValueError("no tokens to extend by")
-        total = len(self.tokens) + len(ids)
-        if total > self.context:
-            raise UsageError(f"{total} tokens do not fit in the context of {self.context}; raise --context")
-        if min(ids) < 0 or max(ids) >= self._runtime.config.vocab:
-            raise UsageError(f"a token id is outside the vocabulary of {self._runtime.config.vocab}")
-        size = self._gpu.chunk
-        return [ids[at : at + size] for at in range(0, len(ids), size)]
+        vocab = self._runtime.config.vocab
+        return checked_chunks(ids, len(self.tokens), self.context, vocab, self._gpu.chunk)
 
     def _forward(self, chunk: Sequence[int], wanted: str) -> Any:
         ids = [int(i) for i in chunk]
