@@ -103,7 +103,7 @@ def decode_seconds(decoder: Decoder, ids: Sequence[int], probe: ReadProbe) -> tu
     """
     seconds, passes = 0.0, [probe.measure(2)]
     for first in range(0, len(ids), STRETCH):
-        again = list(decoder.tokens[-STRETCH:])  # not those to be timed: their experts may have to be paged in
+        again = list(decoder.tokens[-STRETCH:])  # not those to be timed, whose experts may need paging
         decoder.rewind(len(decoder.tokens) - len(again))
         for token in again:  # brings back what the probe drove out of the caches
             decoder.extend([token])
