@@ -14,7 +14,7 @@ from localmoe.kernels.simd import load_i32
 from quant.compiled import compiled
 
 FEW = 6  # tokens from which unpacking a tile of sixteen rows pays
-AHEAD = 20480  # bytes: weights asked for that much before their turn have come when it is there
+AHEAD = 9216  # bytes: weights asked for that much before their turn have come when it is there
 
 
 @compiled()

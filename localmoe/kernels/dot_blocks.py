@@ -13,7 +13,7 @@ holds zeros beyond them, so that nothing is read past the row. Arguments as in `
 
 from __future__ import annotations
 
-from localmoe.kernels.dot_k import prefetch_lines
+from localmoe.kernels.dot_k import prefetch_quarter
 from localmoe.kernels.geometry import GROUP, SUMS
 from localmoe.kernels.simd import (
     flip_sign_bytes,
@@ -116,15 +116,19 @@ def _four_blocks(kind: int, b: int, size: int, table: int, wide: bool, x_first, 
 
 
 @compiled(forceinline=True)
-def _terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, s):
-    """The float32 terms of four blocks of four rows: block k of row r in lane 4k + r. s: their sums."""
+def _terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, s, next_at):
+    """The float32 terms of four blocks of four rows: block k of row r in lane 4k + r. s: their sums;
+    next_at: what to ask the memory for, as many bytes as are read here.
+    """
     first, second = load_quarters(x, BLOCK), load_quarters(x + 16, BLOCK)
-    dots = quad_sums(
-        _four_blocks(kind, b0, size, table, wide, first, second),
-        _four_blocks(kind, b1, size, table, wide, first, second),
-        _four_blocks(kind, b2, size, table, wide, first, second),
-        _four_blocks(kind, b3, size, table, wide, first, second),
-    )
+    prefetch_quarter(next_at, 16 * size, 0)
+    t0 = _four_blocks(kind, b0, size, table, wide, first, second)
+    prefetch_quarter(next_at, 16 * size, 1)
+    t1 = _four_blocks(kind, b1, size, table, wide, first, second)
+    prefetch_quarter(next_at, 16 * size, 2)
+    t2 = _four_blocks(kind, b2, size, table, wide, first, second)
+    prefetch_quarter(next_at, 16 * size, 3)
+    dots = quad_sums(t0, t1, t2, _four_blocks(kind, b3, size, table, wide, first, second))
     if offset:
         dots = sub_i32x16(dots, mul_i32x16(s, splat_i32x16(offset)))
     terms = mul16(gather_block_halves(b0, b1, b2, b3, size), to_f32x16(dots))
@@ -134,13 +138,14 @@ def _terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, s):
 
 
 @compiled(forceinline=True)
-def _group(kind, wide, offset, has_minimum, b0, b1, b2, b3, table, x, scale, sums, acc):
+def _group(kind, wide, offset, has_minimum, b0, b1, b2, b3, table, x, scale, sums, acc, next_at):
     """Adds one group's term to four rows' sums; b0..b3: the group's eight blocks in each row."""
     size = block_bytes(kind)
     half = 4 * size
-    first = _terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, low_block_sums(sums))
+    first = _terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, low_block_sums(sums),
+                   next_at)
     second = _terms(kind, wide, offset, has_minimum, b0 + half, b1 + half, b2 + half, b3 + half, size, table,
-                    x + GROUP // 2, high_block_sums(sums))
+                    x + GROUP // 2, high_block_sums(sums), next_at + 4 * half)
     return fma4(tree_terms(first, second), splat_f32x4(load_f32(scale)), acc)
 
 
@@ -157,9 +162,8 @@ def _quad(kind, wide, offset, has_minimum, r0, r1, r2, r3, ahead, cols, table, q
     whole = cols // GROUP
     for g in range(whole):
         at = g * 8 * size
-        prefetch_lines(r0 + ahead + 4 * at, 32 * size)
         acc = _group(kind, wide, offset, has_minimum, r0 + at, r1 + at, r2 + at, r3 + at, table,
-                     q + g * GROUP, scales + g * 4, sums + g * SUMS * 2, acc)
+                     q + g * GROUP, scales + g * 4, sums + g * SUMS * 2, acc, r0 + ahead + 4 * at)
     if cols % GROUP:
         at, nbytes = whole * 8 * size, cols % GROUP // BLOCK * size
         t1, t2, t3 = scratch + _TAIL, scratch + 2 * _TAIL, scratch + 3 * _TAIL
@@ -168,7 +172,7 @@ def _quad(kind, wide, offset, has_minimum, r0, r1, r2, r3, ahead, cols, table, q
         _copy_tail(r2 + at, nbytes, t2)
         _copy_tail(r3 + at, nbytes, t3)
         acc = _group(kind, wide, offset, has_minimum, scratch, t1, t2, t3, table, q + whole * GROUP,
-                     scales + whole * 4, sums + whole * SUMS * 2, acc)
+                     scales + whole * 4, sums + whole * SUMS * 2, acc, scratch)
     store_f32x4(out, acc)
 
 

@@ -27,6 +27,7 @@ from localmoe.kernels.simd import (
     low_nibbles,
     mul4,
     or_bytes,
+    prefetch,
     prefetch_far,
     splat_f32x4,
     store_f32x4,
@@ -72,9 +73,17 @@ Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES = 144, 176, 210
 
 @compiled(forceinline=True)
 def prefetch_lines(at: int, size: int) -> None:
-    """Asks for the cache lines of `size` bytes, in the order of their addresses."""
+    """Asks for the cache lines of `size` bytes, needed much later, in the order of their addresses."""
     for line in range(0, size, 64):
         prefetch_far(at + line)
+
+
+@compiled(forceinline=True)
+def prefetch_quarter(at: int, size: int, quarter: int) -> None:
+    """Asks for a quarter of the cache lines of `size` bytes, in the order of their addresses."""
+    lines = (size + 63) // 64
+    for line in range(quarter * lines // 4, (quarter + 1) * lines // 4):
+        prefetch(at + line * 64)
 
 
 @compiled(forceinline=True)
@@ -108,7 +117,7 @@ def _quad_q4_q5(five: bool, r0: int, r1: int, r2: int, r3: int, ahead: int, grou
     acc = zero_f32x4()
     for g in range(groups):
         b0, b1, b2, b3 = r0 + g * size, r1 + g * size, r2 + g * size, r3 + g * size
-        prefetch_lines(r0 + ahead + 4 * g * size, 4 * size)
+        next_at, next_size = r0 + ahead + 4 * g * size, 4 * size
         x = q + g * GROUP
         x0, x1 = join_i8x32(load_i8x32(x), load_i8x32(x + 64)), join_i8x32(load_i8x32(x + 32),
                                                                           load_i8x32(x + 96))
@@ -116,10 +125,14 @@ def _quad_q4_q5(five: bool, r0: int, r1: int, r2: int, r3: int, ahead: int, grou
                                                                                  load_i8x32(x + 224))
         s = load_sums32(sums + g * SUMS * 2)
         h0, h1, h2, h3 = k_header(b0 + 4), k_header(b1 + 4), k_header(b2 + 4), k_header(b3 + 4)
-        total = row_sums16(
-            _block_q4_q5(five, b0, h0, x0, x1, x2, x3), _block_q4_q5(five, b1, h1, x0, x1, x2, x3),
-            _block_q4_q5(five, b2, h2, x0, x1, x2, x3), _block_q4_q5(five, b3, h3, x0, x1, x2, x3),
-        )  # fmt: skip
+        prefetch_quarter(next_at, next_size, 0)
+        t0 = _block_q4_q5(five, b0, h0, x0, x1, x2, x3)
+        prefetch_quarter(next_at, next_size, 1)
+        t1 = _block_q4_q5(five, b1, h1, x0, x1, x2, x3)
+        prefetch_quarter(next_at, next_size, 2)
+        t2 = _block_q4_q5(five, b2, h2, x0, x1, x2, x3)
+        prefetch_quarter(next_at, next_size, 3)
+        total = row_sums16(t0, t1, t2, _block_q4_q5(five, b3, h3, x0, x1, x2, x3))
         low = row_sums4(dot_minima(h0, s), dot_minima(h1, s), dot_minima(h2, s), dot_minima(h3, s))
         both = gather_words(b0, b1, b2, b3)  # d and dmin of each row
         value = fnma4(high_halves(both), to_f32x4(low), mul4(low_halves(both), to_f32x4(total)))
@@ -164,16 +177,20 @@ def quad_q6_k(r0: int, r1: int, r2: int, r3: int, ahead: int, groups: int, q: in
     for g in range(groups):
         at = g * Q6_K_BYTES
         b0, b1, b2, b3 = r0 + at, r1 + at, r2 + at, r3 + at
-        prefetch_lines(r0 + ahead + 4 * at, 4 * Q6_K_BYTES)
+        next_at, next_size = r0 + ahead + 4 * at, 4 * Q6_K_BYTES
         x = q + g * GROUP
         x0, x1, x2, x3 = load_i8x64(x), load_i8x64(x + 64), load_i8x64(x + 128), load_i8x64(x + 192)
         s = load_i16x16(sums + g * SUMS * 2)
         s0, s1 = load_i8_i16x16(b0 + 192), load_i8_i16x16(b1 + 192)
         s2, s3 = load_i8_i16x16(b2 + 192), load_i8_i16x16(b3 + 192)
-        total = row_sums16(
-            _block_q6(b0, s0, x0, x1, x2, x3), _block_q6(b1, s1, x0, x1, x2, x3),
-            _block_q6(b2, s2, x0, x1, x2, x3), _block_q6(b3, s3, x0, x1, x2, x3),
-        )  # fmt: skip
+        prefetch_quarter(next_at, next_size, 0)
+        t0 = _block_q6(b0, s0, x0, x1, x2, x3)
+        prefetch_quarter(next_at, next_size, 1)
+        t1 = _block_q6(b1, s1, x0, x1, x2, x3)
+        prefetch_quarter(next_at, next_size, 2)
+        t2 = _block_q6(b2, s2, x0, x1, x2, x3)
+        prefetch_quarter(next_at, next_size, 3)
+        total = row_sums16(t0, t1, t2, _block_q6(b3, s3, x0, x1, x2, x3))
         offset = row_sums8(dot_shorts(s0, s), dot_shorts(s1, s), dot_shorts(s2, s), dot_shorts(s3, s))
         d = gather_halves(b0 + 208, b1 + 208, b2 + 208, b3 + 208)
         value = mul4(d, to_f32x4(sub_i32x4(total, times32(offset))))

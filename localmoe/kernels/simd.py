@@ -40,7 +40,7 @@ _NAMED_CPUS = {
     "haswell": "avx2", "broadwell": "avx2", "skylake": "avx2", "znver2": "avx2", "znver3": "avx2",
     "alderlake": "avxvnni", "raptorlake": "avxvnni",
     "cascadelake": "avx512vnni", "icelake-server": "avx512vnni", "sapphirerapids": "avx512vnni",
-    "znver4": "avx512vnni",
+    "znver4": "avx512vnni", "znver5": "avx512vnni",
 }  # fmt: skip
 
 
@@ -229,9 +229,7 @@ def _prefetch(level: int) -> Callable[[Any, Any], None]:
 
 
 prefetch = define(types.none(types.int64), _prefetch(3))  # into every level of cache
-# Into the second level: a core can wait for more lines there than in the first (Zen 4: 48 instead of 24), and
-# a stream from memory needs them: at 25 GB/s and 100 ns, 40 lines are on their way.
-prefetch_far = define(types.none(types.int64), _prefetch(2))
+prefetch_far = define(types.none(types.int64), _prefetch(2))  # into the second level: for much later
 bits_to_f32 = define(types.float32(types.int64), lambda b, v: b.bitcast(b.trunc(v, _I32), _F32))
 
 
