@@ -26,7 +26,7 @@ import numpy as np
 import localmoe
 from localmoe.kernels.bandwidth import ReadProbe, read_bandwidth
 from localmoe.kernels.pool import usable_cores
-from localmoe.measure import decode_seconds, prefill_seconds, random_ids
+from localmoe.measure import bytes_read, decode_seconds, prefill_seconds, random_ids
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "cpu.json"
@@ -83,7 +83,7 @@ def compare_speed(
     rows: dict[str, list[dict[str, float]]] = {"ours": [], "repack": [], "no_repack": []}
     with localmoe.load(file, threads=threads, context=context, learn=False) as model:
         ids = random_ids(model, prompt + generate)
-        read, probe = model.status()["bytes_per_token"], ReadProbe(threads)
+        read, probe = bytes_read(model, prompt, generate), ReadProbe(threads)
         peers = {name: Peer(python, file, prompt, generate, threads, flag) for name, flag in
                  (("repack", 1), ("no_repack", 0))}  # fmt: skip
         try:

@@ -38,7 +38,7 @@ class Speed:
     decode_spread: tuple[float, float]
     load_s: float
     first_token_s: float  # from the start of the load to the first token of an answer to a one-token prompt
-    bytes_per_token: int
+    bytes_per_token: int  # weights, and the keys and values of the positions before
     read_gbps: float  # bytes_per_token * decode_tps
     machine_gbps: float  # read bandwidth, measured around every few tokens of the decoding
     share_of_machine: float  # median over the repetitions of what decoding read, of the bandwidth around it
@@ -73,7 +73,7 @@ def measure_speed(
         probe.close()
     prefill, decode, bandwidth = prefill[1:], decode[1:], bandwidth[1:]  # the first was the warm-up
     status, decode_tps = model.status(), statistics.median(decode)
-    read = int(status["bytes_per_token"])
+    read = bytes_read(model, prompt, generated)
     shares = [read * rate / 1e9 / machine for rate, machine in zip(decode, bandwidth, strict=True)]
     return Speed(
         model=model.name, threads=model.threads, simd=status["simd"], prompt_tokens=prompt,
@@ -85,6 +85,16 @@ def measure_speed(
         peak_rss_bytes=peak_rss(),
         hit_rate=status.get("hit_rate"), paged_bytes_per_token=float(status.get("paged_bytes_per_token", 0)),
     )  # fmt: skip
+
+
+def bytes_read(model: Model, prompt: int, generated: int) -> int:
+    """Bytes that decoding a token reads, as a mean over `generated` tokens after `prompt` others: weights,
+    and the keys and values of the positions that it attends to.
+    """
+    status, window = model.status(), model.config.window
+    ends = range(prompt + 1, prompt + generated + 1)
+    positions = statistics.fmean(min(end, window) if window else end for end in ends)
+    return int(status["bytes_per_token"]) + round(positions * int(status["kv_bytes_per_position"]))
 
 
 def prefill_seconds(decoder: Decoder, ids: Sequence[int]) -> float:

@@ -84,13 +84,16 @@ class Engine:
             yield
 
     def status(self) -> dict[str, Any]:
-        """Device, threads, SIMD form, bytes per token, and what residency counts."""
+        """Device, threads, SIMD form, bytes of weights per token, of keys and values per position, and what
+        residency counts.
+        """
         residency = self.residency.status() if self.residency is not None else {}
         own = {
             "device": "cpu",
             "threads": self.threads,
             "simd": FORM,
             "bytes_per_token": bytes_per_token(self.weights, self.config),
+            "kv_bytes_per_position": KVCache.bytes_per_position(self.config, self.kv_type),
         }
         return {**own, **residency}
 

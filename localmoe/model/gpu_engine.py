@@ -8,6 +8,7 @@ from localmoe.experts.plan import Plan
 from localmoe.model.config import ModelConfig
 from localmoe.model.engine import bytes_per_token
 from localmoe.model.gpu_runtime import open_gpu
+from localmoe.model.kv_cache import KVCache
 from localmoe.model.weights import bind
 from quant.gguf import GGUFFile
 
@@ -37,7 +38,8 @@ class GpuEngine:
     def status(self) -> dict[str, Any]:
         """As the CPU engine's."""
         read = bytes_per_token(self.weights, self.config)
-        own = {"threads": self.threads, "simd": "", "bytes_per_token": read}
+        kv = KVCache.bytes_per_position(self.config, self.kv_type)
+        own = {"threads": self.threads, "simd": "", "bytes_per_token": read, "kv_bytes_per_position": kv}
         return {**own, **self._runtime.status()}
 
     def close(self) -> None:

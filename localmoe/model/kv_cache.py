@@ -55,7 +55,11 @@ class KVCache:
     @staticmethod
     def bytes_for(config: ModelConfig, context: int, kv_type: str = "f16") -> int:
         """Bytes that a cache of `context` positions takes when full."""
-        room = -(-context // BLOCK) * BLOCK
+        return -(-context // BLOCK) * BLOCK * KVCache.bytes_per_position(config, kv_type)
+
+    @staticmethod
+    def bytes_per_position(config: ModelConfig, kv_type: str = "f16") -> int:
+        """Bytes of one position's keys and values, in all layers."""
         per_value = {"f16": 2, "q8_0": 1 + 2 / SCALED, "f32": 4}[kv_type]
-        return int(2 * config.layers * config.kv_heads * room * config.head_dim * per_value)
+        return int(2 * config.layers * config.kv_heads * config.head_dim * per_value)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tiny_models import VOCAB, metadata, write_model
 import localmoe
 from localmoe.cli.main import run
 from localmoe.errors import UsageError
-from localmoe.measure import measure_quality, random_ids, split_windows
+from localmoe.measure import bytes_read, measure_quality, random_ids, split_windows
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +162,16 @@ def test_bytes_per_token_are_what_decoding_reads(tiny):
             rest -= file.tensors["token_embd.weight"].nbytes + file.tensors["output_norm.weight"].nbytes
         with localmoe.load(tiny(kind), threads=1) as model:
             assert model.status()["bytes_per_token"] == pytest.approx(rest + share * experts, rel=1e-3)
+            weights = model.status()["bytes_per_token"]
+            held = model.status()["kv_bytes_per_position"]
+            shape = model.config
+            assert held == 2 * shape.layers * shape.kv_heads * shape.head_dim * 2  # keys, values; float16
+            # a token that comes after 8 others reads those and its own; the next one more
+            assert bytes_read(model, 8, 2) == weights + round(9.5 * held)
+
+
+def test_a_window_limits_what_decoding_reads_of_the_cache(tiny):
+    with localmoe.load(tiny("q4_k"), threads=1) as model:
+        weights, held = model.status()["bytes_per_token"], model.status()["kv_bytes_per_position"]
+        model.config = replace(model.config, window=4)
+        assert bytes_read(model, 8, 2) == weights + 4 * held
