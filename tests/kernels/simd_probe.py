@@ -61,7 +61,9 @@ def digest(*arrays: np.ndarray) -> str:
 
 
 def assembly() -> dict[str, int]:
-    """How often each instruction or register stands in the Q4_0 kernel, compiled here and now."""
+    """How often each instruction or register stands in the Q4_0 kernel, compiled here and now; `wide dots`:
+    how many dot products are of whole AVX-512 registers.
+    """
 
     def quad_q4_0(r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch):
         dot_blocks._quad(
@@ -71,7 +73,8 @@ def assembly() -> dict[str, int]:
     signature = "void(" + ", ".join(["int64"] * 12) + ")"
     settings = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
     text = "".join(numba.njit(signature, **settings)(quad_q4_0).inspect_asm().values())
-    return {word: text.count(word) for word in INSTRUCTIONS}
+    wide = sum("vpdpbusd" in line and "zmm" in line for line in text.splitlines())
+    return {word: text.count(word) for word in INSTRUCTIONS} | {"wide dots": wide}
 
 
 if __name__ == "__main__":
