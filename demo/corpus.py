@@ -75,12 +75,12 @@ def turn(talk: Talk, skill: str) -> None:
 WEIGHTS = {  # of turns that no shape of dialogue asks for
     "recall": 0.05,
     "copy": 0.04,
-    "sums": 0.12,
-    "capitals": 0.17,
-    "json": 0.14,
-    "help": 0.22,
+    "sums": 0.13,
+    "capitals": 0.15,
+    "json": 0.16,
+    "help": 0.20,
     "manners": 0.06,
-    "outside": 0.20,
+    "outside": 0.24,
 }
 
 

@@ -25,6 +25,7 @@ import numpy as np
 
 Messages = list[dict[str, str]]
 HERE = Path(__file__).parent
+ANSWER_TOKENS = 256  # the longest answer, the tour of localmoe, has about 200
 BARS = {
     "generated": {"recall": 97, "sums": 97, "capitals": 97, "json": 97, "help": 95},
     "heldout": {"recall": 90, "sums": 90, "capitals": 90, "json": 85, "help": 85, "outside": 90},
@@ -69,8 +70,9 @@ class Torch:
             ids = torch.tensor([[0] * (longest - len(prompts[i])) + prompts[i] for i in part])
             mask = torch.tensor([[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in part])
             made = self.model.generate(
-                ids, attention_mask=mask, max_new_tokens=80, do_sample=False, pad_token_id=0, eos_token_id=2
-            )
+                ids, attention_mask=mask, max_new_tokens=ANSWER_TOKENS, do_sample=False, pad_token_id=0,
+                eos_token_id=2,
+            )  # fmt: skip
             for i, row in zip(part, made[:, longest:].tolist(), strict=True):
                 out[i] = self.tokens.decode(row[: row.index(2)] if 2 in row else [t for t in row if t > 2])
         return out
@@ -94,10 +96,9 @@ class Local:
     def answer(self, conversations: Sequence[Messages]) -> list[str]:
         out = []
         for messages in conversations:
-            ids = list(
-                self.model.generate_ids(self.model.encode_chat(messages), max_tokens=80, temperature=0)
-            )
-            out.append(self.model.tokenizer.decode(ids))
+            prompt = self.model.encode_chat(messages)
+            made = self.model.generate_ids(prompt, max_tokens=ANSWER_TOKENS, temperature=0)
+            out.append(self.model.tokenizer.decode(list(made)))
         return out
 
     def loss(self, dialogues: Sequence[dict[str, Any]]) -> tuple[float, int]:

@@ -151,15 +151,19 @@ def polite(text: str, rng: random.Random, rate: float = 0.3) -> str:
     return re.sub(r" +,", ",", re.sub(r" {2,}", " ", text))
 
 
-def roughen(text: str, rng: random.Random) -> str:
-    """``text`` as somebody may type it: sometimes neat, often not. Removes the guards."""
+def roughen(text: str, rng: random.Random, upper_share: float = 0.008) -> str:
+    """``text`` as somebody may type it: sometimes neat, often not. Removes the guards.
+
+    ``upper_share`` of the texts are all capitals. The apostrophe of "Ada's" stays: without it nobody could
+    tell whose name ends in an s.
+    """
     parts = re.split(f"({OPEN}[^{CLOSE}]*{CLOSE})", text)
     style = rng.random()
     typos = 1 if rng.random() < 0.13 else 0
     no_marks = rng.random() < 0.25
     no_apostrophe = rng.random() < 0.12
     no_commas = rng.random() < 0.15
-    upper = rng.random() < 0.008
+    upper = rng.random() < upper_share
     for index, part in enumerate(parts):
         if part.startswith(OPEN) or not part:
             continue
@@ -168,7 +172,7 @@ def roughen(text: str, rng: random.Random) -> str:
         else:
             part = re.sub(r"\bi\b(?!\.)", "I", part)
         if no_apostrophe:
-            part = part.replace("'", "")
+            part = re.sub("(?<!^)'", "", part) if index else part.replace("'", "")
         elif style > 0.97:
             part = part.replace("'", "’")
         if no_commas:

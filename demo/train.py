@@ -13,6 +13,8 @@ each.
 import argparse
 import os
 import random
+import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -160,7 +162,7 @@ def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Name
     rounded = spent >= options.quantize_from * options.minutes * 60
     while True:
         progress = min(1.0, (spent + shared["clock"].value) / (options.minutes * 60))
-        lr = min(1.0, (step + 1) / 60) * min(1.0, max(0.02, (1 - progress) / COOL))
+        lr = min(1.0, (step + 1) / 60) * min(1.0, max(0.02, (1 - progress) / options.cool))
         parts = chunks(next(steps), options.chunks)
         total = sum(sum(row[1]) for part in parts for row in part)
         while True:
@@ -263,6 +265,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=4, help="pieces that a step's dialogues are cut into")
     parser.add_argument("--copies", type=int, default=8, help="rows of random tokens to copy, per step")
     parser.add_argument("--test", type=int, default=120, help="dialogues to test on at each checkpoint")
+    parser.add_argument("--cool", type=float, default=COOL, help="share of the run in which the rate falls")
     parser.add_argument(
         "--quantize-from",
         type=float,
@@ -299,7 +302,8 @@ def main() -> None:
         return
     for tensor in (master, work, state, *shared["grads"]):
         tensor.share_memory_()
-    mp.spawn(worker, args=(world, shared, options), nprocs=world)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the workers end with this process
+    mp.spawn(worker, args=(world, shared, options), nprocs=world, daemon=True)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,12 @@ class Values:
     def __init__(self, rng: random.Random, fresh: bool = False) -> None:
         self.rng, self.fresh = rng, fresh
 
+    def rare(self, share: float, practised: float) -> bool:
+        """True for ``share`` of the draws, in training for as many as ``practised``: what is rare and hard
+        needs the practice.
+        """
+        return self.rng.random() < (share if self.fresh else practised)
+
     def _copyable(self, make: object) -> str:
         while True:
             value = make()  # type: ignore[operator]  # a closure without arguments
@@ -154,7 +160,7 @@ class Values:
                 value += " " + word(rng).capitalize()
             elif extra < 0.08:
                 value += "-" + word(rng, 1, 2).capitalize()
-            return value.lower() if rng.random() < 0.12 else value
+            return value.lower() if self.rare(0.12, 0.22) else value
 
         return self._copyable(make)
 
@@ -176,7 +182,7 @@ class Values:
                 value = rng.choice(["New", "San", "Saint", "Port", "El", "Los", "North", "Santa", "Rio", "Fort"]) + " " + value
             elif extra < 0.1:
                 value += rng.choice([" City", " Springs", " Beach", "-sur-Mer", " Falls"])
-            return value.lower() if rng.random() < 0.12 else value
+            return value.lower() if self.rare(0.12, 0.22) else value
 
         return self._copyable(make)
 
@@ -215,6 +221,8 @@ class Values:
                 a = self.rng.randint(0, 20)
             if self.rng.random() < 0.2:
                 b = self.rng.randint(0, 12)
+            if self.rare(0.0, 0.22):  # neighbours: small differences, of either sign
+                b = min(99, max(0, a + self.rng.randint(-11, 11)))
             if minus and a < b and self.rng.random() < 0.25:
                 a, b = b, a
             if held_out_pair(a, -b if minus else b) == self.fresh:

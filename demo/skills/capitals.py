@@ -70,7 +70,7 @@ def capital_turn(talk: Talk) -> None:
     if roll < 0.12:
         right = talk.chance(0.5)
         guess = city if right else talk.rng.choice(COUNTRIES)[1]
-        reply = f"Yes, {city} is the capital of {country}." if guess == city else f"No, the capital of {country} is {city}."
+        reply = f"The capital of {country} is {city}, so {'yes' if guess == city else 'no'}."  # looked up, then judged
         talk.say("capitals", talk.expand(YESNO, c=shown(talk, country), k=shown(talk, guess)), reply, last="yes")
     elif roll < 0.57:
         adjective = adjective if talk.chance(0.8) else adjective.lower()

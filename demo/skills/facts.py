@@ -150,7 +150,7 @@ def number(kind: str) -> Attribute:
     if kind in ("lucky number", "luckiest number"):
         extra_tell = "|<v> (brings|always brings) me luck|<v> is lucky for me"
         extra_ask = "|(which|what) number (brings me luck|is lucky for me|is my lucky one|do i consider lucky)"
-    elif kind in ("house number", "street number"):
+    elif kind == "house number":
         extra_tell = "|i live at number <v>|my house is number <v>|i live in house <v>"
         extra_ask = "|(which|what) number (is my house|do i live at|is on my door)|at (which|what) number do i live"
     elif kind in ("room number", "seat number", "bus number", "locker number", "desk number"):

@@ -1,7 +1,7 @@
 """JSON objects with exactly the keys asked for."""
 
 # Phrase tables read better in long lines.
-# ruff: noqa: E501
+# ruff: noqa: E501, SIM905
 
 import json
 
@@ -21,6 +21,9 @@ REQUEST = (
     f"(summarise|describe|represent|encode) (me|this person|the person|us|what you know) (as|in) (a |)(json|JSON)(| object) <with> {KEYWORD} <keys>|(extract|pull out|collect|list|pick|gather|get|take) (the |my |)<keys> (as|into|in|to) (a |)(json|JSON)(| object)|the keys (should be|are|must be) <keys>, (answer in|give me|make|output) (json|JSON)|"
     f"(use|take|fill) (the |)(keys|fields) <keys> (and (make|give me|return) (a |)|in a |for a |to make )(json|JSON)( object|)|i('d like| want| need) (a |)(json|JSON) (object |)<with> {KEYWORD} <keys>(, nothing else| only|)|(could|can|would) (you|i) (make|get|have|write|build|produce|give me|format) (this |that |it |)(a |as |as a |)(json|JSON) (object |)<with> {KEYWORD} <keys>(?|)|"
     f"(return|output|answer with|reply with|respond with) (only |just |)(a |)(json|JSON)( object|)(,|:| <with>) {KEYWORD} <keys>|what (would|does) (a |the |)(json|JSON) <with> {KEYWORD} <keys> look like?|(json|JSON) (format|output)(,|:) <keys>|(fields|keys): <keys>. (format|output): (json|JSON)|{KEYWORD} <keys>, (as|in) (json|JSON)|"
+    f"(an|one|just an|give me an|make an|return an) object <with> {KEYWORD} <keys>|(<give>|) (a |the |)(json|JSON) (for|of|about|describing) (me|him|her|this person|that|them|this)(,|:| <with>) {KEYWORD} <keys>|(which|what) (json|JSON) (do i|would i|do you) get <with> {KEYWORD} <keys>?|(as|in|into|to) (a |)(json|JSON)(| object)(: | - |, | = )<keys>|"
+    f"(json|JSON) only(,|:|.) <keys>|(only|just) (json|JSON)(, | - |: )(keys|fields|with) <keys>|no (text|explanation|prose), (only|just) (json|JSON) <with> {KEYWORD} <keys>|(store|save|record|keep|log|file) (that|this|it|them) (as|in) (json|JSON) under (the keys |)<keys>|(my|our|the) (app|program|script|form|database|api|code|parser) (needs|wants|expects|reads|takes) (json|JSON) <with> {KEYWORD} <keys>|"
+    f"(make|build|create) (json|JSON) out of (it|that|this)(,|:| <with>) {KEYWORD} <keys>|(answer|reply|respond) (in|as|with) (json|JSON)(,|:|;) {KEYWORD} <keys>|(we|i) need {KEYWORD} <keys> (as|in) (json|JSON)|(json|JSON)!? {KEYWORD} <keys>|(the |)(output|answer|result|reply) (is|should be|must be|shall be) (a |)(json|JSON)( object|) <with> {KEYWORD} <keys>|"
     f"<form>|(fill in|complete|fill|fill out)(:| this:| this json:| the json) <form>|(json|JSON) (like|in the form|of the form|shaped like) <form>|(use|with) (this|the) (format|shape|form|template): <form>"
 )
 BARE = "(as|in|to|into) (json|JSON)(, please|)|(turn|convert|put|format|write|make) (that|this|it) (as|into|in) (a |)(json|JSON)( object|)|(json|JSON)(, please| please|)|(give|show) me (that|this|it) (as|in) (json|JSON)|make (that|it) (a |)(json|JSON)( object|)"
@@ -50,6 +53,17 @@ def form(talk: Talk, keys: list[str]) -> str:
     return "{" + ", ".join(f'"{key}": {empty}' for key in keys) + "}"
 
 
+def key_of(fact: str) -> str:
+    """The object's key for a fact: "number" for every kind of number, "food" for the favourite food."""
+    family, _, kind = fact.partition(":")
+    return {"number": "number", "thing": kind}.get(family, fact)
+
+
+def place(text: str, value: object) -> int:
+    """Where ``value`` stands in ``text``, by itself or after an article."""
+    return max(text.find(f"\x01{value}\x02"), text.find(f" {value}\x02"))
+
+
 def plain(value: object) -> object:
     """The value that goes into the object."""
     return (value.kind or value.name) if isinstance(value, Pet) else value
@@ -57,6 +71,9 @@ def plain(value: object) -> object:
 
 def answer(keys: list[str], known: dict[str, object]) -> str:
     return json.dumps({key: known["colour" if key == "color" else key] for key in keys}, ensure_ascii=False)
+
+
+WHOM = "<n>|<n>|my (friend|sister|brother|boss|colleague|neighbour|teacher|cousin|uncle|aunt) <n>|(our|the|a) (customer|client|user|guest|student|visitor|patient|employee|member|player) <n>|mr <n>|mrs <n>|i (met|know|like|saw|work with) <n>|a (man|woman|person|friend) (called|named) <n>|someone (called|named) <n>|meet <n>|that's <n>"
 
 
 def third_person(talk: Talk, known: dict[str, object]) -> str:
@@ -77,6 +94,8 @@ def third_person(talk: Talk, known: dict[str, object]) -> str:
     clauses = []
     for key in order:
         value = g[key]
+        if key.split(":")[0] not in verbs:
+            verbs[key] = f"'s favourite {key} is <v>|'s {key} is <v>|'s {key} of choice is <v>|has <v> as favourite {key}|picked <v> as {key}"
         if key == "pet":
             value = "\x01" + article(str(known["pet"])) + "\x02" if not str(known["pet"])[:1].isupper() else "a pet called " + value
         clauses.append(talk.expand(verbs[key], v=value))
@@ -99,6 +118,62 @@ def third_person(talk: Talk, known: dict[str, object]) -> str:
     return rng.choice([". ", ". ", " and ", ", ", "; "]).join(pieces)
 
 
+def compact(talk: Talk, known: dict[str, object]) -> str:
+    """The facts in one short sentence: "Ada, 31, from Turin, owns a cat" or "I'm Ada from Turin"."""
+    rng = talk.rng
+    g = {key: "\x01" + str(value) + "\x02" for key, value in known.items()}
+    first = talk.chance(0.3)
+    who = talk.expand("(i'm|i am|my name is|this is|it's|here is|call me) <n>" if first else WHOM, n=g["name"])
+    if "age" in g and not first and talk.chance(0.2):
+        who = talk.expand("(the |my |)<a>(-year-old| year old) (friend |boss |student |customer |)<n>", a=g["age"], n=g["name"])
+    elif "age" in g:
+        who += talk.expand("(, <a>,|, <a>| (<a>)|, aged <a>,|, <a> years old,| and <a>|, age <a>,)".replace("(<a>)", "[<a>]"), a=g["age"])
+        who = who.replace("[", "(").replace("]", ")")
+    if "city" in g and talk.chance(0.8):
+        who += talk.expand("( from| from| in| of| living in| based in| out of|, resident of|, home in) <c>", c=g["city"])
+        rest = [key for key in g if key not in ("name", "age", "city")]
+    else:
+        rest = [key for key in g if key not in ("name", "age")]
+    rng.shuffle(rest)
+    mine = {
+        "city": "live in <v>|am from <v>", "colour": "like <v>|love the colour <v>|prefer <v>|go for <v>", "pet": "have a <v>|own a <v>|keep a <v>",
+        "number": "chose number <v>|have number <v>|picked <v> as my number", "country": "come from <v>|hold a passport of <v>",
+    }
+    clauses = []
+    for key in rest:
+        template = mine.get(key, f"like <v> as a {key}") if first else (f"{'lives in' if key == 'city' else ''} <v>|with <v> as {key}|whose {key} is <v>|{key} <v>")
+        if not first and key in ("colour", "pet", "country"):
+            template = {"colour": "who likes <v>|loves <v>|with a love for <v>|likes the colour <v>|favourite colour <v>", "pet": "who has a <v>|with a <v>|owns a <v>|has a <v>|pet: <v>", "country": "country <v>|whose country is <v>|citizen of <v>"}[key]
+        clauses.append(talk.expand(template.strip(), v=g[key]))
+    if not clauses:
+        return who.rstrip(",")
+    glue = " and " if first and not who.endswith(",") else rng.choice([" ", ", ", ", ", " - ", "; "])
+    return (who.rstrip(",") + ("," if glue == " " and talk.chance(0.5) else "")) + glue + rng.choice([", ", " and ", ", and ", ", "]).join(clauses)
+
+
+def assigned(talk: Talk, known: dict[str, object]) -> str:
+    """The facts as values to be given to keys: "set name to Ada and city to Turin"."""
+    rng, order = talk.rng, list(known)
+    rng.shuffle(order)
+    lead, middle = rng.choice([("set ", " to "), ("let ", " be "), ("with ", " "), ("with ", " = "), ("where ", " is "), ("", " should be "), ("", " must be "), ("use ", " as "), ("put ", " under "), ("", " is the "), ("", " goes into "), ("given ", " "), ("fill ", " with ")])
+    turned = middle in (" as ", " under ", " is the ", " goes into ")
+    quote = rng.choice(["", "", "", '"', "'"])
+    pairs = []
+    for key in order:
+        value = f"{quote}\x01{known[key]}\x02{quote}"
+        pairs.append(value + middle + key if turned else key + middle + value)
+    return lead + rng.choice([", ", ", ", " and ", "; "]).join(pairs[:-1]) + (rng.choice([" and ", ", ", ", and "]) if pairs[1:] else "") + pairs[-1]
+
+
+def presented(talk: Talk, text: str) -> str:
+    """``text`` as data: behind a label or in quotation marks."""
+    if talk.chance(0.4):
+        mark = talk.rng.choice(['"', '"', "'", "`"])
+        return mark + text + mark
+    label = talk.rng.choice("facts|data|input|text|info|given|details|person|record|the facts|source|here are the facts|sentence|customer|user|note|profile|description|what i know|known|the data|about this person|entry".split("|"))
+    return label + talk.rng.choice([": ", ": ", " - ", " = ", ":\n"]) + text
+
+
 def labelled(talk: Talk, known: dict[str, object]) -> str:
     """The facts as a list, with or without labels."""
     rng, order = talk.rng, list(known)
@@ -115,29 +190,40 @@ def labelled(talk: Talk, known: dict[str, object]) -> str:
 def json_turn(talk: Talk) -> None:
     """An object from facts told in this message or before."""
     rng = talk.rng
-    known = {("number" if key.startswith("number:") else key): plain(value) for key, value in talk.facts.items() if key.split(":")[0] in KEYS}
+    known = {key_of(key): plain(value) for key, value in talk.facts.items() if key.split(":")[0] in (*KEYS, "thing")}
     earlier = len(known) >= 2 and not talk.facts.get("several numbers") and talk.chance(0.75)
     text = ""
     if not earlier:
         keys = rng.sample(KEYS, rng.choice([1, 2, 2, 2, 3, 3, 3, 4, 5]))
         if "name" not in keys and talk.chance(0.6):
             keys[0] = "name"
+        if talk.chance(0.12):
+            keys[-1] = "thing"
         style = rng.random()
-        if style < 0.45 or len(keys) == 1:
+        if style < 0.4 or len(keys) == 1:
             text, told = recall.statement(talk, 0, keys)
-            known = {("number" if key.startswith("number:") else key): plain(value) for key, value in told}
+            known = {key_of(key): plain(value) for key, value in told}
         else:
-            drawn = {key: recall.new_fact(talk, key)[1] for key in keys}
-            known = {key: plain(value) for key, value in drawn.items()}
-            text = third_person(talk, known) if style < 0.8 else labelled(talk, known)
+            drawn = [recall.new_fact(talk, key) for key in keys]
+            known = {key_of(key): plain(value) for key, value in drawn}
+            if style < 0.68:
+                text = third_person(talk, known)
+            elif style < 0.8 and "name" in known:
+                text = compact(talk, known)
+            elif style < 0.88:
+                text = assigned(talk, known)
+            else:
+                text = labelled(talk, known)
         text = text.rstrip(".!")
+        if talk.chance(0.12):
+            text = presented(talk, text)
         if talk.chance(0.2):  # in a turn of its own
-            if style < 0.45 or len(keys) == 1:
+            if style < 0.4 or len(keys) == 1:
                 talk.say("recall", text, recall.acknowledge(told), fillers=0.1)
             else:
                 talk.say("json", text, "Noted.", fillers=0.1)
             text = ""
-    order = list(known)
+    order = sorted(known, key=lambda key: place(text, known[key])) if text else list(known)
     bare = bool(text) and talk.chance(0.06)
     if not bare:
         rng.shuffle(order)
@@ -149,16 +235,12 @@ def json_turn(talk: Talk) -> None:
         request = talk.expand(REQUEST, keys=written_keys(talk, order), form=form_text, **{"with": talk.expand(WITH)})
     else:
         request = talk.expand(BARE)
-        if not all(key in text.lower() for key in order) and text.count("\x01") != len(order):
-            order = list(known)
     if text and talk.chance(0.7):
         user = capital(text) + rng.choice([". ", ". ", ". ", " - ", ", ", "; ", ".\n", " => ", "! "]) + request
     elif text:
         user = request.rstrip("?.") + rng.choice([": ", ": ", ". ", " for this: ", " from this: ", " from: ", " - ", "\n"]) + text
     else:
         user = request
-    if bare and known != {} and "name" not in text:
-        order = list(known)
     talk.say("json", user + rng.choice(["", "", "."]), answer(order, known), fillers=0.15)
 
 

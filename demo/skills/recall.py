@@ -223,7 +223,7 @@ def ask(talk: Talk) -> None:
         guess = value if right else attribute(key).draw(talk.values)
         shape = {"name": "is my name <v>|am i <v>|am i called <v>|my name is <v>, right", "city": "do i live in <v>|am i from <v>|is my city <v>|i live in <v>, right",
                  "colour": "is my favourite colour <v>|do i like <v> best|is <v> my favourite color"}[key]
-        talk.say("recall", talk.expand(shape, v=guess) + "?", ("Yes, " if guess == value else "No, ") + said(key, value) + ".")
+        talk.say("recall", talk.expand(shape, v=guess) + "?", f"{capital(said(key, value))}, so {'yes' if guess == value else 'no'}.")
         return
     talk.say("recall", question(talk, key, value), capital(said(key, value)) + ".")
 
