@@ -100,7 +100,7 @@ class Buffers:
         blocks = context // BLOCK + 2
         self.partials = Block.zeros((blocks * s.heads * (s.head_dim + 2),), np.float32)
         widest = max(s.hidden, attention_cols, s.ffn)
-        dots = scratch_bytes(widest, chunk) + chunk * (TILE + 2 * GROUP) * 4
+        dots = scratch_bytes(widest, chunk) + chunk * 2 * (TILE + GROUP) * 4
         attention = 4 * BLOCK * 4 + 2 * (s.heads // s.kv_heads) * (s.head_dim + 2) * 4
         self.scratch_bytes = -(-max(dots, attention) // 4096) * 4096  # of one thread
         self.scratch = Block.zeros((threads, self.scratch_bytes), np.uint8)

@@ -8,6 +8,7 @@ from localmoe.kernels.dot_blocks import quad_blocks
 from localmoe.kernels.dot_float import BF16, F16, F32, Q4_K, Q5_K, Q6_K, decode_row, dot_float, dot_float4
 from localmoe.kernels.dot_k import quad_q4_k, quad_q5_k, quad_q6_k
 from localmoe.kernels.dot_tile import tile_blocks, tile_k
+from localmoe.kernels.dot_tile_pair import PAIRED, tile_k_pair
 from localmoe.kernels.elementwise import store_f32_at
 from localmoe.kernels.geometry import GROUP, SUMS, TILE
 from localmoe.kernels.simd import load_i32
@@ -80,3 +81,19 @@ def dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scale
                 at = load_i32(index + t * 4) * groups
                 _quad(kind, r0, r1, r2, r3, ahead, cols, table, q + at * GROUP, scales + at * 4,
                       sums + at * SUMS * 2, out + (t * TILE + r) * 4, scratch)
+
+
+@compiled()
+def dot_two(exact, kind, rows, count, second, second_count, row_bytes, cols, size, table, x, q, scales, sums,
+            index, tokens, out, other, scratch) -> None:
+    """`dot_rows` of `count` rows into `out` and of `second_count` others of the same type into `other`, at
+    once where that is faster. scratch: `scratch_bytes(cols, tokens)`.
+    """
+    if PAIRED and not exact and tokens >= FEW and (kind == Q4_K or kind == Q5_K or kind == Q6_K):
+        tile_k_pair(kind, rows, count, second, second_count, row_bytes, cols, q, scales, sums, index, tokens,
+                    out, other, scratch)  # fmt: skip
+    else:
+        dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens,
+                 out, scratch)  # fmt: skip
+        dot_rows(exact, kind, second, row_bytes, second_count, cols, size, table, x, q, scales, sums, index,
+                 tokens, other, scratch)  # fmt: skip

@@ -115,7 +115,7 @@ def _unpack_k(kind: int, b: int, row: int, tile: int) -> None:
 
 
 @compiled()
-def _build_k(kind: int, rows: int, row_bytes: int, count: int, offset: int, tile: int) -> None:
+def build_k(kind: int, rows: int, row_bytes: int, count: int, offset: int, tile: int) -> None:
     """Unpacks block `offset` bytes into each of `count` rows (≤ 16; the last stands in for missing ones)
     into the panel.
     """
@@ -186,6 +186,25 @@ def _finish_k(six: bool, tile: int, total, low, scale: int, acc: int, first: boo
 
 
 @compiled(forceinline=True)
+def finish4_k(six: bool, tile: int, s0, s1, s2, s3, n0: int, n1: int, n2: int, n3: int, scales: int,
+              sums: int, t: int, tokens: int, acc: int, first: bool) -> None:
+    """Adds a group's terms to four tokens' sums, `t` the first of them: their integers are s0..s3, their
+    groups n0..n3.
+    """
+    lows, wide = tile + LOWS, SUMS * 2
+    low0, low1 = _low(lows, sums + n0 * wide), _low(lows, sums + n1 * wide)
+    low2, low3 = _low(lows, sums + n2 * wide), _low(lows, sums + n3 * wide)
+    at = acc + t * 64
+    _finish_k(six, tile, s0, low0, scales + n0 * 4, at, first)
+    if t + 1 < tokens:
+        _finish_k(six, tile, s1, low1, scales + n1 * 4, at + 64, first)
+    if t + 2 < tokens:
+        _finish_k(six, tile, s2, low2, scales + n2 * 4, at + 128, first)
+    if t + 3 < tokens:
+        _finish_k(six, tile, s3, low3, scales + n3 * 4, at + 192, first)
+
+
+@compiled(forceinline=True)
 def _tokens_k(six: bool, tile: int, groups: int, g: int, q: int, scales: int, sums: int, index: int,
               tokens: int, acc: int):
     """Multiplies the panel with every token's group g, four tokens at a time (the last ones again where four
@@ -205,16 +224,7 @@ def _tokens_k(six: bool, tile: int, groups: int, g: int, q: int, scales: int, su
             scale = load_i32x16(tile + SCALES + sub * 64)
             s0, s1 = add_i32x16(s0, mul_i32x16(a0, scale)), add_i32x16(s1, mul_i32x16(a1, scale))
             s2, s3 = add_i32x16(s2, mul_i32x16(a2, scale)), add_i32x16(s3, mul_i32x16(a3, scale))
-        lows, wide = tile + LOWS, SUMS * 2
-        low0, low1 = _low(lows, sums + n0 * wide), _low(lows, sums + n1 * wide)
-        low2, low3 = _low(lows, sums + n2 * wide), _low(lows, sums + n3 * wide)
-        _finish_k(six, tile, s0, low0, scales + n0 * 4, acc + t * 64, g == 0)
-        if t + 1 < tokens:
-            _finish_k(six, tile, s1, low1, scales + n1 * 4, acc + t1 * 64, g == 0)
-        if t + 2 < tokens:
-            _finish_k(six, tile, s2, low2, scales + n2 * 4, acc + t2 * 64, g == 0)
-        if t + 3 < tokens:
-            _finish_k(six, tile, s3, low3, scales + n3 * 4, acc + t3 * 64, g == 0)
+        finish4_k(six, tile, s0, s1, s2, s3, n0, n1, n2, n3, scales, sums, t, tokens, acc, g == 0)
 
 
 @compiled()
@@ -226,7 +236,7 @@ def tile_k(kind, rows, row_bytes, count, cols, q, scales, sums, index, tokens, a
     size = Q6_K_BYTES if kind == Q6_K else (Q5_K_BYTES if kind == Q5_K else Q4_K_BYTES)
     for g in range(groups):
         prefetch_lines(rows + TILE * row_bytes + g * TILE * size, TILE * size)  # of the next sixteen rows
-        _build_k(kind, rows, row_bytes, count, g * size, tile)
+        build_k(kind, rows, row_bytes, count, g * size, tile)
         if kind == Q6_K:
             _tokens_k(True, tile, groups, g, q, scales, sums, index, tokens, acc)
         else:

@@ -23,5 +23,5 @@ IQ4_NL_TABLE = _LEVELS.astype(np.uint8)
 
 
 def scratch_bytes(cols: int, tokens: int) -> int:
-    """What `dot.dot_rows` needs for one thread, a multiple of 64."""
-    return -(-max(TILE_BYTES, (cols + tokens) * 4) // 64) * 64
+    """What `dot.dot_two` needs for one thread, a multiple of 64."""
+    return -(-max(2 * TILE_BYTES, (cols + tokens) * 4) // 64) * 64

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from localmoe.kernels.dot import dot_rows
+from localmoe.kernels.dot import dot_rows, dot_two
 from localmoe.kernels.dot_float import decode_row, dot_f32
 from localmoe.kernels.elementwise import (
     exp16,
@@ -125,7 +125,8 @@ def linear_task(args: int, item: int, worker: int) -> None:
         _,
     ) = args16(args)
     mine = scratch + worker * scratch_bytes
-    out = mine + scratch_bytes - tokens * TILE * 4
+    out = mine + scratch_bytes - tokens * 2 * TILE * 4
+    other = out + tokens * TILE * 4
     which = 0
     while which + 1 < count and item >= load_i64(matrices + (which + 1) * 64 + 48):
         which += 1
@@ -133,15 +134,22 @@ def linear_task(args: int, item: int, worker: int) -> None:
     address, rows, row_bytes, kind = load_i64(m), load_i64(m + 8), load_i64(m + 16), load_i64(m + 24)
     size, y, chunk = load_i64(m + 32), load_i64(m + 40), load_i64(m + 56)
     first = (item - load_i64(m + 48)) * chunk
-    for r in range(first, min(first + chunk, rows), TILE):
-        n = min(TILE, rows - r)
+    last = min(first + chunk, rows)
+    for r in range(first, last, 2 * TILE):
+        n, more = min(TILE, last - r), min(TILE, last - r - TILE)
         row = address + r * row_bytes
-        dot_rows(exact, kind, row, row_bytes, n, cols, size, table, x, q, scales, sums, index, tokens,
-                 out, mine)
+        if more > 0:
+            dot_two(exact, kind, row, n, row + TILE * row_bytes, more, row_bytes, cols, size, table, x, q,
+                    scales, sums, index, tokens, out, other, mine)
+        else:
+            dot_rows(exact, kind, row, row_bytes, n, cols, size, table, x, q, scales, sums, index, tokens,
+                     out, mine)
         if add:
             _add_tile(out, tokens, n, y + r * 4, rows)
+            _add_tile(other, tokens, max(0, more), y + (r + TILE) * 4, rows)
         else:
             _place(out, tokens, n, y + r * 4, rows)
+            _place(other, tokens, max(0, more), y + (r + TILE) * 4, rows)
 
 
 @compiled_callback(TASK)
@@ -218,19 +226,23 @@ def gate_up_task(args: int, item: int, worker: int) -> None:
     hscales, hsums = load_i64(formats + 40), load_i64(formats + 48)
     index, rows = token_of + start * 4, min(GROUP, ffn - first)
     mine = scratch + worker * scratch_bytes
-    out = mine + scratch_bytes - tokens * (TILE + 2 * GROUP) * 4
-    gates = out + tokens * TILE * 4
+    out = mine + scratch_bytes - tokens * 2 * (TILE + GROUP) * 4
+    other = out + tokens * TILE * 4
+    gates = other + tokens * TILE * 4
     ups = gates + tokens * GROUP * 4
     for r in range(0, rows, TILE):
         n = min(TILE, rows - r)
-        row = gate + (first + r) * row_bytes
-        dot_rows(exact, kind, row, row_bytes, n, cols, size, table, x, q, scales, sums, index, tokens,
-                 out, mine)
+        row, beside = gate + (first + r) * row_bytes, up + (first + r) * up_bytes
+        if up_kind == kind:
+            dot_two(exact, kind, row, n, beside, n, row_bytes, cols, size, table, x, q, scales, sums, index,
+                    tokens, out, other, mine)
+        else:
+            dot_rows(exact, kind, row, row_bytes, n, cols, size, table, x, q, scales, sums, index, tokens,
+                     out, mine)
+            dot_rows(exact, up_kind, beside, up_bytes, n, cols, up_size, table, x, q, scales, sums, index,
+                     tokens, other, mine)
         _place(out, tokens, n, gates + r * 4, GROUP)
-        row = up + (first + r) * up_bytes
-        dot_rows(exact, up_kind, row, up_bytes, n, cols, up_size, table, x, q, scales, sums, index,
-                 tokens, out, mine)
-        _place(out, tokens, n, ups + r * 4, GROUP)
+        _place(other, tokens, n, ups + r * 4, GROUP)
     groups = (ffn + GROUP - 1) // GROUP
     for t in range(tokens):
         row = ups + t * GROUP * 4
@@ -254,13 +266,19 @@ def down_task(args: int, item: int, worker: int) -> None:
     tokens = load_i32(starts + expert * 4 + 4) - start
     down = load_i64(addresses + expert * 24 + 16)
     mine = scratch + worker * scratch_bytes
-    tile = mine + scratch_bytes - tokens * TILE * 4
-    for r in range(first, min(first + chunk, rows), TILE):
-        n = min(TILE, rows - r)
-        dot_rows(exact, kind, down + r * row_bytes, row_bytes, n, ffn, size, table, hidden, hq,
-                 hscales, hsums,
-                 pair_index + start * 4, tokens, tile, mine)  # fmt: skip
-        _place(tile, tokens, n, out + (start * rows + r) * 4, rows)
+    tile = mine + scratch_bytes - tokens * 2 * TILE * 4
+    other, last, index = tile + tokens * TILE * 4, min(first + chunk, rows), pair_index + start * 4
+    for r in range(first, last, 2 * TILE):
+        n, more = min(TILE, last - r), min(TILE, last - r - TILE)
+        row, to = down + r * row_bytes, out + (start * rows + r) * 4
+        if more > 0:
+            dot_two(exact, kind, row, n, row + TILE * row_bytes, more, row_bytes, ffn, size, table, hidden,
+                    hq, hscales, hsums, index, tokens, tile, other, mine)
+        else:
+            dot_rows(exact, kind, row, row_bytes, n, ffn, size, table, hidden, hq, hscales, hsums, index,
+                     tokens, tile, mine)
+        _place(tile, tokens, n, to, rows)
+        _place(other, tokens, max(0, more), to + TILE * 4, rows)
 
 
 @compiled_callback(TASK)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from localmoe.kernels.dot import dot_rows
+from localmoe.kernels.dot import dot_rows, dot_two
 from localmoe.kernels.elementwise import quantize_row
 from localmoe.kernels.geometry import IQ4_NL_TABLE, scratch_bytes
 from localmoe.kernels.matrix import KERNEL_TYPES
@@ -94,3 +94,20 @@ def row_dots(
         address(order), len(order), address(out), address(scratch),
     )  # fmt: skip
     return out[:, : len(blocks)].copy()
+
+
+def two_tiles(
+    name: str, blocks: NDArray[np.uint8], others: NDArray[np.uint8], a: Activations, index: Sequence[int],
+    exact: bool = False,
+) -> tuple[Floats, Floats]:  # fmt: skip
+    """At most 16 rows, and at most 16 others, at once. Outputs and scratch hold NaN before."""
+    cols, kind, order = a.x.shape[1], FORMATS[name], np.array(index, np.int32)
+    outs = [np.full((len(order), 16), np.nan, np.float32) for _ in range(2)]
+    scratch = np.full(scratch_bytes(cols, len(order)) // 4, np.nan, np.float32)
+    dot_two(
+        int(exact), kind.ggml_type, address(blocks), len(blocks), address(others), len(others),
+        blocks.shape[1], cols, kind.block_bytes, address(IQ4_NL_TABLE), address(a.x), address(a.q),
+        address(a.scales), address(a.sums), address(order), len(order), address(outs[0]), address(outs[1]),
+        address(scratch),
+    )  # fmt: skip
+    return outs[0][:, : len(blocks)].copy(), outs[1][:, : len(others)].copy()

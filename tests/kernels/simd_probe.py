@@ -41,6 +41,13 @@ def results() -> dict[str, str]:
                 address(geometry.IQ4_NL_TABLE), address(x), *activations, count, address(y), address(scratch),
             )  # fmt: skip
             out[f"{name} {count}"] = digest(np.ascontiguousarray(y[:, :8]))
+        y, y4, scratch = (np.zeros(size, np.float32) for size in ((6, 16), (6, 16), 1 << 15))
+        dot.dot_two(
+            0, kind.ggml_type, address(blocks), 4, address(blocks[4]), 4, blocks.shape[1], cols,
+            kind.block_bytes, address(geometry.IQ4_NL_TABLE), address(x), *activations, 6, address(y),
+            address(y4), address(scratch),
+        )  # fmt: skip
+        out[f"{name} two tiles"] = digest(np.hstack([y[:, :4], y4[:, :4]]))
     weight, normed = rng.standard_normal(cols).astype(np.float32), np.zeros(cols, np.float32)
     rms_norm(address(x[0]), address(weight), cols, 1e-5, address(normed))
     swiglu(address(x[1]), address(x[2]), cols)

@@ -17,6 +17,7 @@ from kernel_rows import (
     quantized_activations,
     random_blocks,
     row_dots,
+    two_tiles,
 )
 
 from localmoe.kernels.dot_float import decode_row
@@ -75,6 +76,19 @@ def test_sixteen_rows_at_once_give_the_bits_of_one(name, cols, exact, rng):
         index, rows = rng.permutation(21)[:count], int(rng.integers(1, 17))
         got = row_dots(name, blocks[:rows], a, index, exact)
         np.testing.assert_array_equal(got, alone[index, :rows])
+
+
+@pytest.mark.parametrize(("name", "cols"), CASES)
+@pytest.mark.parametrize("exact", [False, True])
+def test_two_tiles_at_once_give_the_bits_of_each(name, cols, exact, rng):
+    blocks, x = random_blocks(name, 32, cols, rng), rng.standard_normal((21, cols)).astype(np.float32)
+    a = quantized_activations(x)
+    for count in (1, 5, 6, 7, 8, 9, 21):
+        index, first, second = rng.permutation(21)[:count], *(int(n) for n in rng.integers(1, 17, 2))
+        one, other = blocks[:first], np.ascontiguousarray(blocks[16 : 16 + second])
+        got = two_tiles(name, one, other, a, index, exact)
+        np.testing.assert_array_equal(got[0], row_dots(name, one, a, index, exact))
+        np.testing.assert_array_equal(got[1], row_dots(name, other, a, index, exact))
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
