@@ -89,7 +89,7 @@ def attend_task(args: int, item: int, worker: int) -> None:
         low, high = max(0, oldest - block * BLOCK), min(BLOCK, position + 1 - block * BLOCK)
         one_block(kind, query, group, head_dim, head_keys, key_scales + scales, head_values,
                    value_scales + scales,
-                   block, low, high, bits_to_f32(scale), mine, target)  # fmt: skip
+                   block, low, high, bits_to_f32(scale), mine, target, False)  # fmt: skip
         if block != oldest // BLOCK:
             for h in range(group):
                 _merge(whole + h * stride, part + h * stride, head_dim)
@@ -114,7 +114,8 @@ def block_task(args: int, item: int, worker: int) -> None:
                keys + head * context * head_dim * elements, key_scales + scales,
                values + head * context * head_dim * elements, value_scales + scales, block, low, high,
                bits_to_f32(scale),
-               scratch + worker * scratch_bytes, partial + item * group * (head_dim + 2) * 4)  # fmt: skip
+               scratch + worker * scratch_bytes, partial + item * group * (head_dim + 2) * 4,
+               True)  # fmt: skip
 
 
 @compiled_callback(TASK)

@@ -7,6 +7,7 @@ import numpy as np
 from localmoe.kernels.elementwise import exp16, store_f32_at
 from localmoe.kernels.geometry import BLOCK, KV_F32, KV_Q8_0, SCALED, TILE
 from localmoe.kernels.simd import (
+    FORM,
     add16,
     fma16,
     load_f16,
@@ -17,6 +18,7 @@ from localmoe.kernels.simd import (
     max16,
     max_lane16,
     mul16,
+    prefetch,
     splat_f32x16,
     store_f32x16,
     sub16,
@@ -26,6 +28,7 @@ from localmoe.kernels.simd import (
 from quant.compiled import compiled
 
 _NEGATIVE = np.float32(-np.inf)
+WIDE = FORM == "avx512vnni"  # with 32 registers eight sums go on at once: four wait for one another
 
 
 @compiled(forceinline=True)
@@ -64,27 +67,52 @@ def _put_scores(s, scale, p: int, tile: int) -> None:
     store_f32x16(p + tile * TILE * 4, mul16(s, splat_f32x16(scale)))
 
 
+@compiled(forceinline=True)
+def _put4_scores(s0, s1, s2, s3, scale, p: int, tile: int) -> None:
+    """Of four heads."""
+    _put_scores(s0, scale, p, tile)
+    _put_scores(s1, scale, p + BLOCK * 4, tile)
+    _put_scores(s2, scale, p + BLOCK * 8, tile)
+    _put_scores(s3, scale, p + BLOCK * 12, tile)
+
+
 @compiled()
-def _scores(kind, q, head_dim, keys, key_scales, first, low, high, heads, scale, p) -> None:
+def _scores(kind, q, head_dim, keys, key_scales, first, low, high, heads, scale, p, values) -> None:
     """p[h, low..high-1] = scale * q[h] · key, for one, two or four heads and tiles low..high-1 of a block
-    whose first tile is `first`.
+    whose first tile is `first`. values: where the values of these positions begin, to be asked for meanwhile
+    with the keys that follow; 0: they are near.
     """
-    wide = head_dim * 4
-    second, third, fourth = p + BLOCK * 4, p + BLOCK * 8, p + BLOCK * 12
+    wide, two_keys = head_dim * 4, 2 * TILE * element_bytes(kind)  # bytes of one dimension of two tiles
+    second = p + BLOCK * 4
     tile = low
     while tile < high:
         s0, s1, s2, s3 = zero_f32x16(), zero_f32x16(), zero_f32x16(), zero_f32x16()
-        if heads == 4:
+        if heads == 4 and WIDE:
+            other = min(tile + 1, high - 1)  # the last tile of an odd number is computed twice
+            s4, s5, s6, s7 = zero_f32x16(), zero_f32x16(), zero_f32x16(), zero_f32x16()
+            here = tile * head_dim * TILE * element_bytes(kind)
+            for d in range(head_dim):
+                if values:
+                    prefetch(values + here + d * two_keys)
+                    prefetch(keys + first * head_dim * TILE * element_bytes(kind) + here
+                             + (head_dim + d) * two_keys)  # fmt: skip
+                at, k = q + d * 4, _keys16(kind, keys, key_scales, first + tile, head_dim, d)
+                a, b = splat_f32x16(load_f32(at)), splat_f32x16(load_f32(at + wide))
+                c, e = splat_f32x16(load_f32(at + wide * 2)), splat_f32x16(load_f32(at + wide * 3))
+                s0, s1, s2, s3 = fma16(a, k, s0), fma16(b, k, s1), fma16(c, k, s2), fma16(e, k, s3)
+                k = _keys16(kind, keys, key_scales, first + other, head_dim, d)
+                s4, s5, s6, s7 = fma16(a, k, s4), fma16(b, k, s5), fma16(c, k, s6), fma16(e, k, s7)
+            _put4_scores(s0, s1, s2, s3, scale, p, tile)
+            _put4_scores(s4, s5, s6, s7, scale, p, other)
+            tile += 2
+        elif heads == 4:
             for d in range(head_dim):
                 at, k = q + d * 4, _keys16(kind, keys, key_scales, first + tile, head_dim, d)
                 s0 = fma16(splat_f32x16(load_f32(at)), k, s0)
                 s1 = fma16(splat_f32x16(load_f32(at + wide)), k, s1)
                 s2 = fma16(splat_f32x16(load_f32(at + wide * 2)), k, s2)
                 s3 = fma16(splat_f32x16(load_f32(at + wide * 3)), k, s3)
-            _put_scores(s0, scale, p, tile)
-            _put_scores(s1, scale, second, tile)
-            _put_scores(s2, scale, third, tile)
-            _put_scores(s3, scale, fourth, tile)
+            _put4_scores(s0, s1, s2, s3, scale, p, tile)
             tile += 1
         elif heads == 2:
             other = min(tile + 1, high - 1)  # the last tile of an odd number is computed twice
@@ -140,6 +168,15 @@ def _softmax(p: int, low: int, high: int, out: int) -> None:
     store_f32_at(out, 1, sum16(total))
 
 
+@compiled(forceinline=True)
+def _put4_values(o0, o1, o2, o3, to: int, stride: int) -> None:
+    """Of four heads."""
+    store_f32x16(to, o0)
+    store_f32x16(to + stride, o1)
+    store_f32x16(to + stride * 2, o2)
+    store_f32x16(to + stride * 3, o3)
+
+
 @compiled()
 def _weigh(kind, p, low, high, values, value_scales, start, head_dim, heads, out, stride) -> None:
     """out[h, d] = sum over positions low..high-1 of p[h, i] * value[i, d], for one, two or four heads; two
@@ -149,17 +186,26 @@ def _weigh(kind, p, low, high, values, value_scales, start, head_dim, heads, out
     while d < head_dim:
         o0, o1, o2, o3 = zero_f32x16(), zero_f32x16(), zero_f32x16(), zero_f32x16()
         to = out + d * 4
-        if heads == 4:
+        if heads == 4 and WIDE and head_dim - d >= 32:
+            o4, o5, o6, o7 = zero_f32x16(), zero_f32x16(), zero_f32x16(), zero_f32x16()
+            for i in range(low, high):
+                at, v = p + i * 4, _values16(kind, values, value_scales, start + i, head_dim, d)
+                a, b = splat_f32x16(load_f32(at)), splat_f32x16(load_f32(at + BLOCK * 4))
+                c, e = splat_f32x16(load_f32(at + BLOCK * 8)), splat_f32x16(load_f32(at + BLOCK * 12))
+                o0, o1, o2, o3 = fma16(a, v, o0), fma16(b, v, o1), fma16(c, v, o2), fma16(e, v, o3)
+                v = _values16(kind, values, value_scales, start + i, head_dim, d + 16)
+                o4, o5, o6, o7 = fma16(a, v, o4), fma16(b, v, o5), fma16(c, v, o6), fma16(e, v, o7)
+            _put4_values(o0, o1, o2, o3, to, stride)
+            _put4_values(o4, o5, o6, o7, to + 64, stride)
+            d += 32
+        elif heads == 4:
             for i in range(low, high):
                 at, v = p + i * 4, _values16(kind, values, value_scales, start + i, head_dim, d)
                 o0 = fma16(splat_f32x16(load_f32(at)), v, o0)
                 o1 = fma16(splat_f32x16(load_f32(at + BLOCK * 4)), v, o1)
                 o2 = fma16(splat_f32x16(load_f32(at + BLOCK * 8)), v, o2)
                 o3 = fma16(splat_f32x16(load_f32(at + BLOCK * 12)), v, o3)
-            store_f32x16(to, o0)
-            store_f32x16(to + stride, o1)
-            store_f32x16(to + stride * 2, o2)
-            store_f32x16(to + stride * 3, o3)
+            _put4_values(o0, o1, o2, o3, to, stride)
             d += 16
         elif heads == 2:
             for i in range(low, high):
@@ -195,18 +241,20 @@ def _weigh(kind, p, low, high, values, value_scales, start, head_dim, heads, out
 
 @compiled()
 def one_block(kind, q, group, head_dim, keys, key_scales, values, value_scales, block, low, high, scale, p,
-               out) -> None:
+              out, far) -> None:
     """One block of positions for the `group` query heads of a KV head → out [group, 2 + head_dim]: max, sum,
     values.
 
-    low and high bound the positions that count, relative to the block's first.
+    low and high bound the positions that count, relative to the block's first. far: keys and values come from
+    memory, not from a cache.
     """
     stride = (head_dim + 2) * 4
+    ask = values + block * BLOCK * head_dim * element_bytes(kind) if far else 0
     h = 0
     while h < group:
         heads = 4 if group - h >= 4 else (2 if group - h >= 2 and head_dim % 32 == 0 else 1)
         _scores(kind, q + h * head_dim * 4, head_dim, keys, key_scales, block * (BLOCK // TILE), low // TILE,
-                (high + TILE - 1) // TILE, heads, scale, p)
+                (high + TILE - 1) // TILE, heads, scale, p, ask if h == 0 else 0)
         for i in range(heads):
             _softmax(p + i * BLOCK * 4, low, high, out + (h + i) * stride)
         _weigh(kind, p, low, high, values, value_scales, block * BLOCK, head_dim, heads,
