@@ -118,6 +118,11 @@ def third_person(talk: Talk, known: dict[str, object]) -> str:
     return rng.choice([". ", ". ", " and ", ", ", "; "]).join(pieces)
 
 
+def joined(text: str, more: str) -> str:
+    """``text`` and ``more``, a space between unless a comma is there."""
+    return text.rstrip(",") + more if more.startswith(",") else text + " " + more
+
+
 def compact(talk: Talk, known: dict[str, object]) -> str:
     """The facts in one short sentence: "Ada, 31, from Turin, owns a cat" or "I'm Ada from Turin"."""
     rng = talk.rng
@@ -127,10 +132,10 @@ def compact(talk: Talk, known: dict[str, object]) -> str:
     if "age" in g and not first and talk.chance(0.2):
         who = talk.expand("(the |my |)<a>(-year-old| year old) (friend |boss |student |customer |)<n>", a=g["age"], n=g["name"])
     elif "age" in g:
-        who += talk.expand("(, <a>,|, <a>| (<a>)|, aged <a>,|, <a> years old,| and <a>|, age <a>,)".replace("(<a>)", "[<a>]"), a=g["age"])
-        who = who.replace("[", "(").replace("]", ")")
+        aged = talk.expand("(, <a>,|, <a>|[<a>]|, aged <a>,|, <a> years old,|and <a>|, age <a>,)", a=g["age"])
+        who = joined(who, aged.replace("[", "(").replace("]", ")"))
     if "city" in g and talk.chance(0.8):
-        who += talk.expand("( from| from| in| of| living in| based in| out of|, resident of|, home in) <c>", c=g["city"])
+        who = joined(who, talk.expand("(from|from|in|of|living in|based in|out of|, resident of|, home in) <c>", c=g["city"]))
         rest = [key for key in g if key not in ("name", "age", "city")]
     else:
         rest = [key for key in g if key not in ("name", "age")]
