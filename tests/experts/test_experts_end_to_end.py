@@ -133,7 +133,7 @@ with localmoe.load(sys.argv[2], context=320, threads=2, ram=int(sys.argv[3])) as
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_stays_within_the_bound(tiny_model, larger_model, tmp_path):
-    ram = bound(larger_model, 12)
+    ram = bound(larger_model, 11)
     output = subprocess.run(
         [sys.executable, "-c", MEMORY, str(tiny_model), str(larger_model), str(ram), str(tmp_path)],
         capture_output=True, text=True, check=True, cwd=ROOT,
