@@ -52,16 +52,16 @@ def _tokens_k(six: bool, tile: int, groups: int, g: int, q: int, scales: int, su
                 v, w = load_i8x64(panel + k * 64), load_i8x64(panel + TILE_BYTES + k * 64)
                 x0, x1 = splat_4_bytes(q0 + at + k * 4), splat_4_bytes(q1 + at + k * 4)
                 x2, x3 = splat_4_bytes(q2 + at + k * 4), splat_4_bytes(q3 + at + k * 4)
-                a0, a1, a2, a3 = dot_bytes(a0, v, x0), dot_bytes(a1, v, x1), dot_bytes(a2, v, x2), dot_bytes(
-                    a3, v, x3)  # fmt: skip
-                b0, b1, b2, b3 = dot_bytes(b0, w, x0), dot_bytes(b1, w, x1), dot_bytes(b2, w, x2), dot_bytes(
-                    b3, w, x3)  # fmt: skip
+                a0, a1 = dot_bytes(a0, v, x0), dot_bytes(a1, v, x1)
+                a2, a3 = dot_bytes(a2, v, x2), dot_bytes(a3, v, x3)
+                b0, b1 = dot_bytes(b0, w, x0), dot_bytes(b1, w, x1)
+                b2, b3 = dot_bytes(b2, w, x2), dot_bytes(b3, w, x3)
             scale = load_i32x16(tile + SCALES + sub * 64)
-            r0, r1, r2, r3 = _scaled(r0, a0, scale), _scaled(r1, a1, scale), _scaled(r2, a2, scale), _scaled(
-                r3, a3, scale)  # fmt: skip
+            r0, r1 = _scaled(r0, a0, scale), _scaled(r1, a1, scale)
+            r2, r3 = _scaled(r2, a2, scale), _scaled(r3, a3, scale)
             scale = load_i32x16(tile + TILE_BYTES + SCALES + sub * 64)
-            s0, s1, s2, s3 = _scaled(s0, b0, scale), _scaled(s1, b1, scale), _scaled(s2, b2, scale), _scaled(
-                s3, b3, scale)  # fmt: skip
+            s0, s1 = _scaled(s0, b0, scale), _scaled(s1, b1, scale)
+            s2, s3 = _scaled(s2, b2, scale), _scaled(s3, b3, scale)
         finish4_k(six, tile, r0, r1, r2, r3, n0, n1, n2, n3, scales, sums, t, tokens, acc, g == 0)
         finish4_k(six, tile + TILE_BYTES, s0, s1, s2, s3, n0, n1, n2, n3, scales, sums, t, tokens, other,
                   g == 0)  # fmt: skip

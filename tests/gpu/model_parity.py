@@ -95,7 +95,7 @@ def modes(directory):
     ids, steps = IDS[:2], STEPS[:2]
     wanted = case.reference(ids, steps)
     resident, status = case.run(ids, steps, prefill=False)
-    close(resident[1:], wanted, 2e-3)
+    close(resident[1:], wanted, 4e-3)  # the cache there holds float16, here float32
     assert status["hits"] > 0, status
     assert status["misses"] == 0, status
     few, status = case.run(ids, steps, slots=3, prefill=False)
