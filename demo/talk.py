@@ -22,7 +22,7 @@ class Talk:
 
     def say(self, skill: str, user: str, answer: str, *, fillers: float = 0.3, last: object = None) -> None:
         """Append a turn. ``user`` is a template already expanded; it is made to look typed here."""
-        upper = 0.008 if self.values.fresh else 0.022
+        upper = self.values.share(0.008, 0.022)
         self.turns.append((skill, roughen(polite(user, self.rng, fillers), self.rng, upper), answer))
         self.last = (skill, last)
 

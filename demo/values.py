@@ -134,11 +134,13 @@ class Values:
     def __init__(self, rng: random.Random, fresh: bool = False) -> None:
         self.rng, self.fresh = rng, fresh
 
-    def rare(self, share: float, practised: float) -> bool:
-        """True for ``share`` of the draws, in training for as many as ``practised``: what is rare and hard
-        needs the practice.
-        """
-        return self.rng.random() < (share if self.fresh else practised)
+    def share(self, usual: float, practised: float) -> float:
+        """How often something happens: what is rare and hard is practised in training."""
+        return usual if self.fresh else practised
+
+    def rare(self, usual: float, practised: float) -> bool:
+        """True for that share of the draws."""
+        return self.rng.random() < self.share(usual, practised)
 
     def _copyable(self, make: object) -> str:
         while True:

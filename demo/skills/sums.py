@@ -68,7 +68,7 @@ def sum_turn(talk: Talk) -> None:
     a, b = talk.values.pair(minus)
     words = talk.rng.random()
     hyphen = talk.chance(0.7)
-    share = 0.2 if talk.values.fresh else 0.28
+    share = talk.values.share(0.2, 0.28)
     shown = [spell(n, hyphen) if words < share or (words < share + 0.04 and i) else str(n) for i, n in enumerate((a, b))]
     story = talk.chance(0.2)
     template = (STORY_SUB if minus else STORY_ADD) if story else (SUB if minus else ADD)
