@@ -5,9 +5,12 @@
 
 A dialogue is encoded as Mixtral's v1 format does: ``<s>``, then for each turn ``encode("[INST] " + user + "
 [/INST]")`` and ``encode(answer) + </s>``, each piece encoded by itself; the system prompt stands before the
-first user text, a blank line between. The loss is on answers only. The two processes take chunks of each
-step's dialogues from a common counter, add their gradients in shared memory, and update half of the weights
-each.
+first user text, a blank line between. The loss is on answers only. Most dialogues soon have nothing left to
+teach, so each step draws several times as many as it trains on, reads them all forward, and keeps the ones
+whose answers are the most surprising for their length (selective backpropagation: Jiang et al. 2019,
+1910.00762). The two processes take chunks of each step's dialogues from a common counter, add their
+gradients in shared memory, and update half of the weights each. A run can be stopped with SIGSTOP and go on
+later: a pause takes no time off it.
 """
 
 import argparse
@@ -33,8 +36,10 @@ from torch import Tensor
 from torch import multiprocessing as mp
 from torch.nn import functional
 
-DIALOGUES, BALANCE, MUON_LR, ADAM_LR, DECAY = 48, 0.02, 0.018, 0.003, 0.03
+BALANCE, MUON_LR, ADAM_LR, DECAY = 0.02, 0.018, 0.003, 0.03
 COOL, QUANTIZE_FROM, SAVE_EVERY, TEST_EVERY = 0.4, 0.8, 200, 3  # shares of the run; seconds; saves
+ANY = 8  # one in so many dialogues of a step is kept whatever its loss
+LONGEST_STEP = 10.0  # seconds; a step that took longer was paused
 
 
 def encode(sp: Any, dialogue: dict[str, Any]) -> tuple[list[int], list[bool], list[tuple[str, int, int]]]:
@@ -98,16 +103,36 @@ def copying(rng: random.Random, vocabulary: int) -> Any:
     return [1, *first, *first], [False] * (1 + len(first)) + [False, *[True] * (len(first) - 1)], []
 
 
-def stream(sp: Any, seed: int, limit: int, copies: int) -> Iterator[list[Any]]:
-    """Steps of encoded dialogues, and some rows to copy; dialogues too long for the context are left out."""
+def stream(sp: Any, seed: int, limit: int, count: int, copies: int) -> Iterator[list[Any]]:
+    """Steps of ``count`` encoded dialogues, and some rows to copy; dialogues too long for the context are
+    left out.
+    """
     source, rng = corpus.dialogues(seed), random.Random(seed)
     while True:
         rows: list[Any] = []
-        while len(rows) < DIALOGUES:
+        while len(rows) < count:
             row = encode(sp, next(source))
             if len(row[0]) <= limit:
                 rows.append(row)
         yield rows + [copying(rng, sp.vocab_size()) for _ in range(copies)]
+
+
+def hardest(rows: list[Any], losses: list[float], keep: int) -> list[Any]:
+    """``keep`` of the rows: those with the most loss for their length, and a few of the others."""
+    order = sorted(range(len(rows)), key=lambda i: -losses[i] / (len(rows[i][0]) + 16))
+    others = sorted(order[keep - keep // ANY :])  # as drawn: no better and no worse than any
+    return [rows[i] for i in order[: keep - keep // ANY] + others[: keep // ANY]]
+
+
+@torch.no_grad()
+def answer_losses(
+    w: dict[str, Tensor], shape: Shape, rows: list[Any], tables: tuple[Tensor, Tensor]
+) -> list[float]:
+    """What each row's answers cost, in nats."""
+    groups, mask, source, target = batch(rows, tables[0].device)
+    x, _, _ = forward(w, shape, groups, tables, mask)
+    losses = functional.cross_entropy((x[source] @ w["head"].T).float(), target, reduction="none")
+    return [float(part.sum()) for part in losses.split([sum(row[1]) for row in rows])]
 
 
 @torch.no_grad()
@@ -149,29 +174,32 @@ def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Name
         (_part(layout.matrices, (layout.total - layout.matrices) // 256, 256, rank, world), None),
     ]
     state = shared["state"]  # first moment (momentum) and second moment
-    spent, step = shared["spent"], shared["step"]
-    steps = stream(sp, options.seed + step * 1009, shape.context, options.copies)
+    spent, step, costs = shared["spent"], shared["step"], shared["costs"]
+    steps = stream(sp, options.seed + step * 1009, shape.context, options.draw, options.copies)
     if rank == 0:
         test = [
             encode(sp, d) for d, _ in zip(corpus.dialogues(31, fresh=True), range(options.test), strict=False)
         ]
         test = [row for row in test if len(row[0]) < 700]
-    began = last_save = last_note = time.time()
+    last = last_save = last_note = time.time()
     losses: list[float] = []
     tokens = saves = 0
     rounded = spent >= options.quantize_from * options.minutes * 60
     while True:
         progress = min(1.0, (spent + shared["clock"].value) / (options.minutes * 60))
-        lr = min(1.0, (step + 1) / 60) * min(1.0, max(0.02, (1 - progress) / options.cool))
-        parts = chunks(next(steps), options.chunks)
-        total = sum(sum(row[1]) for part in parts for row in part)
-        while True:
-            with shared["next"].get_lock():
-                mine = shared["next"].value
-                shared["next"].value += 1
-            if mine >= len(parts):
-                break
-            groups, mask, source, target = batch(parts[mine], device)
+        lr = options.rate * min(1.0, (step + 1) / 60) * min(1.0, max(0.02, (1 - progress) / options.cool))
+        rows = next(steps)
+        if options.draw > options.keep:
+            at = {id(row): i for i, row in enumerate(rows)}
+            for part in _taken(shared["read"], chunks(rows, 2 * options.chunks)):
+                for row, cost in zip(part, answer_losses(leaves, shape, part, tables), strict=True):
+                    costs[at[id(row)]] = cost
+            shared["barrier"].wait()
+            rows = hardest(rows, costs.tolist(), options.keep)
+        parts = chunks(rows, options.chunks)
+        total = sum(sum(row[1]) for row in rows)
+        for part in _taken(shared["next"], parts):
+            groups, mask, source, target = batch(part, device)
             x, balance, _ = forward(leaves, shape, groups, tables, mask)
             logits = (x[source] @ leaves["head"].T).float()
             loss = functional.cross_entropy(logits, target, reduction="sum") / total
@@ -211,9 +239,10 @@ def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Name
                     work[part] = master[part]
         step += 1
         if rank == 0:
-            shared["next"].value, shared["loss"].value = 0, 0.0
+            shared["next"].value, shared["read"].value, shared["loss"].value = 0, 0, 0.0
             now = time.time()
-            shared["clock"].value = now - began
+            shared["clock"].value += min(now - last, LONGEST_STEP)
+            last = now
             if now - last_note > 20:
                 print(
                     f"step {step} {100 * progress:.1f}% lr {lr:.3f} loss {sum(losses) / len(losses):.4f}"
@@ -222,7 +251,7 @@ def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Name
                 )
                 last_note, losses, tokens = now, [], 0
             if now - last_save > SAVE_EVERY or progress >= 1:
-                save(run / "checkpoint.pt", shared, step, spent + now - began)
+                save(run / "checkpoint.pt", shared, step, spent + shared["clock"].value)
                 saves += 1
             if saves == TEST_EVERY or progress >= 1:
                 saves = 0
@@ -238,6 +267,17 @@ def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Name
         shared["barrier"].wait()
         if progress >= 1:
             break
+
+
+def _taken(counter: Any, parts: list[Any]) -> Iterator[Any]:
+    """The parts that this process is the first to take."""
+    while True:
+        with counter.get_lock():
+            mine = counter.value
+            counter.value += 1
+        if mine >= len(parts):
+            return
+        yield parts[mine]
 
 
 def _part(base: int, count: int, size: int, rank: int, world: int) -> tuple[int, int]:
@@ -265,6 +305,9 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=4, help="pieces that a step's dialogues are cut into")
     parser.add_argument("--copies", type=int, default=8, help="rows of random tokens to copy, per step")
     parser.add_argument("--test", type=int, default=120, help="dialogues to test on at each checkpoint")
+    parser.add_argument("--keep", type=int, default=48, help="dialogues per step to train on")
+    parser.add_argument("--draw", type=int, default=48, help="dialogues per step to choose them from")
+    parser.add_argument("--rate", type=float, default=1.0, help="share of the full learning rate")
     parser.add_argument("--cool", type=float, default=COOL, help="share of the run in which the rate falls")
     parser.add_argument(
         "--quantize-from",
@@ -290,7 +333,9 @@ def main() -> None:
         "state": state,
         "grads": list(grads),
         "barrier": context.Barrier(world),
-        "next": context.Value("i", 0),
+        "next": context.Value("i", 0),  # counters of the chunks to train on, and to read first
+        "read": context.Value("i", 0),
+        "costs": torch.zeros(options.draw + options.copies),
         "loss": context.Value("d", 0.0),
         "clock": context.Value("d", 0.0),
         "step": saved["step"] if saved else 0,
@@ -300,7 +345,7 @@ def main() -> None:
     if world == 1:
         worker(0, 1, shared, options)
         return
-    for tensor in (master, work, state, *shared["grads"]):
+    for tensor in (master, work, state, shared["costs"], *shared["grads"]):
         tensor.share_memory_()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the workers end with this process
     mp.spawn(worker, args=(world, shared, options), nprocs=world, daemon=True)

@@ -67,12 +67,13 @@ def capital_turn(talk: Talk) -> None:
             talk.say("capitals", talk.expand(NEXT, c=shown(talk, country)), forward(country, city), fillers=0.08, last="forward")
         return
     roll = talk.rng.random()
-    if roll < 0.12:
-        right = talk.chance(0.5)
+    judged = talk.values.share(0.12, 0.24)
+    if roll < judged:
+        right = talk.chance(talk.values.share(0.5, 0.35))
         guess = city if right else talk.rng.choice(COUNTRIES)[1]
         reply = f"The capital of {country} is {city}, so {'yes' if guess == city else 'no'}."  # looked up, then judged
         talk.say("capitals", talk.expand(YESNO, c=shown(talk, country), k=shown(talk, guess)), reply, last="yes")
-    elif roll < 0.57:
+    elif roll < judged + 0.45:
         adjective = adjective if talk.chance(0.8) else adjective.lower()
         talk.say("capitals", talk.expand(FORWARD, c=shown(talk, country), j=adjective), forward(country, city), last="forward")
     else:

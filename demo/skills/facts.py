@@ -147,7 +147,7 @@ def number(kind: str) -> Attribute:
     """The attribute for one kind of number, such as a house number."""
     short = kind.rsplit(" ", 1)[0]
     extra_tell, extra_ask = "", ""
-    if kind in ("lucky number", "luckiest number"):
+    if kind == "lucky number":
         extra_tell = "|<v> (brings|always brings) me luck|<v> is lucky for me"
         extra_ask = "|(which|what) number (brings me luck|is lucky for me|is my lucky one|do i consider lucky)"
     elif kind == "house number":
@@ -228,7 +228,7 @@ def thing(kind: str) -> Attribute:
         np=f"my {FAV} {kind}|the {kind} i like (best|most)",
         ask=f"{WHAT} my {FAV} {kind}|(which|what) {kind} do i (like best|like most|prefer|like|love)|(which|what) {kind} is my favourite",
         clause=f"what my {FAV} {kind} is|my {FAV} {kind}|(which|what) {kind} i like best",
-        draw=lambda values: values.rng.choice(options) if options and not values.fresh else values.name(),
+        draw=lambda values: values.name() if not options or values.fresh or values.rng.random() < 0.6 else values.rng.choice(options),
         said=lambda v: f"your favourite {kind} is {v}",
     )
 

@@ -24,6 +24,7 @@ from localmoe.kernels.simd import (
     load_f32,
     load_i8x16,
     load_i8x32,
+    load_i8x64,
     load_u8,
     load_u32,
     low_nibbles,
@@ -40,18 +41,28 @@ from localmoe.kernels.simd import (
     zero_f32x4,
     zero_i32x16,
 )
+from localmoe.kernels.simd_blocks import (
+    first_16_of_32,
+    first_fifths22,
+    first_fifths24,
+    gather_block_halves,
+    halves_to_quads,
+    high_block_sums,
+    last_quarters18,
+    last_quarters20,
+    last_quarters22,
+    last_quarters24,
+    load_two_blocks,
+    low_block_sums,
+    near_halves18,
+    near_halves20,
+    second_16_of_32,
+    second_fifths22,
+    second_fifths24,
+)
 from localmoe.kernels.simd_dot import dot_bytes, dot_bytes_wide
 from localmoe.kernels.simd_formats import bits_to_16, nibbles16, select_bytes
-from localmoe.kernels.simd_quad import (
-    gather_block_halves,
-    high_block_sums,
-    high_fifths,
-    load_quarters,
-    low_block_sums,
-    low_fifths,
-    quad_sums,
-    tree_terms,
-)
+from localmoe.kernels.simd_quad import quad_sums, tree_terms
 from quant.compiled import compiled
 
 Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL = 2, 3, 6, 7, 8, 20  # ggml's type numbers
@@ -93,26 +104,47 @@ def two_blocks(kind: int, b: int, size: int, table: int):
 
 
 @compiled(forceinline=True)
-def _four_blocks(kind: int, b: int, size: int, table: int, wide: bool, x_first, x_second):
+def _packed(kind: int, b: int):
+    """The nibbles of four neighbouring blocks: each one's last 16 bytes."""
+    if kind == Q4_0 or kind == IQ4_NL:
+        return last_quarters18(b)
+    if kind == Q4_1:
+        return last_quarters20(b)
+    return last_quarters22(b) if kind == Q5_0 else last_quarters24(b)
+
+
+@compiled(forceinline=True)
+def _halves(kind: int, b0: int, b1: int, b2: int, b3: int):
+    """The float16 at b0..b3 and in the three blocks after: block k of row r in lane 4k + r."""
+    if kind == Q4_0 or kind == IQ4_NL:
+        return near_halves18(b0, b1, b2, b3)
+    if kind == Q4_1:
+        return near_halves20(b0, b1, b2, b3)
+    return gather_block_halves(b0, b1, b2, b3, block_bytes(kind))
+
+
+@compiled(forceinline=True)
+def _four_blocks(kind: int, b: int, size: int, table: int, wide: bool, x0, x1):
     """Dots of four neighbouring blocks with their activations, each as one quad of partial sums.
 
-    x_first: activations 0..15 of each block; x_second: 16..31.
+    x0: activations 0..15 of each block, x1: 16..31; for Q8_0 all those of two blocks, of the other two.
     """
     if kind == Q8_0:
-        first = flip_sign_bytes(load_quarters(b + 2, size))
-        second = flip_sign_bytes(load_quarters(b + 18, size))
-    else:
-        packed = load_quarters(b + size - 16, size)  # the nibbles are a block's last 16 bytes
-        first, second = low_nibbles(packed), high_nibbles(packed)
+        first = flip_sign_bytes(load_two_blocks(b + 2, size))
+        second = flip_sign_bytes(load_two_blocks(b + 2 + 2 * size, size))
+        return halves_to_quads(dot_bytes_wide(zero_i32x16(), first, x0),
+                               dot_bytes_wide(zero_i32x16(), second, x1))  # fmt: skip
+    packed = _packed(kind, b)
+    first, second = low_nibbles(packed), high_nibbles(packed)
     if kind == IQ4_NL:
         first, second = select_bytes(load_i8x16(table), first), select_bytes(load_i8x16(table), second)
-    if kind == Q5_0 or kind == Q5_1:
-        bits = b + size - 20
-        first = or_bytes(first, low_fifths(bits, size))
-        second = or_bytes(second, high_fifths(bits, size))
+    if kind == Q5_0:
+        first, second = or_bytes(first, first_fifths22(b)), or_bytes(second, second_fifths22(b))
+    if kind == Q5_1:
+        first, second = or_bytes(first, first_fifths24(b)), or_bytes(second, second_fifths24(b))
     if wide:
-        return dot_bytes_wide(dot_bytes_wide(zero_i32x16(), first, x_first), second, x_second)
-    return dot_bytes(dot_bytes(zero_i32x16(), first, x_first), second, x_second)
+        return dot_bytes_wide(dot_bytes_wide(zero_i32x16(), first, x0), second, x1)
+    return dot_bytes(dot_bytes(zero_i32x16(), first, x0), second, x1)
 
 
 @compiled(forceinline=True)
@@ -120,7 +152,11 @@ def _terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, s, n
     """The float32 terms of four blocks of four rows: block k of row r in lane 4k + r. s: their sums;
     next_at: what to ask the memory for, as many bytes as are read here.
     """
-    first, second = load_quarters(x, BLOCK), load_quarters(x + 16, BLOCK)
+    if kind == Q8_0:
+        first, second = load_i8x64(x), load_i8x64(x + 2 * BLOCK)
+    else:
+        first, second = first_16_of_32(x), second_16_of_32(x)
+    d = _halves(kind, b0, b1, b2, b3)
     prefetch_quarter(next_at, 16 * size, 0)
     t0 = _four_blocks(kind, b0, size, table, wide, first, second)
     prefetch_quarter(next_at, 16 * size, 1)
@@ -131,9 +167,9 @@ def _terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, s, n
     dots = quad_sums(t0, t1, t2, _four_blocks(kind, b3, size, table, wide, first, second))
     if offset:
         dots = sub_i32x16(dots, mul_i32x16(s, splat_i32x16(offset)))
-    terms = mul16(gather_block_halves(b0, b1, b2, b3, size), to_f32x16(dots))
+    terms = mul16(d, to_f32x16(dots))
     if has_minimum:
-        terms = fma16(gather_block_halves(b0 + 2, b1 + 2, b2 + 2, b3 + 2, size), to_f32x16(s), terms)
+        terms = fma16(_halves(kind, b0 + 2, b1 + 2, b2 + 2, b3 + 2), to_f32x16(s), terms)
     return terms
 
 

@@ -45,23 +45,26 @@ from localmoe.kernels.simd_quad import (
     fifth_4_6,
     fifth_5_7,
     gather_halves,
-    gather_words,
-    high_halves,
-    k_header,
+    high_headers,
     load_i8_i16x16,
     load_sums32,
-    low_halves,
-    row_sums4,
+    low_headers,
+    row0_even,
+    row0_odd,
+    row1_even,
+    row1_odd,
+    row2_even,
+    row2_odd,
+    row3_even,
+    row3_odd,
     row_sums8,
     row_sums16,
-    spread_0_2,
     spread_0_to_3,
-    spread_1_3,
-    spread_4_6,
     spread_4_to_7,
-    spread_5_7,
     spread_8_to_11,
     spread_12_to_15,
+    start_d,
+    start_dmin,
     times32,
     upper_0_2,
     upper_4_6,
@@ -80,10 +83,20 @@ def prefetch_lines(at: int, size: int) -> None:
 
 @compiled(forceinline=True)
 def prefetch_quarter(at: int, size: int, quarter: int) -> None:
-    """Asks for a quarter of the cache lines of `size` bytes, in the order of their addresses."""
+    """Asks for a quarter of the cache lines of `size` bytes (at most 1,024), in the order of their addresses.
+    Not a loop: the compiler would keep it as one.
+    """
     lines = (size + 63) // 64
-    for line in range(quarter * lines // 4, (quarter + 1) * lines // 4):
-        prefetch(at + line * 64)
+    first = quarter * lines // 4
+    count, line = (quarter + 1) * lines // 4 - first, at + first * 64
+    if count > 0:
+        prefetch(line)
+    if count > 1:
+        prefetch(line + 64)
+    if count > 2:
+        prefetch(line + 128)
+    if count > 3:
+        prefetch(line + 192)
 
 
 @compiled(forceinline=True)
@@ -93,11 +106,11 @@ def _scaled(dot, v, x, scales):
 
 
 @compiled(forceinline=True)
-def _block_q4_q5(five: bool, b: int, header, x0, x1, x2, x3):
+def _block_q4_q5(five: bool, b: int, s0, s1, s2, s3, x0, x1, x2, x3):
     """One block's sum of scale * code * activation, as sixteen partial sums.
 
-    A load of 64 bytes holds sub-blocks 0 and 2 in its low nibbles, 1 and 3 in the high ones; x0..x3 are in
-    that order.
+    A load of 64 bytes holds sub-blocks 0 and 2 in its low nibbles, 1 and 3 in the high ones; s0..s3, the
+    scales, and x0..x3 are in that order.
     """
     codes = b + 48 if five else b + 16
     first, second = load_i8x64(codes), load_i8x64(codes + 64)
@@ -106,8 +119,8 @@ def _block_q4_q5(five: bool, b: int, header, x0, x1, x2, x3):
         fifth = load_i8x32(b + 16)
         v0, v1 = or_bytes(v0, fifth_0_2(fifth)), or_bytes(v1, fifth_1_3(fifth))
         v2, v3 = or_bytes(v2, fifth_4_6(fifth)), or_bytes(v3, fifth_5_7(fifth))
-    dot = _scaled(_scaled(zero_i32x16(), v0, x0, spread_0_2(header)), v1, x1, spread_1_3(header))
-    return _scaled(_scaled(dot, v2, x2, spread_4_6(header)), v3, x3, spread_5_7(header))
+    dot = _scaled(_scaled(zero_i32x16(), v0, x0, s0), v1, x1, s1)
+    return _scaled(_scaled(dot, v2, x2, s2), v3, x3, s3)
 
 
 @compiled(forceinline=True)
@@ -124,18 +137,22 @@ def _quad_q4_q5(five: bool, r0: int, r1: int, r2: int, r3: int, ahead: int, grou
         x2, x3 = join_i8x32(load_i8x32(x + 128), load_i8x32(x + 192)), join_i8x32(load_i8x32(x + 160),
                                                                                  load_i8x32(x + 224))
         s = load_sums32(sums + g * SUMS * 2)
-        h0, h1, h2, h3 = k_header(b0 + 4), k_header(b1 + 4), k_header(b2 + 4), k_header(b3 + 4)
+        low, high = low_headers(b0, b1, b2, b3), high_headers(b0, b1, b2, b3)
+        d, dmin = start_d(b0, b1, b2, b3), start_dmin(b0, b1, b2, b3)
         prefetch_quarter(next_at, next_size, 0)
-        t0 = _block_q4_q5(five, b0, h0, x0, x1, x2, x3)
+        t0 = _block_q4_q5(five, b0, row0_even(low), row0_odd(low), row0_even(high), row0_odd(high), x0, x1,
+                          x2, x3)
         prefetch_quarter(next_at, next_size, 1)
-        t1 = _block_q4_q5(five, b1, h1, x0, x1, x2, x3)
+        t1 = _block_q4_q5(five, b1, row1_even(low), row1_odd(low), row1_even(high), row1_odd(high), x0, x1,
+                          x2, x3)
         prefetch_quarter(next_at, next_size, 2)
-        t2 = _block_q4_q5(five, b2, h2, x0, x1, x2, x3)
+        t2 = _block_q4_q5(five, b2, row2_even(low), row2_odd(low), row2_even(high), row2_odd(high), x0, x1,
+                          x2, x3)
         prefetch_quarter(next_at, next_size, 3)
-        total = row_sums16(t0, t1, t2, _block_q4_q5(five, b3, h3, x0, x1, x2, x3))
-        low = row_sums4(dot_minima(h0, s), dot_minima(h1, s), dot_minima(h2, s), dot_minima(h3, s))
-        both = gather_words(b0, b1, b2, b3)  # d and dmin of each row
-        value = fnma4(high_halves(both), to_f32x4(low), mul4(low_halves(both), to_f32x4(total)))
+        t3 = _block_q4_q5(five, b3, row3_even(low), row3_odd(low), row3_even(high), row3_odd(high), x0, x1,
+                          x2, x3)
+        minima = to_f32x4(dot_minima(low, high, s))
+        value = fnma4(dmin, minima, mul4(d, to_f32x4(row_sums16(t0, t1, t2, t3))))
         acc = fma4(value, splat_f32x4(load_f32(scales + g * 4)), acc)
     store_f32x4(out, acc)
 

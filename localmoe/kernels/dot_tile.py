@@ -205,16 +205,23 @@ def finish4_k(six: bool, tile: int, s0, s1, s2, s3, n0: int, n1: int, n2: int, n
 
 
 @compiled(forceinline=True)
+def four_groups(index: int, t: int, tokens: int, groups: int, g: int):
+    """Where group g of each of four tokens from t on is among all groups; the last token stands in for
+    missing ones.
+    """
+    last = index + (tokens - 1) * 4
+    at = index + t * 4
+    return (load_i32(at) * groups + g, load_i32(min(at + 4, last)) * groups + g,
+            load_i32(min(at + 8, last)) * groups + g, load_i32(min(at + 12, last)) * groups + g)  # fmt: skip
+
+
+@compiled(forceinline=True)
 def _tokens_k(six: bool, tile: int, groups: int, g: int, q: int, scales: int, sums: int, index: int,
               tokens: int, acc: int):
-    """Multiplies the panel with every token's group g, four tokens at a time (the last ones again where four
-    do not fit).
-    """
+    """Multiplies the panel with every token's group g, four tokens at a time."""
     subs, steps = (16, 4) if six else (8, 8)
     for t in range(0, tokens, 4):
-        t1, t2, t3 = min(t + 1, tokens - 1), min(t + 2, tokens - 1), min(t + 3, tokens - 1)
-        n0, n1 = load_i32(index + t * 4) * groups + g, load_i32(index + t1 * 4) * groups + g
-        n2, n3 = load_i32(index + t2 * 4) * groups + g, load_i32(index + t3 * 4) * groups + g
+        n0, n1, n2, n3 = four_groups(index, t, tokens, groups, g)
         q0, q1, q2, q3 = q + n0 * GROUP, q + n1 * GROUP, q + n2 * GROUP, q + n3 * GROUP
         s0, s1, s2, s3 = zero_i32x16(), zero_i32x16(), zero_i32x16(), zero_i32x16()
         for sub in range(subs):
@@ -288,9 +295,7 @@ def _finish_block(terms: int, scale: int, acc: int, first: bool) -> None:
 @compiled(forceinline=True)
 def _tokens_blocks(wide, offset, has_minimum, tile, groups, g, q, scales, sums, index, tokens, acc):
     for t in range(0, tokens, 4):
-        t1, t2, t3 = min(t + 1, tokens - 1), min(t + 2, tokens - 1), min(t + 3, tokens - 1)
-        n0, n1 = load_i32(index + t * 4) * groups + g, load_i32(index + t1 * 4) * groups + g
-        n2, n3 = load_i32(index + t2 * 4) * groups + g, load_i32(index + t3 * 4) * groups + g
+        n0, n1, n2, n3 = four_groups(index, t, tokens, groups, g)
         q0, q1, q2, q3 = q + n0 * GROUP, q + n1 * GROUP, q + n2 * GROUP, q + n3 * GROUP
         w = SUMS * 2
         s0, s1, s2, s3 = sums + n0 * w, sums + n1 * w, sums + n2 * w, sums + n3 * w
@@ -301,13 +306,14 @@ def _tokens_blocks(wide, offset, has_minimum, tile, groups, g, q, scales, sums, 
             store_f32x16(terms + 512 + k * 64, x1)
             store_f32x16(terms + 1024 + k * 64, x2)
             store_f32x16(terms + 1536 + k * 64, x3)
-        _finish_block(terms, scales + n0 * 4, acc + t * 64, g == 0)
+        at = acc + t * 64
+        _finish_block(terms, scales + n0 * 4, at, g == 0)
         if t + 1 < tokens:
-            _finish_block(terms + 512, scales + n1 * 4, acc + t1 * 64, g == 0)
+            _finish_block(terms + 512, scales + n1 * 4, at + 64, g == 0)
         if t + 2 < tokens:
-            _finish_block(terms + 1024, scales + n2 * 4, acc + t2 * 64, g == 0)
+            _finish_block(terms + 1024, scales + n2 * 4, at + 128, g == 0)
         if t + 3 < tokens:
-            _finish_block(terms + 1536, scales + n3 * 4, acc + t3 * 64, g == 0)
+            _finish_block(terms + 1536, scales + n3 * 4, at + 192, g == 0)
 
 
 @compiled()

@@ -7,13 +7,12 @@ each tile's operations and their order are those of `dot_tile`, so the bits are 
 from __future__ import annotations
 
 from localmoe.kernels.dot_k import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES, prefetch_lines
-from localmoe.kernels.dot_tile import Q5_K, Q6_K, build_k, finish4_k
+from localmoe.kernels.dot_tile import Q5_K, Q6_K, build_k, finish4_k, four_groups
 from localmoe.kernels.geometry import GROUP, PANEL, SCALES, TILE, TILE_BYTES
 from localmoe.kernels.simd import (
     FORM,
     add_i32x16,
     load_i8x64,
-    load_i32,
     load_i32x16,
     mul_i32x16,
     zero_i32x16,
@@ -33,14 +32,10 @@ def _scaled(total, dots, scale):
 @compiled(forceinline=True)
 def _tokens_k(six: bool, tile: int, groups: int, g: int, q: int, scales: int, sums: int, index: int,
               tokens: int, acc: int, other: int) -> None:
-    """Multiplies both panels with every token's group g, four tokens at a time (the last ones again where
-    four do not fit).
-    """
+    """Multiplies both panels with every token's group g, four tokens at a time."""
     subs, steps = (16, 4) if six else (8, 8)
     for t in range(0, tokens, 4):
-        t1, t2, t3 = min(t + 1, tokens - 1), min(t + 2, tokens - 1), min(t + 3, tokens - 1)
-        n0, n1 = load_i32(index + t * 4) * groups + g, load_i32(index + t1 * 4) * groups + g
-        n2, n3 = load_i32(index + t2 * 4) * groups + g, load_i32(index + t3 * 4) * groups + g
+        n0, n1, n2, n3 = four_groups(index, t, tokens, groups, g)
         q0, q1, q2, q3 = q + n0 * GROUP, q + n1 * GROUP, q + n2 * GROUP, q + n3 * GROUP
         z = zero_i32x16()
         r0, r1, r2, r3, s0, s1, s2, s3 = z, z, z, z, z, z, z, z  # the first tile's sums, the second's

@@ -31,6 +31,7 @@ from localmoe.kernels.simd import (
     i32x8,
     i32x16,
 )
+from localmoe.kernels.simd_dot import _dot_pairs
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 
@@ -80,7 +81,6 @@ def _row_sums(builder: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
 quad_sums = define(i32x16(i32x16, i32x16, i32x16, i32x16), _quads)
 row_sums16 = define(i32x4(i32x16, i32x16, i32x16, i32x16), _row_sums)
 row_sums8 = define(i32x4(i32x8, i32x8, i32x8, i32x8), _row_sums)
-row_sums4 = define(i32x4(i32x4, i32x4, i32x4, i32x4), _row_sums)
 
 
 def _tree_terms(builder: Any, first: Any, second: Any) -> Any:
@@ -99,27 +99,97 @@ tree_terms = define(f32x4(f32x16, f32x16), _tree_terms)
 
 
 # ---------------------------------------------------------------- K-quants
-def _k_header(builder: Any, address: Any) -> Any:
-    """The 12 bytes of 6-bit scales and minima → int16 lanes 0..7 the scales, 8..15 the minima.
+def _four_starts(builder: Any, rows: tuple[Any, ...]) -> Any:
+    """The first 16 bytes of four blocks, as 16 words."""
+    parts = [_read(builder, row, i32x4.llvm) for row in rows]
+    halves = [_shuffle(builder, parts[k], parts[k + 1], list(range(8))) for k in (0, 2)]
+    return _shuffle(builder, halves[0], halves[1], list(range(16)))
 
-    Bytes 0..3 hold scales 0..3 and bytes 4..7 minima 0..3 in their low six bits; their upper two bits and the
-    nibbles of bytes 8..11 make scales 4..7 (low nibbles) and minima 4..7.
+
+def _opaque(builder: Any, v: Any) -> Any:
+    """`v`, of whose making the compiler forgets: else it merges the making into each of many uses."""
+    if FORM != "avx512vnni":
+        return v
+    same = ir.InlineAsm(ir.FunctionType(v.type, [v.type]), "", "=v,0")
+    return builder.call(same, [v])
+
+
+def _k_headers(builder: Any, rows: Any) -> Any:
+    """Four blocks' starts → 16 bytes each: scales 0..3, minima 0..3, scales 4..7, minima 4..7.
+
+    After d and dmin, bytes 0..3 hold scales 0..3 and bytes 4..7 minima 0..3 in their low six bits; their
+    upper two bits and the nibbles of bytes 8..11 make scales 4..7 (low nibbles) and minima 4..7.
     """
 
-    def mask(x: Any, byte: int) -> Any:
-        return builder.and_(x, ir.Constant(_I64, byte * 0x0101010101010101))
+    def every(*words: int) -> ir.Constant:
+        return ir.Constant(i32x16.llvm, [w - (w >> 31 << 32) for w in words] * 4)
 
-    both = _read(builder, address, _I64)
-    rest = builder.zext(_read(builder, builder.add(address, ir.Constant(_I64, 8)), _I32), _I64)
-    rest = mask(builder.or_(rest, builder.shl(rest, ir.Constant(_I64, 28))), 0x0F)
-    upper = builder.or_(rest, mask(builder.lshr(both, ir.Constant(_I64, 2)), 0x30))
-    two = ir.VectorType(_I32, 2)
-    first, second = builder.bitcast(mask(both, 0x3F), two), builder.bitcast(upper, two)
-    order = _shuffle(builder, first, second, [0, 2, 1, 3])
-    return builder.zext(builder.bitcast(order, i8x16.llvm), i16x16.llvm)
+    def picked(*words: int) -> Any:
+        return _shuffle(builder, starts, starts, [4 * k + w for k in range(4) for w in words])
+
+    starts = _four_starts(builder, rows)
+    six, two = 0x3F3F3F3F, 0xC0C0C0C0
+    both = builder.lshr(builder.and_(picked(1, 2, 1, 2), every(six, six, two, two)), every(0, 0, 2, 2))
+    rest = builder.lshr(picked(3, 3, 3, 3), every(0, 0, 0, 4))
+    rest = builder.and_(rest, every(0, 0, 0x0F0F0F0F, 0x0F0F0F0F))
+    return builder.bitcast(builder.or_(both, rest), i8x64.llvm)
 
 
-k_header = define(i16x16(types.int64), _k_header)
+def _header_half(high: bool) -> Callable[..., Any]:
+    """Four blocks' scales 0..3 and minima 0..3 (or 4..7) as int16, eight each."""
+    order = [lane for k in range(4) for i in range(8) for lane in (16 * k + 8 * high + i, 64)]
+
+    def emit(builder: Any, *rows: Any) -> Any:
+        zero = ir.Constant(i8x64.llvm, None)
+        half = _shuffle(builder, _k_headers(builder, rows), zero, order)
+        return _opaque(builder, builder.bitcast(half, i16x32.llvm))
+
+    return emit
+
+
+_four_addresses = (types.int64,) * 4
+low_headers, high_headers = (define(i16x32(*_four_addresses), _header_half(high)) for high in (False, True))
+
+
+def _row_spreads(row: int) -> tuple[Any, Any]:
+    """A row's scales for 64 codes, of half a header: sub-blocks 0 and 2 (or 4 and 6), then 1 and 3 (5, 7)."""
+
+    def spread(at: int) -> Any:
+        return define(i16x32(i16x32), lambda b, v: _shuffle(b, v, v, [at] * 16 + [at + 2] * 16))
+
+    return spread(8 * row), spread(8 * row + 1)
+
+
+(row0_even, row0_odd), (row1_even, row1_odd) = _row_spreads(0), _row_spreads(1)
+(row2_even, row2_odd), (row3_even, row3_odd) = _row_spreads(2), _row_spreads(3)
+
+
+def _dot_minima(builder: Any, low: Any, high: Any, sums: Any) -> Any:
+    """Four rows' minima times the sums of the eight sub-blocks' activations."""
+    order = [8 * row + m for row in range(4) for m in (4, 5, 6, 7, 36, 37, 38, 39)]
+    minima, wide = _shuffle(builder, low, high, order), _shuffle(builder, sums, sums, list(range(8)) * 4)
+    v = _dot_pairs(builder, ir.Constant(i32x16.llvm, None), minima, wide)
+    v = builder.add(v, _shuffle(builder, v, v, [i ^ 1 for i in range(16)]))
+    v = builder.add(v, _shuffle(builder, v, v, [i ^ 2 for i in range(16)]))
+    return _shuffle(builder, v, v, [0, 4, 8, 12])
+
+
+dot_minima = define(i32x4(i16x32, i16x32, i16x8), _dot_minima)
+
+
+def _start_halves(second: bool) -> Any:
+    """d (or dmin) of four blocks."""
+
+    def emit(builder: Any, *rows: Any) -> Any:
+        starts = _four_starts(builder, rows)
+        words = _shuffle(builder, starts, starts, [0, 4, 8, 12])
+        bits = builder.lshr(words, _constant(words.type, 16)) if second else words
+        return _f16_to_f32(builder, builder.trunc(bits, ir.VectorType(_I16, 4)))
+
+    return define(f32x4(*_four_addresses), emit)
+
+
+start_d, start_dmin = _start_halves(False), _start_halves(True)
 load_i8_i16x16 = _load(i16x16, i8x16.llvm, lambda b, v: b.sext(v, i16x16.llvm))
 
 
@@ -129,29 +199,19 @@ def _spread(*lanes: int) -> Any:
     return define(i16x32(i16x16), lambda b, v: _shuffle(b, v, v, order))
 
 
-spread_0_2, spread_1_3, spread_4_6, spread_5_7 = (_spread(a, a + 2) for a in (0, 1, 4, 5))
 spread_0_to_3, spread_4_to_7, spread_8_to_11, spread_12_to_15 = (
     _spread(*range(a, a + 4)) for a in (0, 4, 8, 12)
 )
 
 
-def _madd(builder: Any, a: Any, b: Any) -> Any:
-    """a[2i] * b[2i] + a[2i+1] * b[2i+1] of 8 or 16 int16."""
-    n = a.type.count
+def _dot_shorts(builder: Any, a: Any, b: Any) -> Any:
+    """a[2i] * b[2i] + a[2i+1] * b[2i+1] of 16 int16."""
     if FORM in ("avx512vnni", "avxvnni", "avx2"):
-        name = "llvm.x86.sse2.pmadd.wd" if n == 8 else "llvm.x86.avx2.pmadd.wd"
-        return _call(builder, name, ir.VectorType(_I32, n // 2), a, b)
-    wide = ir.VectorType(_I32, n)
+        return _call(builder, "llvm.x86.avx2.pmadd.wd", i32x8.llvm, a, b)
+    wide = ir.VectorType(_I32, 16)
     product = builder.mul(builder.sext(a, wide), builder.sext(b, wide))
-    even, odd = (_shuffle(builder, product, product, list(range(at, n, 2))) for at in (0, 1))
+    even, odd = (_shuffle(builder, product, product, list(range(at, 16, 2))) for at in (0, 1))
     return builder.add(even, odd)
-
-
-def _dot_minima(builder: Any, header: Any, sums: Any) -> Any:
-    """Minima (lanes 8..15 of a header) times the sums of the eight sub-blocks' activations: four partial
-    sums.
-    """
-    return _madd(builder, _shuffle(builder, header, header, list(range(8, 16))), sums)
 
 
 def _sums32(builder: Any, address: Any) -> Any:
@@ -161,8 +221,8 @@ def _sums32(builder: Any, address: Any) -> Any:
     return builder.add(even, odd)
 
 
-dot_minima, load_sums32 = define(i32x4(i16x16, i16x8), _dot_minima), define(i16x8(types.int64), _sums32)
-dot_shorts = define(i32x8(i16x16, i16x16), _madd)
+load_sums32 = define(i16x8(types.int64), _sums32)
+dot_shorts = define(i32x8(i16x16, i16x16), _dot_shorts)
 times32 = define(i32x4(i32x4), lambda b, v: b.shl(v, _constant(v.type, 5)))
 
 
@@ -170,15 +230,21 @@ def _twice(builder: Any, v: Any) -> Any:
     return _shuffle(builder, v, v, list(range(32)) * 2)
 
 
+def _shifted(builder: Any, v: Any, up: bool, first: int, second: int, mask: int) -> Any:
+    """64 bytes, the first 32 shifted by `first` bits and the others by `second`, and masked: then what
+    crosses into the next byte, where bytes are shifted two by two, is gone.
+    """
+    by = ir.Constant(i16x32.llvm, [first] * 16 + [second] * 16)
+    wide = builder.bitcast(v, i16x32.llvm)
+    moved = builder.shl(wide, by) if up else builder.lshr(wide, by)
+    return builder.and_(builder.bitcast(moved, i8x64.llvm), _constant(i8x64.llvm, mask))
+
+
 def _fifth_bits(first: int, second: int) -> Any:
-    """32 bytes → 64 of 0 or 16: bit `first` of every byte, then bit `second`."""
-
-    def emit(builder: Any, v: Any) -> Any:
-        bits = ir.Constant(i8x64.llvm, [1 << first] * 32 + [(1 << second) - (256 if second == 7 else 0)] * 32)
-        hit = builder.icmp_signed("!=", builder.and_(_twice(builder, v), bits), ir.Constant(i8x64.llvm, None))
-        return builder.select(hit, _constant(i8x64.llvm, 16), ir.Constant(i8x64.llvm, None))
-
-    return define(i8x64(i8x32), emit)
+    """32 bytes → 64 of 0 or 16: bit `first` of every byte, then bit `second`, both below bit 4 or neither."""
+    up = first < 4
+    by = (4 - first, 4 - second) if up else (first - 4, second - 4)
+    return define(i8x64(i8x32), lambda b, v: _shifted(b, _twice(b, v), up, *by, 16))
 
 
 fifth_0_2, fifth_1_3, fifth_4_6, fifth_5_7 = (_fifth_bits(a, a + 2) for a in (0, 1, 4, 5))
@@ -186,82 +252,9 @@ fifth_0_2, fifth_1_3, fifth_4_6, fifth_5_7 = (_fifth_bits(a, a + 2) for a in (0,
 
 def _upper_bits(high: bool) -> Callable[[Any, Any], Any]:
     """32 bytes → 64 of 0, 16, 32 or 48: bits 0 and 1 of every byte, then bits 2 and 3; `high`: 4 to 7."""
-
-    def emit(builder: Any, v: Any) -> Any:
-        wide = builder.bitcast(_twice(builder, v), i16x32.llvm)  # what crosses into the next byte is masked
-        if high:
-            moved = builder.lshr(wide, ir.Constant(i16x32.llvm, [0] * 16 + [2] * 16))
-        else:
-            moved = builder.shl(wide, ir.Constant(i16x32.llvm, [4] * 16 + [2] * 16))
-        return builder.and_(builder.bitcast(moved, i8x64.llvm), _constant(i8x64.llvm, 0x30))
-
-    return emit
+    return lambda b, v: _shifted(b, _twice(b, v), not high, 0 if high else 4, 2, 0x30)
 
 
 upper_0_2, upper_4_6 = define(i8x64(i8x32), _upper_bits(False)), define(i8x64(i8x32), _upper_bits(True))
 
-_four_addresses = (types.int64,) * 4
-gather_words = define(i32x4(*_four_addresses), lambda b, *rows: _gather(b, _I32, list(rows)))
 gather_halves = define(f32x4(*_four_addresses), lambda b, *rows: _f16_to_f32(b, _gather(b, _I16, list(rows))))
-
-
-def _word_halves(shift: int) -> Callable[[Any, Any], Any]:
-    """The low or high float16 of four words."""
-    short = ir.VectorType(_I16, 4)
-    return lambda b, v: _f16_to_f32(b, b.trunc(b.lshr(v, _constant(v.type, shift)), short))
-
-
-low_halves, high_halves = define(f32x4(i32x4), _word_halves(0)), define(f32x4(i32x4), _word_halves(16))
-
-
-# ---------------------------------------------------------------- blocks of 32 weights, four at a time
-def _load_quarters(builder: Any, address: Any, stride: Any) -> Any:
-    """16 bytes at each of four addresses `stride` apart."""
-    parts = [_read(builder, _at(builder, address, stride, k), i8x16.llvm) for k in range(4)]
-    halves = [_shuffle(builder, parts[k], parts[k + 1], list(range(32))) for k in (0, 2)]
-    return _shuffle(builder, halves[0], halves[1], list(range(64)))
-
-
-load_quarters = define(i8x64(types.int64, types.int64), _load_quarters)
-
-
-def _block_fifths(odd: int) -> Callable[[Any, Any, Any], Any]:
-    """Four words `stride` apart → 64 bytes of 0 or 16: the low (or high) 16 bits of each."""
-
-    def emit(builder: Any, address: Any, stride: Any) -> Any:
-        words = _gather(builder, _I32, [_at(builder, address, stride, k) for k in range(4)])
-        shorts = builder.bitcast(words, i16x8.llvm)
-        bits = builder.bitcast(_shuffle(builder, shorts, shorts, list(range(odd, 8, 2))), _I64)
-        hit = builder.bitcast(bits, ir.VectorType(ir.IntType(1), 64))
-        return builder.select(hit, _constant(i8x64.llvm, 16), ir.Constant(i8x64.llvm, None))
-
-    return emit
-
-
-low_fifths = define(i8x64(types.int64, types.int64), _block_fifths(0))
-high_fifths = define(i8x64(types.int64, types.int64), _block_fifths(1))
-
-
-def _block_halves(builder: Any, *arguments: Any) -> Any:
-    """Lane 4k + r: the float16 at row r's address + k * stride, k < 4."""
-    *rows, stride = arguments
-    return _f16_to_f32(builder, _gather(builder, _I16, [_at(builder, row, stride, k) for k in range(4)
-                                                        for row in rows]))
-
-
-gather_block_halves = define(f32x16(*_four_addresses, types.int64), _block_halves)
-
-
-def _block_sums(first: int) -> Callable[[Any, Any], Any]:
-    """The sums of blocks first..first+3 (of eight), each in the four lanes of its quad."""
-
-    def emit(builder: Any, address: Any) -> Any:
-        wide = builder.sext(_read(builder, address, i16x16.llvm), i32x16.llvm)
-        even = [2 * (first + lane // 4) for lane in range(16)]
-        return _pairs(builder, wide, wide, even, [i + 1 for i in even])
-
-    return emit
-
-
-low_block_sums = define(i32x16(types.int64), _block_sums(0))
-high_block_sums = define(i32x16(types.int64), _block_sums(4))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from localmoe.kernels.dot import dot_rows, dot_two
+from localmoe.kernels.dot import FEW, dot_rows, dot_two
 from localmoe.kernels.dot_float import decode_row, dot_f32
 from localmoe.kernels.elementwise import (
     exp16,
@@ -230,19 +230,25 @@ def gate_up_task(args: int, item: int, worker: int) -> None:
     other = out + tokens * TILE * 4
     gates = other + tokens * TILE * 4
     ups = gates + tokens * GROUP * 4
-    for r in range(0, rows, TILE):
-        n = min(TILE, rows - r)
-        row, beside = gate + (first + r) * row_bytes, up + (first + r) * up_bytes
-        if up_kind == kind:
+    if up_kind == kind and tokens >= FEW:  # tiles of both share the activations
+        for r in range(0, rows, TILE):
+            n = min(TILE, rows - r)
+            row, beside = gate + (first + r) * row_bytes, up + (first + r) * up_bytes
             dot_two(exact, kind, row, n, beside, n, row_bytes, cols, size, table, x, q, scales, sums, index,
                     tokens, out, other, mine)
-        else:
-            dot_rows(exact, kind, row, row_bytes, n, cols, size, table, x, q, scales, sums, index, tokens,
-                     out, mine)
-            dot_rows(exact, up_kind, beside, up_bytes, n, cols, up_size, table, x, q, scales, sums, index,
-                     tokens, other, mine)
-        _place(out, tokens, n, gates + r * 4, GROUP)
-        _place(other, tokens, n, ups + r * 4, GROUP)
+            _place(out, tokens, n, gates + r * 4, GROUP)
+            _place(other, tokens, n, ups + r * 4, GROUP)
+    else:  # one after the other: the memory is read in two long stretches, not in many short ones
+        for r in range(0, rows, TILE):
+            n = min(TILE, rows - r)
+            dot_rows(exact, kind, gate + (first + r) * row_bytes, row_bytes, n, cols, size, table, x, q,
+                     scales, sums, index, tokens, out, mine)
+            _place(out, tokens, n, gates + r * 4, GROUP)
+        for r in range(0, rows, TILE):
+            n = min(TILE, rows - r)
+            dot_rows(exact, up_kind, up + (first + r) * up_bytes, up_bytes, n, cols, up_size, table, x, q,
+                     scales, sums, index, tokens, other, mine)
+            _place(other, tokens, n, ups + r * 4, GROUP)
     groups = (ffn + GROUP - 1) // GROUP
     for t in range(tokens):
         row = ups + t * GROUP * 4

@@ -26,6 +26,7 @@ from localmoe.model.config import ModelConfig
 from localmoe.model.gpu_auto import SETTINGS, ModeChooser, load_times, save_times
 from localmoe.model.gpu_experts import GpuResidency
 from localmoe.model.gpu_host import HostExperts
+from localmoe.model.kv_cache import KVCache
 from localmoe.model.transformer import Layer, Transformer
 from localmoe.model.weights import LayerWeights, Weights
 from quant.gguf import GGUFFile
@@ -68,7 +69,7 @@ def plan_gpu(
         fixed += (layer.attention_norm.nbytes + layer.ffn_norm.nbytes) + (layer.router.nbytes
             if layer.router is not None else 0)
     room = -(-context // 256) * 256
-    kv = int(2 * c.layers * c.kv_heads * room * c.head_dim * (1 + 2 / 32 if kv_type == "q8_0" else 2))
+    kv = KVCache.bytes_for(c, context, kv_type)
     pairs = chunk * max(1, c.experts_used)
     widths = 2 * c.hidden + 2 * (c.heads + c.kv_heads) * c.head_dim
     buffers = chunk * (4 * widths + 2 * (c.hidden + c.heads * c.head_dim)) + pairs * (2 * c.ffn + 4

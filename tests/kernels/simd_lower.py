@@ -14,7 +14,7 @@ from llvmlite import binding as llvm
 from llvmlite import ir
 from numba import types
 
-from localmoe.kernels import atomics, simd, simd_dot, simd_formats, simd_quad, simd_tile
+from localmoe.kernels import atomics, simd, simd_blocks, simd_dot, simd_formats, simd_quad, simd_tile
 
 SCALARS = {
     types.int64: ir.IntType(64),
@@ -22,7 +22,7 @@ SCALARS = {
     types.float32: ir.FloatType(),
     types.none: ir.VoidType(),
 }
-OWNERS = (simd, simd_dot, simd_formats, simd_quad, simd_tile, atomics)
+OWNERS = (simd, simd_blocks, simd_dot, simd_formats, simd_quad, simd_tile, atomics)
 
 
 class Context:
