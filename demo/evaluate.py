@@ -51,7 +51,7 @@ class Torch:
         self.model = MixtralForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
     def encode(self, messages: Messages) -> list[int]:
-        from train import encode
+        from batches import encode
 
         system, turns = split(messages)
         padded = [*turns, ""] if len(turns) % 2 else turns
@@ -110,7 +110,7 @@ class Local:
 
 def answer_loss(tokens: Any, dialogues: Sequence[dict[str, Any]], logits: Any) -> tuple[float, int]:
     """Summed negative log-likelihood of the answers' tokens, and their number."""
-    from train import encode
+    from batches import encode
 
     total, count = 0.0, 0
     for dialogue in dialogues:
@@ -189,8 +189,8 @@ def routing(folder: Path, per_skill: int = 40) -> dict[str, Any]:
     """Share of tokens per expert and layer, overall, and how far each skill's shares are from all others'."""
     import sentencepiece
     import torch
+    from batches import batch, encode
     from model import Layout, Shape, forward, rotary
-    from train import batch, encode
     from weights import read
 
     shape = Shape()

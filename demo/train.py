@@ -3,19 +3,14 @@
     python demo/train.py RUN --minutes 80             # two CPU processes; resumes from RUN
     python demo/train.py RUN --minutes 10 --device cuda
 
-A dialogue is encoded as Mixtral's v1 format does: ``<s>``, then for each turn ``encode("[INST] " + user + "
-[/INST]")`` and ``encode(answer) + </s>``, each piece encoded by itself; the system prompt stands before the
-first user text, a blank line between. The loss is on answers only. Most dialogues soon have nothing left to
-teach, so each step draws several times as many as it trains on, reads them all forward, and keeps the ones
-whose answers are the most surprising for their length (selective backpropagation: Jiang et al. 2019,
-1910.00762). The two processes take chunks of each step's dialogues from a common counter, add their
-gradients in shared memory, and update half of the weights each. A run can be stopped with SIGSTOP and go on
-later: a pause takes no time off it.
+The two processes take chunks of each step's dialogues from a common counter, add their gradients in shared
+memory, and update half of the weights each. With ``--draw`` above ``--keep``, a step reads more dialogues
+than it trains on and keeps those that teach most (`batches.hardest`). A run may be stopped with SIGSTOP and
+go on later: a pause takes no time off it.
 """
 
 import argparse
 import os
-import random
 import signal
 import sys
 import time
@@ -30,6 +25,7 @@ if __name__ == "__main__":  # the workers inherit these: no spinning, and no pag
 import corpus
 import sentencepiece
 import torch
+from batches import batch, chunks, encode, hardest, stream
 from model import Layout, Shape, forward, orthogonal, rotary
 from rounding import Rounding
 from torch import Tensor
@@ -38,90 +34,7 @@ from torch.nn import functional
 
 BALANCE, MUON_LR, ADAM_LR, DECAY = 0.02, 0.018, 0.003, 0.03
 COOL, QUANTIZE_FROM, SAVE_EVERY, TEST_EVERY = 0.4, 0.8, 200, 3  # shares of the run; seconds; saves
-ANY = 8  # one in so many dialogues of a step is kept whatever its loss
 LONGEST_STEP = 10.0  # seconds; a step that took longer was paused
-
-
-def encode(sp: Any, dialogue: dict[str, Any]) -> tuple[list[int], list[bool], list[tuple[str, int, int]]]:
-    """Token ids, which of them are answers to learn, and (skill, start, end) of each such answer."""
-    ids, answer, spans = [1], [False], []
-    for number, (skill, user, reply) in enumerate(dialogue["turns"]):
-        if not number and dialogue["system"]:
-            user = dialogue["system"] + "\n\n" + user
-        prompt, text = sp.encode(f"[INST] {user} [/INST]"), [*sp.encode(reply), 2]
-        if skill != "heard":
-            spans.append((skill, len(ids) + len(prompt), len(ids) + len(prompt) + len(text)))
-        ids += prompt + text
-        answer += [False] * len(prompt) + [skill != "heard"] * len(text)
-    return ids, answer, spans
-
-
-def chunks(rows: list[Any], count: int) -> list[list[Any]]:
-    """``rows`` sorted by length and cut into ``count`` chunks of about as many tokens, the longest first."""
-    rows = sorted(rows, key=lambda row: -len(row[0]))
-    target, out, size = sum(len(row[0]) for row in rows) / count, [[]], 0
-    for row in rows:
-        if size >= target and len(out) < count:
-            out.append([])
-            size = 0
-        out[-1].append(row)
-        size += len(row[0])
-    return out
-
-
-def batch(rows: list[Any], device: torch.device) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-    """Groups of rows of similar length, the mask of real tokens, positions to predict from, and what follows
-    them.
-    """
-    groups, mask, source, target, base, at = [], [], [], [], 0, 0
-    while at < len(rows):
-        longest = len(rows[at][0])
-        size = 1
-        while at + size < len(rows) and size < 24 and len(rows[at + size][0]) >= 0.8 * longest - 4:
-            size += 1
-        tokens = torch.zeros(size, longest, dtype=torch.long)
-        for r, (ids, answer, *_) in enumerate(rows[at : at + size]):
-            tokens[r, : len(ids)] = torch.tensor(ids)
-            mask.append(torch.arange(longest) < len(ids))
-            wanted = [j for j in range(1, len(ids)) if answer[j]]
-            source += [base + r * longest + j - 1 for j in wanted]
-            target += [ids[j] for j in wanted]
-        groups.append(tokens.to(device))
-        base += size * longest
-        at += size
-    return (
-        groups,
-        torch.cat(mask).to(device),
-        torch.tensor(source, device=device),
-        torch.tensor(target, device=device),
-    )
-
-
-def copying(rng: random.Random, vocabulary: int) -> Any:
-    """A row of random tokens said twice: it teaches to look back and copy, long before any dialogue would."""
-    first = [rng.randrange(261, vocabulary) for _ in range(rng.randint(8, 32))]
-    return [1, *first, *first], [False] * (1 + len(first)) + [False, *[True] * (len(first) - 1)], []
-
-
-def stream(sp: Any, seed: int, limit: int, count: int, copies: int) -> Iterator[list[Any]]:
-    """Steps of ``count`` encoded dialogues, and some rows to copy; dialogues too long for the context are
-    left out.
-    """
-    source, rng = corpus.dialogues(seed), random.Random(seed)
-    while True:
-        rows: list[Any] = []
-        while len(rows) < count:
-            row = encode(sp, next(source))
-            if len(row[0]) <= limit:
-                rows.append(row)
-        yield rows + [copying(rng, sp.vocab_size()) for _ in range(copies)]
-
-
-def hardest(rows: list[Any], losses: list[float], keep: int) -> list[Any]:
-    """``keep`` of the rows: those with the most loss for their length, and a few of the others."""
-    order = sorted(range(len(rows)), key=lambda i: -losses[i] / (len(rows[i][0]) + 16))
-    others = sorted(order[keep - keep // ANY :])  # as drawn: no better and no worse than any
-    return [rows[i] for i in order[: keep - keep // ANY] + others[: keep // ANY]]
 
 
 @torch.no_grad()

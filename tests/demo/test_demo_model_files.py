@@ -44,14 +44,14 @@ def test_tokenizer_cuts_values_alike_everywhere() -> None:
 
 def test_embedded_model_speaks_the_trained_format() -> None:
     """The ids that the running model sees are those that training made."""
+    import batches
     import sentencepiece
-    import train
 
     import localmoe
 
     tokens = sentencepiece.SentencePieceProcessor(model_file=str(MODEL / "tokenizer.model"))
     turns = [["", "My name is Zoë.\nYes, really!", "Nice to meet you, Zoë!"], ["", "What's my name?", ""]]
-    ids, _, spans = train.encode(tokens, {"system": "Be kind.", "turns": turns})
+    ids, _, spans = batches.encode(tokens, {"system": "Be kind.", "turns": turns})
     messages = [{"role": "system", "content": "Be kind."}]
     for _, user, reply in turns:
         messages += [{"role": "user", "content": user}, {"role": "assistant", "content": reply}]

@@ -7,9 +7,10 @@ import corpus
 import pytest
 import sentencepiece
 import torch
+from batches import ANY, batch, encode, hardest
 from model import Layout, Shape, _by_expert, forward, orthogonal, rotary
 from rounding import Rounding
-from train import batch, encode
+from train import answer_losses
 from weights import read
 
 from quant.gguf import GGUFFile
@@ -82,3 +83,31 @@ def test_training_rounds_as_the_converter_does(flat: torch.Tensor) -> None:
             for expert in range(layout.shape.experts):
                 assert torch.equal(views[f"{layer}.w13.{expert}"], torch.cat([gate[expert], up[expert]]))
                 assert torch.equal(views[f"{layer}.w2.{expert}"], down[expert])
+
+
+def test_a_step_keeps_what_teaches_most_for_its_length_and_a_few_others() -> None:
+    lengths = [10, 100, 1000, *[50] * 29]
+    rows = [([0] * n, [], []) for n in lengths]
+    losses = [1.0, 3.0, 20.0, *[0.5] * 29]  # per token: the first, then the second, then the third
+    kept = hardest(rows, losses, 2)
+    assert [row is mine for row, mine in zip(kept, (rows[0], rows[1]), strict=True)] == [True, True]
+    kept = hardest(rows, losses, 2 * ANY)
+    assert len({id(row) for row in kept}) == 2 * ANY
+    assert sum(row is rows[n] for row in kept for n in range(3)) == 3
+    random_ones = kept[-2:]
+    assert all(row in rows[3:] for row in random_ones)
+    flat = hardest(rows[3:], [float(n) for n in range(29)], ANY)  # one in ANY: the first drawn of those left
+    assert flat[-1] is rows[3]
+
+
+def test_what_a_rows_answers_cost_does_not_depend_on_its_neighbours(flat: torch.Tensor) -> None:
+    tokens = sentencepiece.SentencePieceProcessor(model_file=str(MODEL / "tokenizer.model"))
+    talks = [corpus.dialogue(random.Random(n)) for n in range(5)]
+    rows = [encode(tokens, {"system": t.system, "turns": t.turns}) for t in talks]
+    rows.sort(key=lambda row: -len(row[0]))
+    shape = Shape()
+    weights, tables = Layout(shape).views(flat), rotary(shape, torch.device("cpu"))
+    together = answer_losses(weights, shape, rows, tables)
+    alone = [answer_losses(weights, shape, [row], tables)[0] for row in rows]
+    assert together == pytest.approx(alone, rel=1e-3, abs=1e-4)
+    assert len(set(together)) == len(rows)
