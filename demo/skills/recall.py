@@ -218,12 +218,12 @@ def ask(talk: Talk) -> None:
         if len(known) <= 4 and not talk.facts.get("several numbers"):
             talk.say("recall", talk.expand(ALL), capital(everything) + ".")
             return
-    if 0.2 < roll < talk.values.share(0.24, 0.3) and key in ("name", "city", "colour"):
+    if 0.2 < roll < 0.24 and key in ("name", "city", "colour"):
         right = talk.chance(0.5)
         guess = value if right else attribute(key).draw(talk.values)
         shape = {"name": "is my name <v>|am i <v>|am i called <v>|my name is <v>, right", "city": "do i live in <v>|am i from <v>|is my city <v>|i live in <v>, right",
                  "colour": "is my favourite colour <v>|do i like <v> best|is <v> my favourite color"}[key]
-        talk.say("recall", talk.expand(shape, v=guess) + "?", f"{capital(said(key, value))}, so {'yes' if guess == value else 'no'}.")
+        talk.say("recall", talk.expand(shape, v=guess) + "?", capital(said(key, value)) + ".")
         return
     talk.say("recall", question(talk, key, value), capital(said(key, value)) + ".")
 
