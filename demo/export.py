@@ -3,9 +3,9 @@
     python demo/export.py RUN demo/model
     python demo/export.py RUN demo/model --with EARLIER --share 0.3
 
-With an earlier run from whose end RUN began, the weights are a mean of both, ``--share`` of the earlier one: it
-keeps what RUN gained, and most of what RUN lost on phrasings that neither has seen (model soups: Wortsman et
-al. 2022, 2203.05482).
+With an earlier run from whose end RUN began, the weights are a mean of both, ``--share`` of the earlier one:
+it keeps what RUN gained, and most of what RUN lost on phrasings that neither has seen (model soups: Wortsman
+et al. 2022, 2203.05482).
 """
 
 import argparse
