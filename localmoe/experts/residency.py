@@ -40,6 +40,7 @@ from localmoe.experts.traces import TraceRecorder
 from localmoe.experts.transit import Arrival, TransitSlots
 
 SAVE_EVERY_S = 60.0
+ALL = slice(None)
 
 
 @dataclass
@@ -115,9 +116,10 @@ class Residency:
                 self.save()
 
     def batches(
-        self, layer: int, chosen: NDArray[np.integer]
+        self, layer: int, chosen: NDArray[np.integer], computed: slice = ALL
     ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-        """The experts that `chosen` [tokens, k] names, each once, some at a time.
+        """The experts that `chosen` [tokens, k] names for the tokens `computed`, each once, some at a time.
+        The others' are counted only.
 
         Yields (experts int32 [n], table int64 [experts, 3]): the table's rows of these n are valid until the
         next batch. ReadError if the file fails.
@@ -127,7 +129,7 @@ class Residency:
         if decoding and not self.paged:  # on the path of the fastest models: nothing that costs a microsecond
             yield np.array(chosen[0], np.int32), self.table[layer]
             return
-        uses = np.bincount(chosen.ravel(), minlength=self.layout.experts)
+        uses = np.bincount(chosen[computed].ravel(), minlength=self.layout.experts)
         used = chosen[0].astype(np.int64) if decoding else np.flatnonzero(uses)  # decoding keeps router order
         if not self.paged:
             yield used.astype(np.int32), self.table[layer]

@@ -70,6 +70,12 @@ class Rows:
     def nbytes(self) -> int:
         return sum(block.array.nbytes for block in self._blocks)
 
+    def to_front(self, row: int) -> None:
+        """Copies a row, in each of its forms, over the first."""
+        for block in self._blocks:
+            if len(block.array) > 1:
+                block.array[0] = block.array[row]
+
 
 class Buffers:
     """Every buffer of `kernels.cpu.Cpu`; `nbytes` is what they take once all of them were written."""

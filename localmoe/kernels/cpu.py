@@ -53,9 +53,12 @@ class ExpertSource(Protocol):
     def constant_table(self) -> int | None:
         """The address of int64 [experts, 3], where every expert is for good; None if experts move."""
 
-    def batches(self, chosen: NDArray[np.int32]) -> Iterator[tuple[NDArray[np.int32], int]]:
-        """The experts that `chosen` [tokens, k] names, each once, some at a time, with the address of
-        int64 [experts, 3]: where each one's gate, up and down are until the next batch is asked for.
+    def batches(
+        self, chosen: NDArray[np.int32], computed: slice
+    ) -> Iterator[tuple[NDArray[np.int32], int]]:
+        """The experts that `chosen` [tokens, k] names for the tokens `computed`, each once, some at a time,
+        with the address of int64 [experts, 3]: where each one's gate, up and down are until the next batch
+        is asked for.
         """
 
 
@@ -192,9 +195,15 @@ class Cpu:
         """x += matrix · h, token by token."""
         self._linear(h, (matrix,), (x,), self.tokens, add=True)
 
-    def add_dense(self, x: Rows, h: Rows, gate: Matrix, up: Matrix, down: Matrix) -> None:
-        """x += down · (silu(gate · h) * (up · h)): the FFN of a model without experts."""
+    def add_dense(
+        self, x: Rows, h: Rows, gate: Matrix, up: Matrix, down: Matrix, last_only: bool = False
+    ) -> None:
+        """x += down · (silu(gate · h) * (up · h)): the FFN of a model without experts. `last_only` as in
+        `add_experts`.
+        """
         b, inner = self.buffers, self.buffers.up
+        if last_only:
+            self._narrow(x, h)
         self._linear(h, (gate, up), (b.gate, inner), self.tokens)
         self._run(
             T.swiglu_task.address, self.tokens, b.gate.x, inner.x, inner.cols, inner.quantized,
@@ -214,6 +223,12 @@ class Cpu:
         rows = Rows(self.tokens, output.rows, False)
         self._linear(h, (output,), (rows,), self.tokens, keep=False)
         return rows.array
+
+    def _narrow(self, *rows: Rows) -> None:
+        """From here on the pass is the chunk's last token's, whose rows become the first ones."""
+        for each in rows:
+            each.to_front(self.tokens - 1)
+        self.tokens = 1
 
     def _linear(
         self, h: Rows, matrices: tuple[Matrix, ...], outputs: tuple[Rows, ...], tokens: int, *,
@@ -258,19 +273,32 @@ class Cpu:
 
     # -- mixture of experts ----------------------------------------------------------------------------------
 
-    def add_experts(self, x: Rows, h: Rows, router: Floats, source: ExpertSource) -> None:
-        """x += the weighted sum of the chosen experts' FFNs, in router order."""
-        s, b, tokens, program = self.shape, self.buffers, self.tokens, self._recording
+    def add_experts(
+        self, x: Rows, h: Rows, router: Floats, source: ExpertSource, last_only: bool = False
+    ) -> None:
+        """x += the weighted sum of the chosen experts' FFNs, in router order.
+
+        last_only: every token is routed, but the last one's experts alone are computed, and from here on the
+        pass is that token's: row 0 of the residual stream.
+        """
+        s, b, program = self.shape, self.buffers, self._recording
         k, chosen = s.experts_used, b.chosen.at if program is None else program.choices()
         self._run(
-            T.route_task.address, tokens, h.x, h.cols, self._at(router), s.experts, k,
+            T.route_task.address, self.tokens, h.x, h.cols, self._at(router), s.experts, k,
             chosen, b.weights.at, b.router_logits.at,
         )  # fmt: skip
+        routed, computed = b.chosen.array[: self.tokens], slice(0, self.tokens)
+        if last_only and self.tokens > 1:
+            routed, computed = routed.copy(), slice(self.tokens - 1, self.tokens)
+            for array in (b.chosen.array, b.weights.array):
+                array[0] = array[self.tokens - 1]
+            self._narrow(x, h)
+        tokens = self.tokens
         self._run(
             T.group_task.address, 1, chosen, tokens, k, s.experts, b.token_of.at, b.place_of.at, b.starts.at
         )
         if program is None:
-            for active, addresses in source.batches(b.chosen.array[:tokens]):
+            for active, addresses in source.batches(routed, computed):
                 self.pool.wake()  # reading an expert may have taken so long that the threads fell asleep
                 self._experts(h, int(active.ctypes.data), len(active), addresses, source)
         elif (table := source.constant_table) is not None:

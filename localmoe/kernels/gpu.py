@@ -209,14 +209,18 @@ class Gpu:
         """x += matrix · h, token by token."""
         self._linear(h, matrix, x.values, add=True)
 
-    def add_experts(self, x: GpuRows, h: GpuRows, router: Floats, source: Any) -> None:
+    def add_experts(
+        self, x: GpuRows, h: GpuRows, router: Floats, source: Any, last_only: bool = False
+    ) -> None:
         """x += the weighted sum of the chosen experts' FFNs, in router order; `source` is a layer's
-        GpuExperts.
+        GpuExperts. Every token's are computed, `last_only` or not.
         """
         run = source.decode if self.tokens == 1 else source.prefill
         run(self, x, h, self.place_floats(router))
 
-    def add_dense(self, x: GpuRows, h: GpuRows, gate: Matrix, up: Matrix, down: Matrix) -> None:
+    def add_dense(
+        self, x: GpuRows, h: GpuRows, gate: Matrix, up: Matrix, down: Matrix, last_only: bool = False
+    ) -> None:
         """x += down · (silu(gate · h) * (up · h)): one expert that every token uses."""
         shape, (where, rows, weight) = self._dense_layer(gate, up, down)
         if self.tokens == 1:

@@ -88,7 +88,7 @@ class Decoder:
                     return self._replay(program, int(ids[0]))
         for chunk in chunks:
             with self._step():
-                hidden = self._forward(chunk)
+                hidden = self._forward(chunk, last_only=True)
                 if chunk is chunks[-1]:
                     logits = self._compute.last_logits(hidden, self._transformer.output).copy()
         return logits
@@ -133,7 +133,9 @@ class Decoder:
         self.tokens.append(token)
         return logits
 
-    def _forward(self, chunk: Sequence[int]) -> Any:
-        hidden = self._transformer.forward(self._compute, chunk, len(self.tokens), self._cache.layers)
+    def _forward(self, chunk: Sequence[int], last_only: bool = False) -> Any:
+        hidden = self._transformer.forward(
+            self._compute, chunk, len(self.tokens), self._cache.layers, last_only
+        )
         self.tokens.extend(int(i) for i in chunk)
         return hidden

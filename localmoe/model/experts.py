@@ -25,7 +25,9 @@ class LayerExperts:
             return None
         return int(self._residency.table[self._layer].ctypes.data)
 
-    def batches(self, chosen: NDArray[np.int32]) -> Iterator[tuple[NDArray[np.int32], int]]:
+    def batches(
+        self, chosen: NDArray[np.int32], computed: slice
+    ) -> Iterator[tuple[NDArray[np.int32], int]]:
         """See `kernels.cpu.ExpertSource`."""
-        for active, table in self._residency.batches(self._layer, chosen):
+        for active, table in self._residency.batches(self._layer, chosen, computed):
             yield active, int(table.ctypes.data)

@@ -48,12 +48,18 @@ class CollectingCpu(Cpu):
         self._add(matrix, h.array[: self.tokens])
         super().add_linear(x, h, matrix)
 
-    def add_dense(self, x: Rows, h: Rows, gate: Matrix, up: Matrix, down: Matrix) -> None:
+    def add_dense(
+        self, x: Rows, h: Rows, gate: Matrix, up: Matrix, down: Matrix, last_only: bool = False
+    ) -> None:
+        """Of every token, whatever is asked for: all of them count."""
         super().add_dense(x, h, gate, up, down)
         for matrix, rows in ((gate, h), (up, h), (down, self.buffers.up)):
             self._add(matrix, rows.array[: self.tokens])
 
-    def add_experts(self, x: Rows, h: Rows, router: Floats, source: ExpertSource) -> None:
+    def add_experts(
+        self, x: Rows, h: Rows, router: Floats, source: ExpertSource, last_only: bool = False
+    ) -> None:
+        """Of every token: see `add_dense`."""
         super().add_experts(x, h, router, source)
         b, experts = self.buffers, self.shape.experts
         starts = b.starts.array

@@ -30,8 +30,12 @@ class Compute(Protocol):
     def qkv(self, h: Any, q: Matrix, k: Matrix, v: Matrix) -> tuple[Any, Any, Any]: ...
     def attend(self, q: Any, k: Any, v: Any, cache: Any, position: int) -> Any: ...
     def add_linear(self, x: Any, h: Any, matrix: Matrix) -> None: ...
-    def add_experts(self, x: Any, h: Any, router: Floats, source: ExpertSource) -> None: ...
-    def add_dense(self, x: Any, h: Any, gate: Matrix, up: Matrix, down: Matrix) -> None: ...
+    def add_experts(
+        self, x: Any, h: Any, router: Floats, source: ExpertSource, last_only: bool = False
+    ) -> None: ...
+    def add_dense(
+        self, x: Any, h: Any, gate: Matrix, up: Matrix, down: Matrix, last_only: bool = False
+    ) -> None: ...
     def last_logits(self, h: Any, output: Matrix) -> Floats: ...
     def all_logits(self, h: Any, output: Matrix) -> Floats: ...
 
@@ -57,10 +61,14 @@ class Transformer:
     output: Matrix  # [vocab, hidden]
 
     def forward(
-        self, compute: Compute, ids: Sequence[int], position: int, cache: Sequence[Any]
-    ) -> Any:
+        self, compute: Compute, ids: Sequence[int], position: int, cache: Sequence[Any],
+        last_only: bool = False,
+    ) -> Any:  # fmt: skip
         """Runs a chunk of tokens that begins at `position`; returns the final normed activations [tokens,
         hidden].
+
+        last_only: nobody asks for more than the last token's logits, which the other tokens reach through
+        attention alone; the last layer's FFN may leave them out.
         """
         x = compute.embed(ids, self.embedding)  # [tokens, hidden]
         for layer, layer_cache in zip(self.layers, cache, strict=True):
@@ -71,8 +79,9 @@ class Transformer:
             attended = compute.attend(q, k, v, layer_cache, position)
             compute.add_linear(x, attended, layer.output)
             h = compute.norm(x, layer.ffn_norm)
+            narrow = last_only and layer is self.layers[-1]
             if layer.router is not None and layer.experts is not None:
-                compute.add_experts(x, h, layer.router, layer.experts)
+                compute.add_experts(x, h, layer.router, layer.experts, narrow)
             elif layer.dense is not None:
-                compute.add_dense(x, h, *layer.dense)
+                compute.add_dense(x, h, *layer.dense, narrow)
         return compute.norm(x, self.norm)

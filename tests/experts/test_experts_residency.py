@@ -234,6 +234,32 @@ def test_a_file_that_ends_early_is_an_error_and_loses_no_slot(make_experts, toke
     residency.close()
 
 
+@pytest.mark.parametrize("slots", [None, [0, 0], [6, 6]])
+def test_tokens_that_nobody_computes_are_counted_but_not_read_for(make_experts, slots):
+    experts = make_experts()
+    residency = residency_of(experts, slots)
+    routing = generate_trace(40, 4, seed=3)
+    last = routing.shape[1] - 1
+    with residency.step():
+        for layer in range(last + 1):
+            computed = slice(39, 40) if layer == last else slice(0, 40)
+            served = [
+                expert
+                for active, _ in residency.batches(layer, routing[:, layer], computed)
+                for expert in active.tolist()
+            ]
+            assert sorted(served) == np.unique(routing[computed, layer]).tolist()
+    alone = ExpertStatistics(4, 8, 2)
+    alone.observe_tokens(routing)
+    for name, array in alone.arrays().items():
+        np.testing.assert_array_equal(array, residency.statistics.arrays()[name])
+    assert residency.counters.decode_tokens == 0
+    if slots is not None:
+        served_in_all = sum(len(np.unique(routing[:, layer])) for layer in range(last)) + 2
+        assert residency.counters.hits + residency.counters.misses == served_in_all
+    residency.close()
+
+
 def test_too_few_transit_slots_are_refused(make_experts):
     with pytest.raises(ValueError, match="transit"):
         residency_of(make_experts(), [4, 4], transit=1)

@@ -46,9 +46,11 @@ class Experts:
         self.table = np.array([[w.matrix.address for w in three] for three in each], np.int64)
         self.observed: list[NDArray[np.int32]] = []
 
-    def batches(self, chosen: NDArray[np.int32]) -> Iterator[tuple[NDArray[np.int32], int]]:
+    def batches(
+        self, chosen: NDArray[np.int32], computed: slice
+    ) -> Iterator[tuple[NDArray[np.int32], int]]:
         self.observed.append(chosen.copy())
-        for part in np.array_split(np.unique(chosen).astype(np.int32), self.parts):
+        for part in np.array_split(np.unique(chosen[computed]).astype(np.int32), self.parts):
             if len(part):
                 yield np.ascontiguousarray(part), address(self.table)
 

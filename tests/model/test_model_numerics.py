@@ -10,6 +10,7 @@ from tiny_models import VOCAB, metadata, write_model
 
 import localmoe
 from localmoe.errors import UsageError
+from localmoe.kernels.cpu import Cpu
 from localmoe.model.decoder import Decoder
 
 LONG = 530  # beyond two blocks of 256 positions, and beyond one chunk of prefill
@@ -47,6 +48,37 @@ def test_decoding_is_prefill_one_token_at_a_time(kind, tiny):
         decoder = model.decoder()
         for at, token in enumerate(ids):
             np.testing.assert_array_equal(decoder.extend([token]), whole[at])
+
+
+@pytest.mark.parametrize("kind", ["q4_k", "dense"])
+def test_only_the_last_token_of_a_prompt_passes_the_last_layers_ffn(kind, tiny, monkeypatch):
+    """Its logits are what they were, and statistics still hear of every token."""
+    computed: list[int] = []
+
+    def spied(method):
+        def call(cpu, *arguments):
+            method(cpu, *arguments)
+            computed.append(cpu.tokens)
+
+        return call
+
+    monkeypatch.setattr(Cpu, "add_experts", spied(Cpu.add_experts))
+    monkeypatch.setattr(Cpu, "add_dense", spied(Cpu.add_dense))
+    ids = ids_of(LONG, 2)
+    with localmoe.load(tiny(kind), threads=2, learn=False) as model:
+        layers, chunk = model.config.layers, model.compute.chunk
+        sizes = [len(ids[at : at + chunk]) for at in range(0, LONG, chunk)]
+        last = model.decoder().extend(ids)
+        assert computed == [tokens for size in sizes for tokens in (*[size] * (layers - 1), 1)]
+        computed.clear()
+        whole = model.logits(ids)
+        assert computed == [size for size in sizes for _ in range(layers)]
+        np.testing.assert_array_equal(last, whole[-1])
+        if kind == "q4_k":
+            routing = model.routing(ids)
+            assert routing.shape == (LONG, layers, model.config.experts_used)
+            for at in (0, 17, LONG - 2):  # as they are routed when every token is the last one of a prompt
+                np.testing.assert_array_equal(model.routing(ids[: at + 1])[-1], routing[at])
 
 
 def test_a_sliding_window_is_one(tmp_path):
