@@ -2,12 +2,9 @@
 the file.
 
 Decoding follows the tables on the device without asking the host. Between steps the host fulfils wishes by
-background
-copies (modes `cpu` and `split`, and experts that are only in the file), a few bytes per step. Prefill goes
-expert by
-expert: each missing one is copied once per chunk while another is computed, into slots that are still free or
-through
-transit slots; it evicts nothing.
+background copies (modes `cpu` and `split`, and experts that are only in the file), a few bytes per step.
+Prefill goes expert by expert: each missing one is copied once per chunk while another is computed, into slots
+that are still free or through transit slots; it evicts nothing.
 """
 
 from __future__ import annotations
@@ -53,8 +50,8 @@ class GpuResidency:
         host: HostExperts, worker: Any = None, bytes_per_step: int | None = None,
     ) -> None:  # fmt: skip
         """`slots` per size class. `worker` is a handshake.Worker over `host.parts`; without one, all misses
-        must be
-        pinned and the mode `stream`."""
+        must be pinned and the mode `stream`.
+        """
         if worker is None and not (host.home != 0).all():
             raise ValueError("experts that are only in the file are work for a CPU worker, and there is none")
         self.gpu, self.layout, self.shapes, self.host, self.worker = gpu, layout, shapes, host, worker
@@ -228,8 +225,8 @@ class GpuResidency:
 
     def _targets(self, layer: int, misses: list[int]) -> tuple[list[int], NDArray[np.int64]]:
         """A free slot for some of the missing (this layer's share of the free ones), a transit slot, written
-        as
-        -1 - number, for the rest; and the address of every expert int64 [experts]."""
+        as -1 - number, for the rest; and the address of every expert int64 [experts].
+        """
         tables = self.tables
         place = tables.home_host[layer].copy()
         for expert in np.flatnonzero(tables.slot_of_host[layer] >= 0):
