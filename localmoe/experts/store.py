@@ -104,6 +104,7 @@ class StatisticsStore:
                 return _checked(dict(archive), layers, experts, chosen)
         except FileNotFoundError:
             return None
+        # What numpy and zipfile raise for damaged archives; NotImplementedError: an unknown compression.
         except (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, AttributeError,
                 NotImplementedError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
             reason = str(error) if isinstance(error, _UnusableError) else "damaged"
