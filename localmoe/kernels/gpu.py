@@ -221,7 +221,9 @@ class Gpu:
     def add_dense(
         self, x: GpuRows, h: GpuRows, gate: Matrix, up: Matrix, down: Matrix, last_only: bool = False
     ) -> None:
-        """x += down · (silu(gate · h) * (up · h)): one expert that every token uses; of every token here too."""
+        """x += down · (silu(gate · h) * (up · h)): one expert that every token uses. `last_only` as in
+        `add_experts`.
+        """
         shape, (where, rows, weight) = self._dense_layer(gate, up, down)
         if self.tokens == 1:
             self.launch.gate_up(h.planes, self.inner, shape, where, where, rows)
