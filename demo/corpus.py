@@ -77,10 +77,10 @@ WEIGHTS = {  # of turns that no shape of dialogue asks for
     "copy": 0.04,
     "sums": 0.13,
     "capitals": 0.15,
-    "json": 0.16,
-    "help": 0.20,
+    "json": 0.19,
+    "help": 0.18,
     "manners": 0.06,
-    "outside": 0.24,
+    "outside": 0.23,
 }
 
 
@@ -104,7 +104,7 @@ def dialogue(rng: random.Random, *, fresh: bool = False, skill: str | None = Non
         _drill(talk)
     elif shape < 0.66:  # facts, distractors, corrections, questions
         recall.tell(talk)
-        if rng.random() < 0.3:
+        if talk.values.rare(0.3, 0.4):
             recall.correct(talk)
         for _ in range(rng.choice([0, 0, 1, 1, 2, 3])):
             turn(talk, rng.choices(names, weights)[0])

@@ -162,7 +162,7 @@ class Values:
                 value += " " + word(rng).capitalize()
             elif extra < 0.08:
                 value += "-" + word(rng, 1, 2).capitalize()
-            return value.lower() if self.rare(0.12, 0.22) else value
+            return value.lower() if self.rare(0.12, 0.3) else value
 
         return self._copyable(make)
 

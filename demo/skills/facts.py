@@ -23,6 +23,8 @@ class Attribute:
     draw: Callable[[Values], object]
     said: Callable[[object], str]  # "your name is Ada", in the second person
     adverb: str = ""  # further ways to correct it
+    vague_ask: str = ""  # questions and clauses that do not say which, where several of its family were told
+    vague_clause: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,9 +167,10 @@ def number(kind: str) -> Attribute:
         + extra_tell,
         np=f"my {kind}|my {kind}|the {kind} i (gave|told|mentioned to) you",
         ask=f"{WHAT} my {kind}|(what|which) {kind} (do i have|is mine|did i mention|did i tell you|did i give you|did i say)|my {kind} is what|my {kind} is|"
-        f"what number is my {kind}|what did i say about my {kind}|what value has my {kind}|(what|which) number did i (say|mention|tell you|give you|name|pick)|"
-        "what number was it|what was the number|which number was it|what's my number|what was my number" + extra_ask,
-        clause=f"what my {kind} (is|was)|my {kind}|(which|what) {kind} i (have|mentioned|told you)|(what|which) number i (told you|said|mentioned|gave you)|the number i told you",
+        f"what number is my {kind}|what did i say about my {kind}|what value has my {kind}" + extra_ask,
+        clause=f"what my {kind} (is|was)|my {kind}|(which|what) {kind} i (have|mentioned|told you)",
+        vague_ask="(what|which) number did i (say|mention|tell you|give you|name|pick)|what number was it|what was the number|which number was it|what's my number|what was my number",
+        vague_clause="(what|which) number i (told you|said|mentioned|gave you)|the number i told you",
         draw=lambda values: values.number(*NUMBERS[kind]),
         said=lambda v: f"your {kind} is {v}",
     )
@@ -245,10 +248,29 @@ def relative(kind: str) -> Attribute:
     )
 
 
+ANY = (  # whatever else a person or a record may have
+    "job|profession|email|nickname|surname|school|street|brand|status|code|hotel|company|title|employer|"
+    "floor|height|weight|salary|year|price|size|quantity|rank|points|login|department|planet|tree|village|river"
+).split("|")
+COUNTED = ("floor", "height", "weight", "salary", "year", "price", "size", "quantity", "rank", "points")
+
+
+def anything(kind: str) -> Attribute:
+    """Any other property: a job, a price."""
+    return Attribute(
+        tell=f"my {kind} is <v>|<v> is my {kind}|{kind}: <v>|the {kind} is <v>|the {kind} i have is <v>|my {kind} = <v>|as {kind}, note <v>",
+        np=f"my {kind}|the {kind} i (gave|told|mentioned to) you",
+        ask=f"{WHAT} my {kind}|(what|which) {kind} (do i have|is mine|did i mention|did i tell you)|my {kind} is what|what did i say about my {kind}",
+        clause=f"what my {kind} (is|was)|my {kind}|(which|what) {kind} i (have|mentioned|told you)",
+        draw=lambda values: values.number(1, 9999) if kind in COUNTED else values.name(),
+        said=lambda v: f"your {kind} is {v}",
+    )
+
+
 def attribute(key: str) -> Attribute:
     """The attribute of a key of :attr:`Talk.facts` other than ``pet``."""
     fixed = {"name": NAME, "city": CITY, "colour": COLOUR, "age": AGE, "country": COUNTRY}
     if key in fixed:
         return fixed[key]
     family, _, kind = key.partition(":")
-    return {"number": number, "thing": thing, "relative": relative}[family](kind)
+    return {"number": number, "thing": thing, "relative": relative, "any": anything}[family](kind)

@@ -8,10 +8,13 @@ import json
 from talk import Talk, article, capital
 
 from skills import recall
-from skills.facts import Pet
+from skills.facts import ANY, Pet
 
 KEYS = ["name", "city", "colour", "number", "pet", "age", "country"]
-NOUN = "(json|JSON|json object|JSON object|json|Json|json dict|json record|json document|json string)"
+J = "(json|JSON)"
+NOUN = "(json|JSON|json object|JSON object|JSON|Json|json dict|JSON dictionary|json record|JSON document|json string|JSON text|json blob|JSON snippet|json structure|JSON map|jason)"
+HOW = "(json|JSON|JSON format|json format|JSON form|json notation|JSON syntax|JSON style|valid JSON|plain json|compact JSON|one-line json)"
+WHERE = "(this|that|it|the above|what i said|the sentence|the text|the line|my message|what i wrote|these facts|the details)"
 WITH = "(with|with|with|containing|having|that has|that contains|using|holding|including|made of|consisting of|showing|listing)"
 KEYWORD = "((the |)(keys|fields|properties|attributes|entries|key names|members|items|keys|keys|columns)(|:| exactly| named)|just|only|exactly|my|the|)"
 REQUEST = (
@@ -24,7 +27,16 @@ REQUEST = (
     f"(an|one|just an|give me an|make an|return an) object <with> {KEYWORD} <keys>|(<give>|) (a |the |)(json|JSON) (for|of|about|describing) (me|him|her|this person|that|them|this)(,|:| <with>) {KEYWORD} <keys>|(which|what) (json|JSON) (do i|would i|do you) get <with> {KEYWORD} <keys>?|(as|in|into|to) (a |)(json|JSON)(| object)(: | - |, | = )<keys>|"
     f"(json|JSON) only(,|:|.) <keys>|(only|just) (json|JSON)(, | - |: )(keys|fields|with) <keys>|no (text|explanation|prose), (only|just) (json|JSON) <with> {KEYWORD} <keys>|(store|save|record|keep|log|file) (that|this|it|them) (as|in) (json|JSON) under (the keys |)<keys>|(my|our|the) (app|program|script|form|database|api|code|parser) (needs|wants|expects|reads|takes) (json|JSON) <with> {KEYWORD} <keys>|"
     f"(make|build|create) (json|JSON) out of (it|that|this)(,|:| <with>) {KEYWORD} <keys>|(answer|reply|respond) (in|as|with) (json|JSON)(,|:|;) {KEYWORD} <keys>|(we|i) need {KEYWORD} <keys> (as|in) (json|JSON)|(json|JSON)!? {KEYWORD} <keys>|(the |)(output|answer|result|reply) (is|should be|must be|shall be) (a |)(json|JSON)( object|) <with> {KEYWORD} <keys>|"
-    f"<form>|(fill in|complete|fill|fill out)(:| this:| this json:| the json) <form>|(json|JSON) (like|in the form|of the form|shaped like) <form>|(use|with) (this|the) (format|shape|form|template): <form>"
+    f"<form>|(fill in|complete|fill|fill out)(:| this:| this json:| the json) <form>|(json|JSON) (like|in the form|of the form|shaped like) <form>|(use|with) (this|the) (format|shape|form|template): <form>|"
+    f"<give> (a |an |the |one |)({NOUN}) <with> {KEYWORD} <keys>|(jsonify|json-ify|jsonise) {WHERE}(,|:| <with>) {KEYWORD} <keys>|<keys>(:| -|,|;) {J}(| please|, please|!)|(just |only |)the <keys>(, please,| please,|,|) (formatted|written|encoded|given|shown|laid out|expressed) (as|in) {HOW}|"
+    f"(i'd like|i want|i need|give me|show me|can i see|let me see|i'm after|i only want) <keys>( only|), (in|as) {HOW}|(as|in|using|use) {HOW}(,|:|;| <with>) {KEYWORD} <keys>|(parse|analyse|read|process|scan|look at) {WHERE} (and|, then|, and) (return|give me|output|answer with|write) {NOUN} <with> {KEYWORD} <keys>|"
+    f"from {WHERE}(,|) (make|build|extract|create|give me|return|derive|fill) (a |)({NOUN}) <with> {KEYWORD} <keys>|(a |one |your |)(dictionary|dict|map|record|struct|object literal|data object) in {HOW} <with> {KEYWORD} <keys>|{J} (please|pls)(.|;|:|!|,) {KEYWORD} <keys>|"
+    f"(put|place|collect|gather|write|stick|drop|pack) (the |my |)<keys> (into|in|inside) (a |an |one |)({NOUN})|(can|could|would|will) (you|i) (please |)(put|have|get|give me|return|write|see) (the |my |)<keys> (as|in) (a |)({NOUN})(?|)|<keys>. (answer|output|reply|result|format) (in|as|is|should be) {HOW}( only|)|"
+    f"(what is|what's|show me|i'd like|i want) {WHERE} (as|in) {HOW} <with> {KEYWORD} <keys>(?|)|(leave out|skip|ignore|drop) (everything|anything|all) else(:|;|,|.) {J} <with> {KEYWORD} <keys>|{J} <with> {KEYWORD} <keys>(, nothing else| and nothing else| and no others|, no more|, no other keys| but nothing more|, that's all|, exactly these|, not more)(.|)|"
+    f"(an |a |one |)({NOUN}) (that|which) (only |just |)(has|holds|lists|shows|includes|gives|names) (the |)<keys>|how (would|do|does|could) (you|i|one) (write|say|express|put|represent) {WHERE} (as|in) {HOW} <with> {KEYWORD} <keys>(?|)|(send|pass|hand) me (the |my |)<keys> (as|in) {HOW}|(make|keep) it {J}(:|,|;| <with>) {KEYWORD} <keys>|"
+    f"(i am|i'm) (building|writing|filling|testing) (a |the |my |an )(app|program|form|database|config|website|parser|test)(,|:|.) (give me|i need|return|write|make) {NOUN} <with> {KEYWORD} <keys>|(machine-readable|structured|strictly|formally|data only)(,|:) please(:|,) {J} <with> {KEYWORD} <keys>|(the |)(json|JSON) (keys|fields)( are| must be| should be|:| =) <keys>|"
+    f"(keys|fields|columns)(:| are| =) <keys>(.|;|,) (values|the values|contents) (are |come |)(from|in) {WHERE}. {J}|(the |)(object|record|entry|result) (has|needs|gets|should have|must have) (the keys |the fields |)<keys>(.|;|,) (write|return|give|print) (it|the {J})|(reply|respond|answer)( only| just| strictly|) with {NOUN}(:|,|;) {KEYWORD} <keys>|"
+    f"(map|turn|sort|split) {WHERE} (to|into|onto) (the |)<keys>(,|;|:) (as|in) {HOW}|{J} for (an|a|the|my) (api|form|app|script|parser|test|config)(:|,| <with>) {KEYWORD} <keys>|(nothing|no words) but {J}(:|,|;| <with>) {KEYWORD} <keys>|(as|to|into) {J} - {KEYWORD} <keys>(| please)"
 )
 BARE = "(as|in|to|into) (json|JSON)(, please|)|(turn|convert|put|format|write|make) (that|this|it) (as|into|in) (a |)(json|JSON)( object|)|(json|JSON)(, please| please|)|(give|show) me (that|this|it) (as|in) (json|JSON)|make (that|it) (a |)(json|JSON)( object|)"
 
@@ -38,7 +50,7 @@ def written_keys(talk: Talk, keys: list[str]) -> str:
         return shown[0]
     style = rng.random()
     if style < 0.1:
-        return rng.choice([" / ", "/", " + ", " ", "; ", ",", " & ", " then "]).join(shown)
+        return rng.choice([" / ", "/", " + ", " | ", "; ", ",", " & ", " then "]).join(shown)
     if style < 0.35:
         text = ", ".join(shown)
     else:
@@ -49,14 +61,19 @@ def written_keys(talk: Talk, keys: list[str]) -> str:
 
 def form(talk: Talk, keys: list[str]) -> str:
     """An empty object to be filled in."""
-    empty = talk.rng.choice(['"..."', '""', "...", "?", "null", "<>", "_"])
-    return "{" + ", ".join(f'"{key}": {empty}' for key in keys) + "}"
+    empty = talk.rng.choice(['"..."', '""', "...", "?", "null", "<>", "_", "''", "..", "string", "value", "xxx"])
+    quote, style = talk.rng.choice(['"', '"', "", "'"]), talk.rng.random()
+    if style < 0.12:  # the keys alone
+        return "{" + ", ".join(quote + key + quote for key in keys) + "}"
+    if style < 0.2:
+        return "{ " + ", ".join(f"{quote}{key}{quote}: {empty}" for key in keys) + " }"
+    return "{" + ", ".join(f"{quote}{key}{quote}: {empty}" for key in keys) + "}"
 
 
 def key_of(fact: str) -> str:
     """The object's key for a fact: "number" for every kind of number, "food" for the favourite food."""
     family, _, kind = fact.partition(":")
-    return {"number": "number", "thing": kind}.get(family, fact)
+    return {"number": "number", "thing": kind, "any": kind}.get(family, fact)
 
 
 def place(text: str, value: object) -> int:
@@ -94,7 +111,9 @@ def third_person(talk: Talk, known: dict[str, object]) -> str:
     clauses = []
     for key in order:
         value = g[key]
-        if key.split(":")[0] not in verbs:
+        if key in ANY:
+            verbs[key] = f"'s {key} is <v>|has the {key} <v>|has <v> as {key}|got the {key} <v>"
+        elif key not in verbs:
             verbs[key] = f"'s favourite {key} is <v>|'s {key} is <v>|'s {key} of choice is <v>|has <v> as favourite {key}|picked <v> as {key}"
         if key == "pet":
             value = "\x01" + article(str(known["pet"])) + "\x02" if not str(known["pet"])[:1].isupper() else "a pet called " + value
@@ -146,7 +165,7 @@ def compact(talk: Talk, known: dict[str, object]) -> str:
     }
     clauses = []
     for key in rest:
-        template = mine.get(key, f"like <v> as a {key}") if first else (f"{'lives in' if key == 'city' else ''} <v>|with <v> as {key}|whose {key} is <v>|{key} <v>")
+        template = mine.get(key, f"have <v> as my {key}" if key in ANY else f"like <v> as a {key}") if first else (f"{'lives in' if key == 'city' else ''} <v>|with <v> as {key}|whose {key} is <v>|{key} <v>")
         if not first and key in ("colour", "pet", "country"):
             template = {"colour": "who likes <v>|loves <v>|with a love for <v>|likes the colour <v>|favourite colour <v>", "pet": "who has a <v>|with a <v>|owns a <v>|has a <v>|pet: <v>", "country": "country <v>|whose country is <v>|citizen of <v>"}[key]
         clauses.append(talk.expand(template.strip(), v=g[key]))
@@ -168,6 +187,13 @@ def assigned(talk: Talk, known: dict[str, object]) -> str:
         value = f"{quote}\x01{known[key]}\x02{quote}"
         pairs.append(value + middle + key if turned else key + middle + value)
     return lead + rng.choice([", ", ", ", " and ", "; "]).join(pairs[:-1]) + (rng.choice([" and ", ", ", ", and "]) if pairs[1:] else "") + pairs[-1]
+
+
+def asked(talk: Talk, known: dict[str, object]) -> str:
+    """The facts as questions and answers: "name? Ada. city? Turin"."""
+    lead, mark = talk.rng.choice([("", "? "), ("my ", "? "), ("the ", " is "), ("the ", ": "), ("and the ", "? "), ("", " -> "), ("as ", ": "), ("for ", " i say "), ("as ", " write ")])
+    pairs = [f"{lead if n else lead.removeprefix('and ')}{key}{mark}\x01{value}\x02" for n, (key, value) in enumerate(known.items())]
+    return talk.rng.choice([". ", ". ", ", ", "; ", " and "]).join(pairs)
 
 
 def presented(talk: Talk, text: str) -> str:
@@ -195,7 +221,7 @@ def labelled(talk: Talk, known: dict[str, object]) -> str:
 def json_turn(talk: Talk) -> None:
     """An object from facts told in this message or before."""
     rng = talk.rng
-    known = {key_of(key): plain(value) for key, value in talk.facts.items() if key.split(":")[0] in (*KEYS, "thing")}
+    known = {key_of(key): plain(value) for key, value in talk.facts.items() if key.split(":")[0] in (*KEYS, "thing", "any")}
     earlier = len(known) >= 2 and not talk.facts.get("several numbers") and talk.chance(0.75)
     text = ""
     if not earlier:
@@ -204,6 +230,10 @@ def json_turn(talk: Talk) -> None:
             keys[0] = "name"
         if talk.chance(0.12):
             keys[-1] = "thing"
+        if talk.values.rare(0.03, 0.18):
+            keys[0 if keys[0] != "name" else -1] = "any"
+        if talk.values.rare(0.03, 0.1):
+            keys.append(rng.choice(["any", "thing"]))
         style = rng.random()
         if style < 0.4 or len(keys) == 1:
             text, told = recall.statement(talk, 0, keys)
@@ -211,8 +241,10 @@ def json_turn(talk: Talk) -> None:
         else:
             drawn = [recall.new_fact(talk, key) for key in keys]
             known = {key_of(key): plain(value) for key, value in drawn}
-            if style < 0.68:
+            if style < 0.64:
                 text = third_person(talk, known)
+            elif style < 0.68:
+                text = asked(talk, known)
             elif style < 0.8 and "name" in known:
                 text = compact(talk, known)
             elif style < 0.88:

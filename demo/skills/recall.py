@@ -62,6 +62,8 @@ def new_fact(talk: Talk, key: str) -> tuple[str, object]:
         key = "number:" + talk.rng.choice([k for k in NUMBERS if k != "age"])
     elif key == "thing":
         key = "thing:" + talk.rng.choice(list(facts.THINGS))
+    elif key == "any":
+        key = "any:" + talk.rng.choice(facts.ANY)
     elif key == "relative":
         key = "relative:" + talk.rng.choice(facts.RELATIONS)
     return key, attribute(key).draw(talk.values)
@@ -95,10 +97,19 @@ def heard(talk: Talk, value: object) -> str:
     return capital(talk.expand(HEARD, v=name)).replace(OPEN, "").replace(CLOSE, "")
 
 
+def some_keys(talk: Talk, count: int) -> list[str]:
+    """What to tell; in training more often two of a kind, one of which may be asked for."""
+    keys = [talk.rng.choice([*MAIN, "thing", "relative", "country"]) for _ in range(count)]
+    if talk.values.rare(0.03, 0.15):
+        kind = talk.rng.choice(["relative", "relative", "thing", "number", "any"])
+        keys = [kind, kind, *keys[2:]]
+    return keys
+
+
 def statement(talk: Talk, count: int, keys: list[str] | None = None) -> tuple[str, list[tuple[str, object]]]:
     """A message that tells ``count`` new facts, which it adds to ``talk``."""
     told: list[tuple[str, object]] = []
-    for key in keys or [talk.rng.choice([*MAIN, "thing", "relative", "country"]) for _ in range(count)]:
+    for key in keys or some_keys(talk, count):
         full, value = new_fact(talk, key)
         if full in [k for k, _ in told]:
             continue
@@ -115,7 +126,7 @@ def statement(talk: Talk, count: int, keys: list[str] | None = None) -> tuple[st
 def tell(talk: Talk, count: int = 0, keys: list[str] | None = None) -> None:
     """A turn that tells facts."""
     text, told = statement(talk, count or talk.rng.choice([1, 1, 1, 1, 2, 2, 3]), keys)
-    if talk.chance(0.3):
+    if talk.values.rare(0.3, 0.4):
         talk.say("heard", text, heard(talk, told[0][1]), fillers=0.15, last=told)
     else:
         talk.say("recall", text, acknowledge(told), fillers=0.15, last=told)
@@ -177,6 +188,8 @@ def question(talk: Talk, key: str, value: object) -> str:
     else:
         spec = attribute(key)
         slots, ask, clause, np = {}, spec.ask, spec.clause, spec.np
+        if spec.vague_ask and not talk.facts.get("several numbers"):  # else "which number did I say?" has two answers
+            ask, clause = f"{ask}|{spec.vague_ask}", f"{clause}|{spec.vague_clause}"
     inner = {"ask": talk.expand(ask, **slots), "clause": talk.expand(clause, **slots), "np": talk.expand(np, **slots)}
     template = ASK
     out = talk.expand(template, ask="{ask}", clause="{clause}", np="{np}")
@@ -189,17 +202,19 @@ def ask(talk: Talk) -> None:
     """A turn that asks for a fact told before, or in the same message, or never."""
     roll = talk.rng.random()
     known = [key for key in talk.facts if key != "several numbers"]
-    if known and talk.facts.get("several numbers"):  # "which number did I say?" would have two answers
-        known = [key for key in known if not key.startswith("number:")] or known
+    if talk.facts.get("several numbers"):  # "my number" may then be any of them
+        known = [key for key in known if key != "number:number"]
     if not known or roll < 0.12:
         text, told = statement(talk, talk.rng.choice([1, 1, 2, 2, 3]))
         key, value = talk.rng.choice(told)
-        if talk.facts.get("several numbers") and key.startswith("number:"):
+        if talk.facts.get("several numbers") and key == "number:number":
             talk.say("recall", text, acknowledge(told), fillers=0.1, last=told)
             return
         talk.say("recall", capital(text.rstrip(".!")) + ". " + question(talk, key, value), capital(said(key, value)) + ".", fillers=0.1)
         return
-    if roll < 0.16:
+    unknown = 0.12 + talk.values.share(0.04, 0.07)
+    everything_told = unknown + talk.values.share(0.04, 0.13)
+    if roll < unknown:
         missing = [key for key in ("name", "city", "colour", "age", "pet") if key not in talk.facts]
         if missing:
             key = talk.rng.choice(missing)
@@ -213,12 +228,12 @@ def ask(talk: Talk) -> None:
             return
     key = talk.rng.choice(known)
     value = talk.facts[key]
-    if roll < 0.2:
+    if unknown <= roll < everything_told:
         everything = "; ".join(said(k, talk.facts[k]) for k in known)
         if len(known) <= 4 and not talk.facts.get("several numbers"):
             talk.say("recall", talk.expand(ALL), capital(everything) + ".")
             return
-    if 0.2 < roll < 0.24 and key in ("name", "city", "colour"):
+    if everything_told <= roll < everything_told + 0.04 and key in ("name", "city", "colour"):
         right = talk.chance(0.5)
         guess = value if right else attribute(key).draw(talk.values)
         shape = {"name": "is my name <v>|am i <v>|am i called <v>|my name is <v>, right", "city": "do i live in <v>|am i from <v>|is my city <v>|i live in <v>, right",
