@@ -83,7 +83,7 @@ def compare_speed(
     rows: dict[str, list[dict[str, float]]] = {"ours": [], "repack": [], "no_repack": []}
     with localmoe.load(file, threads=threads, context=context, learn=False) as model:
         ids = random_ids(model, prompt + generate)
-        read, probe = bytes_read(model, prompt, generate), ReadProbe(threads)
+        read, probe = bytes_read(model, prompt, generate), ReadProbe(model.compute.pool)
         peers = {name: Peer(python, file, prompt, generate, threads, flag) for name, flag in
                  (("repack", 1), ("no_repack", 0))}  # fmt: skip
         try:
@@ -94,7 +94,6 @@ def compare_speed(
                 if not turn:
                     rows = {name: [] for name in rows}  # the first was the warm-up
         finally:
-            probe.close()
             for peer in peers.values():
                 peer.close()
     result: dict[str, Any] = {

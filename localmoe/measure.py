@@ -61,16 +61,13 @@ def measure_speed(
             f"{prompt} + {generated} tokens do not fit in the context of {model.context}; raise --context"
         )
     ids = random_ids(model, prompt + generated)
-    decoder, probe = model.decoder(), ReadProbe(model.threads)
+    decoder, probe = model.decoder(), ReadProbe(model.compute.pool)
     prefill, decode, bandwidth = [], [], []
-    try:
-        for _ in range(repeats + 1):
-            prefill.append(prompt / prefill_seconds(decoder, ids[:prompt]))
-            seconds, machine = decode_seconds(decoder, ids[prompt:], probe)
-            decode.append(generated / seconds)
-            bandwidth.append(machine)
-    finally:
-        probe.close()
+    for _ in range(repeats + 1):
+        prefill.append(prompt / prefill_seconds(decoder, ids[:prompt]))
+        seconds, machine = decode_seconds(decoder, ids[prompt:], probe)
+        decode.append(generated / seconds)
+        bandwidth.append(machine)
     prefill, decode, bandwidth = prefill[1:], decode[1:], bandwidth[1:]  # the first was the warm-up
     status, decode_tps = model.status(), statistics.median(decode)
     read = bytes_read(model, prompt, generated)

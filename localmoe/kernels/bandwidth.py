@@ -33,15 +33,18 @@ def _read_task(args, item, worker):
 
 
 class ReadProbe:
-    """Threads and memory for measuring, held so that it can be done again and again beside something else:
+    """Memory to be read for measuring, held so that it can be done again and again beside something else:
     where machines are shared, bandwidth changes from second to second.
+
+    It reads with the threads of whatever it measures beside: two pools would take each other's cores for the
+    millisecond that idle threads spin.
     """
 
-    def __init__(self, threads: int, nbytes: int = 512 << 20) -> None:
+    def __init__(self, pool: Pool, nbytes: int = 512 << 20) -> None:
+        self._pool = pool
         self._pieces = max(1, nbytes // _PIECE)
         self._memory = np.ones(self._pieces * _PIECE, np.uint8)
         self._sums = np.zeros(self._pieces, np.int64)
-        self._pool = Pool(threads)
 
     def measure(self, repeats: int) -> float:
         """GB/s (10⁹ bytes) of reading, over `repeats` passes over the memory."""
@@ -52,15 +55,13 @@ class ReadProbe:
             self._pool.run(_read_task.address, self._pieces, memory, _PIECE, sums, 0)
         return repeats * self._memory.nbytes / (time.perf_counter() - start) / 1e9
 
-    def close(self) -> None:
-        self._pool.close()
-
 
 def read_bandwidth(threads: int, nbytes: int = 512 << 20, repeats: int = 5) -> float:
     """GB/s (10⁹ bytes) at which `threads` threads read memory, over `repeats` passes over `nbytes`."""
-    probe = ReadProbe(threads, nbytes)
+    pool = Pool(threads)
     try:
+        probe = ReadProbe(pool, nbytes)
         probe.measure(1)
         return probe.measure(repeats)
     finally:
-        probe.close()
+        pool.close()
