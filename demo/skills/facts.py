@@ -181,7 +181,8 @@ PET_TELL_BOTH = (
     "we have a <k> (called|named) <n>|i've got a <k> (called|named) <n>|i've a <k>, <n>|<n> is my <k>|<n> is the name of my <k>|my pet is a <k> (called|named) <n>|"
     "my pet <k> is (called|named) <n>|i live with a <k> (called|named) <n>|i named my <k> <n>|i call my <k> <n>|my <k> <n> is (sleeping|lovely|hungry|very cute|here with me)|"
     "i have a pet <k> (called|named) <n>|there's a <k> at home, its name is <n>|i got a <k>, his name is <n>|i adopted a <k> and called it <n>|i keep a <k>, its name is <n>|"
-    "we just got a <k> and named her <n>|meet my <k>, <n>|i have a <k> and (its|his|her) name is <n>|our <k> is (called|named) <n>|our <k>'s name is <n>|i walk my <k> <n> every day|<n>, my <k>, (says hi|is asleep)"
+    "we just got a <k> and named her <n>|meet my <k>, <n>|i have a <k> and (its|his|her) name is <n>|our <k> is (called|named) <n>|our <k>'s name is <n>|i walk my <k> <n> every day|<n>, my <k>, (says hi|is asleep)|"
+    "my <k> is <n>|my <k> goes by <n>|(the|our) <k>'s name is <n>|i own <n>, a <k>|a <k> (called|named) <n> lives with me|i have a <k>: <n>|my <k> answers to <n>|i look after a <k> (called|named) <n>"
 )
 PET_TELL_KIND = (
     "i have (a|an|one) <k>|my pet is a <k>|i own a <k>|i've got a <k>|i keep a <k> (as a pet|at home|)|i have a pet <k>|we have a <k> at home|there is a <k> living with me|"

@@ -44,6 +44,17 @@ FIX_FULL = (
     "<np> (has changed to|became|is now) <v>|i said <old> but (it is|i meant|it's) <v>|<np> isn't <old>, it's <v>|<np> isn't <old> but <v>|<np> is no longer <old> but <v>|not <old> but <v>|i wrote <old> but i meant <v>|from now on <np> is <v>|"
     "please (note|remember) that <np> is <v>|<np> is <v> now|<np> is really <v>|<np> is actually <v>|use <v> instead of <old>|when i said <old> i meant <v>|<old> was wrong, it's <v>|<old> is wrong, <np> is <v>|it was <old>, now it's <v>|i no longer have <old>, now it's <v>"
 )
+TOGETHER = {  # two facts in one clause
+    ("name", "city"): "(i'm|i am|this is|it's|my name is|call me|i'm called|i'm|i am) <a> (from|of|in|living in|and i live in|and i'm from|and i come from|, i live in|, from) <b>|<a> (from|in) <b> here|<a> here, from <b>|(it's|it is) <a> writing from <b>|"
+    "<a>, (living in|resident of|born in|at home in) <b>, that's me|name: <a>, city: <b>|my (name and city|name and my city|name and my home town) are <a> and <b>|<a> is my name and <b> (is |)my city|they call me <a> from <b>",
+    ("name", "age"): "(i'm|i am|my name is|this is) <a>(, | and )<b>( years old|)|(i'm|this is|i am) <a>, aged <b>|<a>, <b> years old, that's me|name: <a>, age: <b>|my name and age are <a> and <b>|i'm <a> and i'm <b>|(i'm|i am) <a>, (age|just turned|now) <b>",
+    ("name", "colour"): "(i'm|i am|this is) <a> and i (like|love) <b>|my name and favourite colour are <a> and <b>|name: <a>, colour: <b>|i'm <a>, (fond|a fan) of the colour <b>",
+    ("city", "age"): "i'm <b> and (i |)live in <a>|i live in <a> and am <b>|i'm a <b> year old from <a>",
+}
+BOTH = (
+    "<np1> and <np2>?|<ask1> and <ask2>?|<ask1>, and <ask2>?|<ask1>? and <ask2>?|<remind> <clause1> and <clause2>?|(what is|what are|what's|tell me|give me|repeat|say|i need) <np1> and <np2>(?|.|, please|)|"
+    "(what are|tell me|name) both <np1> and <np2>?|do you (know|remember) <clause1> and <clause2>?|<np1> and also <np2>?|<ask1> and, by the way, <ask2>?|(first|please) <np1>, then <np2>(.|)"
+)
 JOIN = "( and | and |, |. |, and |; | - |. also, |. and | plus |, also |. oh and )"
 TELL_LEAD = "(|||||||remember (this|that): |remember: |please note: |note that |please remember that |fyi |just so you know, |so you know, |a few facts: |about me: |for the record, |keep in mind that |don't forget: |i should mention that |did you know? |i'll tell you something: |let me tell you: |for your information, |by the way, |i want you to know that |you should know: |take note: |memorise this: |hi, |hello, |hey, |hi there, |hello! |hi! |good morning, |listen, )"
 
@@ -100,7 +111,9 @@ def heard(talk: Talk, value: object) -> str:
 def some_keys(talk: Talk, count: int) -> list[str]:
     """What to tell; in training more often two of a kind, one of which may be asked for."""
     keys = [talk.rng.choice([*MAIN, "thing", "relative", "country"]) for _ in range(count)]
-    if talk.values.rare(0.03, 0.15):
+    if talk.values.rare(0.05, 0.12):
+        keys = list(talk.rng.choice(list(TOGETHER)))
+    elif talk.values.rare(0.03, 0.15):
         kind = talk.rng.choice(["relative", "relative", "thing", "number", "any"])
         keys = [kind, kind, *keys[2:]]
     return keys
@@ -117,8 +130,13 @@ def statement(talk: Talk, count: int, keys: list[str] | None = None) -> tuple[st
             talk.facts["several numbers"] = True
         talk.facts[full] = value
         told.append((full, value))
-    text = talk.expand(TELL_LEAD) + " " + tell_clause(talk, *told[0])
-    for key, value in told[1:]:
+    text, rest = talk.expand(TELL_LEAD) + " ", told[1:]
+    together = TOGETHER.get(tuple(key for key, _ in told[:2]))
+    if together and talk.chance(0.5):
+        text, rest = text + talk.expand(together, a=told[0][1], b=told[1][1]), told[2:]
+    else:
+        text += tell_clause(talk, *told[0])
+    for key, value in rest:
         text += talk.expand(JOIN.replace(" ", "~")).replace("~", " ") + tell_clause(talk, key, value)
     return text.strip() + talk.rng.choice([".", ".", ".", "", "!"]), told
 
@@ -176,13 +194,11 @@ def correct(talk: Talk) -> None:
         talk.say("recall", text, f"Noted: {said(key, value)}.", fillers=0.05, last=[(key, value)])
 
 
-def question(talk: Talk, key: str, value: object) -> str:
-    """A question after the fact."""
+def asked(talk: Talk, key: str, value: object) -> dict[str, str]:
+    """How the fact may be asked for: a question ("ask"), what follows "do you know" ("clause"), a noun ("np")."""
     if isinstance(value, Pet):
         slots = {"k": value.kind or "pet", "n": value.name}
         forms = ([(facts.PET_ASK_NAME, facts.PET_CLAUSE_NAME)] * 2 if value.name else []) + [(facts.PET_ASK_KIND, facts.PET_CLAUSE_KIND)]
-        if value.name and value.kind and talk.chance(0.3):
-            return talk.expand(facts.PET_ASK_WHO, **slots) + "?"
         ask, clause = talk.rng.choice(forms)
         np = "my (<k>|pet)'s name|the name of my (<k>|pet)|what my (<k>|pet) is called" if ask == facts.PET_ASK_NAME else "my pet|my pet|the pet i have|what pet i have"
     else:
@@ -190,12 +206,30 @@ def question(talk: Talk, key: str, value: object) -> str:
         slots, ask, clause, np = {}, spec.ask, spec.clause, spec.np
         if spec.vague_ask and not talk.facts.get("several numbers"):  # else "which number did I say?" has two answers
             ask, clause = f"{ask}|{spec.vague_ask}", f"{clause}|{spec.vague_clause}"
-    inner = {"ask": talk.expand(ask, **slots), "clause": talk.expand(clause, **slots), "np": talk.expand(np, **slots)}
-    template = ASK
-    out = talk.expand(template, ask="{ask}", clause="{clause}", np="{np}")
+    return {"ask": talk.expand(ask, **slots), "clause": talk.expand(clause, **slots), "np": talk.expand(np, **slots)}
+
+
+def filled(talk: Talk, template: str, inner: dict[str, str]) -> str:
+    """A form of the template whose slots are texts of their own, already expanded."""
+    out = talk.expand(template, **{name: "{" + name + "}" for name in inner})
     for name, text in inner.items():
         out = out.replace("\x01{" + name + "}\x02", text)
     return out
+
+
+def question(talk: Talk, key: str, value: object) -> str:
+    """A question after the fact."""
+    if isinstance(value, Pet) and value.name and value.kind and talk.chance(0.2):
+        return talk.expand(facts.PET_ASK_WHO, k=value.kind, n=value.name) + "?"
+    return filled(talk, ASK, asked(talk, key, value))
+
+
+def question_of_two(talk: Talk, first: str, second: str) -> str:
+    """A question after two facts."""
+    inner = {}
+    for number, key in (("1", first), ("2", second)):
+        inner |= {form + number: text for form, text in asked(talk, key, talk.facts[key]).items()}
+    return filled(talk, BOTH, inner)
 
 
 def ask(talk: Talk) -> None:
@@ -233,7 +267,13 @@ def ask(talk: Talk) -> None:
         if len(known) <= 4 and not talk.facts.get("several numbers"):
             talk.say("recall", talk.expand(ALL), capital(everything) + ".")
             return
-    if everything_told <= roll < everything_told + 0.04 and key in ("name", "city", "colour"):
+    guessed = everything_told + 0.04
+    if guessed <= roll < guessed + talk.values.share(0.03, 0.08) and len(known) > 1:
+        first, second = talk.rng.sample(known, 2)
+        answer = f"{capital(said(first, talk.facts[first]))} and {said(second, talk.facts[second])}."
+        talk.say("recall", question_of_two(talk, first, second), answer)
+        return
+    if everything_told <= roll < guessed and key in ("name", "city", "colour"):
         right = talk.chance(0.5)
         guess = value if right else attribute(key).draw(talk.values)
         shape = {"name": "is my name <v>|am i <v>|am i called <v>|my name is <v>, right", "city": "do i live in <v>|am i from <v>|is my city <v>|i live in <v>, right",
