@@ -72,6 +72,7 @@ from localmoe.kernels.simd_quad import (
 from quant.compiled import compiled
 
 Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES = 144, 176, 210
+AGAIN = 4608  # bytes after which a line is asked for again
 
 
 @compiled(forceinline=True)
@@ -79,6 +80,15 @@ def prefetch_lines(at: int, size: int) -> None:
     """Asks for the cache lines of `size` bytes, needed much later, in the order of their addresses."""
     for line in range(0, size, 64):
         prefetch_far(at + line)
+
+
+@compiled(forceinline=True)
+def _ask(line: int) -> None:
+    """Asks for a cache line, and for the one asked for AGAIN bytes ago: a core that waits for as many lines as
+    it can drops what else it is asked for.
+    """
+    prefetch(line)
+    prefetch(line - AGAIN)
 
 
 @compiled(forceinline=True)
@@ -90,13 +100,13 @@ def prefetch_quarter(at: int, size: int, quarter: int) -> None:
     first = quarter * lines // 4
     count, line = (quarter + 1) * lines // 4 - first, at + first * 64
     if count > 0:
-        prefetch(line)
+        _ask(line)
     if count > 1:
-        prefetch(line + 64)
+        _ask(line + 64)
     if count > 2:
-        prefetch(line + 128)
+        _ask(line + 128)
     if count > 3:
-        prefetch(line + 192)
+        _ask(line + 192)
 
 
 @compiled(forceinline=True)
