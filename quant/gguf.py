@@ -8,6 +8,7 @@ ModelFileError.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import mmap
@@ -110,6 +111,16 @@ class GGUFFile:
         except BaseException:
             mapped.close()
             raise
+
+    def ask_for_huge_pages(self) -> None:
+        """Have what is not in the page cache yet read and mapped 2 MiB at a time, where the system can: for
+        whoever will read all of it again and again, and so many addresses would have to be translated.
+
+        Linux, on file systems with large folios: https://docs.kernel.org/admin-guide/mm/transhuge.html
+        """
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # a kernel without huge pages
+                self._map.madvise(mmap.MADV_HUGEPAGE)
 
     def close(self) -> None:
         """Unmap the file; arrays that still view it keep it mapped until they go."""

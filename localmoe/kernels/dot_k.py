@@ -84,8 +84,8 @@ def prefetch_lines(at: int, size: int) -> None:
 
 @compiled(forceinline=True)
 def _ask(line: int) -> None:
-    """Asks for a cache line, and for the one asked for AGAIN bytes ago: a core that waits for as many lines as
-    it can drops what else it is asked for.
+    """Asks for a cache line, and for the one asked for AGAIN bytes ago: a core that waits for as many lines
+    as it can drops what else it is asked for.
     """
     prefetch(line)
     prefetch(line - AGAIN)

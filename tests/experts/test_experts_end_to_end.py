@@ -84,6 +84,15 @@ def test_the_second_start_begins_with_the_statistics_of_the_first(tiny_model):
         assert model._engine.residency.statistics.tokens == len(PROMPT) + 60
 
 
+def test_a_file_that_is_used_where_it_is_mapped_is_mapped_in_huge_pages(tiny_model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(GGUFFile, "ask_for_huge_pages", lambda file: asked.append(file.path))
+    with localmoe.load(tiny_model, context=320, threads=2):
+        assert asked == [tiny_model]
+    with localmoe.load(tiny_model, context=320, threads=2, ram=bound(tiny_model, 3)):
+        assert len(asked) == 2  # `bound` loaded it too; under a bound, whole pages would be read for parts
+
+
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no advice")
 def test_what_every_token_needs_is_read_ahead_and_no_expert_with_it(tiny_model, monkeypatch):
     advised = set()

@@ -1,5 +1,8 @@
 """The GGUF reader and writer: round trips, and files that mean harm."""
 
+import dataclasses
+import errno
+import mmap
 import os
 import resource
 import struct
@@ -257,6 +260,25 @@ def test_views_outlive_the_file(tmp_path):
     with GGUFFile.open(path) as file:
         view = file.tensors["b"].data
     assert view[0] == 32
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_huge_pages_are_asked_for_and_a_kernel_without_them_is_no_error(tmp_path, monkeypatch, refused):
+    path = tmp_path / "a.gguf"
+    path.write_bytes(image(tensors=GOOD))
+    asked = []
+
+    class Map:
+        def madvise(self, advice):
+            asked.append(advice)
+            if refused:
+                raise OSError(errno.EINVAL, "Invalid argument")
+
+    with GGUFFile.open(path) as file:
+        dataclasses.replace(file, _map=Map()).ask_for_huge_pages()
+        monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)  # as on macOS and Windows
+        dataclasses.replace(file, _map=Map()).ask_for_huge_pages()
+    assert asked == [14]
 
 
 def test_a_real_vocabulary_opens_in_well_under_a_tenth_of_a_second(tmp_path):
