@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from localmoe.runner import Model
 if TYPE_CHECKING:
     from localmoe.generate.loop import Decoder
     from localmoe.kernels.bandwidth import ReadProbe
+    from localmoe.kernels.cpu import Cpu
 
 
 STRETCH = 8  # tokens between two measurements of the memory
@@ -54,20 +56,19 @@ def measure_speed(
     model: Model, prompt: int, generated: int, repeats: int, load_s: float, first_token_s: float
 ) -> Speed:
     """Prefills `prompt` random tokens and decodes `generated` more, `repeats` times after one warm-up."""
-    from localmoe.kernels.bandwidth import ReadProbe
-
     if prompt + generated > model.context:
         raise UsageError(
             f"{prompt} + {generated} tokens do not fit in the context of {model.context}; raise --context"
         )
     ids = random_ids(model, prompt + generated)
-    decoder, probe = model.decoder(), ReadProbe(model.compute.pool)
+    decoder = model.decoder()
     prefill, decode, bandwidth = [], [], []
-    for _ in range(repeats + 1):
-        prefill.append(prompt / prefill_seconds(decoder, ids[:prompt]))
-        seconds, machine = decode_seconds(decoder, ids[prompt:], probe)
-        decode.append(generated / seconds)
-        bandwidth.append(machine)
+    with read_probe(model) as probe:
+        for _ in range(repeats + 1):
+            prefill.append(prompt / prefill_seconds(decoder, ids[:prompt]))
+            seconds, machine = decode_seconds(decoder, ids[prompt:], probe)
+            decode.append(generated / seconds)
+            bandwidth.append(machine)
     prefill, decode, bandwidth = prefill[1:], decode[1:], bandwidth[1:]  # the first was the warm-up
     status, decode_tps = model.status(), statistics.median(decode)
     read = bytes_read(model, prompt, generated)
@@ -82,6 +83,21 @@ def measure_speed(
         peak_rss_bytes=peak_rss(),
         hit_rate=status.get("hit_rate"), paged_bytes_per_token=float(status.get("paged_bytes_per_token", 0)),
     )  # fmt: skip
+
+
+@contextmanager
+def read_probe(model: Model) -> Iterator[ReadProbe]:
+    """A probe that reads with the model's own threads; where a GPU computes, with as many others."""
+    from localmoe.kernels.bandwidth import ReadProbe
+    from localmoe.kernels.pool import Pool
+
+    compute: Cpu | None = model.compute
+    pool = compute.pool if compute is not None else Pool(model.threads)
+    try:
+        yield ReadProbe(pool)
+    finally:
+        if compute is None:
+            pool.close()
 
 
 def bytes_read(model: Model, prompt: int, generated: int) -> int:

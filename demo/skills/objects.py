@@ -65,9 +65,8 @@ def form(talk: Talk, keys: list[str]) -> str:
     quote, style = talk.rng.choice(['"', '"', "", "'"]), talk.rng.random()
     if style < 0.12:  # the keys alone
         return "{" + ", ".join(quote + key + quote for key in keys) + "}"
-    if style < 0.2:
-        return "{ " + ", ".join(f"{quote}{key}{quote}: {empty}" for key in keys) + " }"
-    return "{" + ", ".join(f"{quote}{key}{quote}: {empty}" for key in keys) + "}"
+    space = " " if style < 0.2 else ""
+    return "{" + space + ", ".join(f"{quote}{key}{quote}: {empty}" for key in keys) + space + "}"
 
 
 def key_of(fact: str) -> str:

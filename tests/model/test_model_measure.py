@@ -13,7 +13,7 @@ from tiny_models import VOCAB, metadata, write_model
 import localmoe
 from localmoe.cli.main import run
 from localmoe.errors import UsageError
-from localmoe.measure import bytes_read, measure_quality, random_ids, split_windows
+from localmoe.measure import bytes_read, measure_quality, random_ids, read_probe, split_windows
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +175,18 @@ def test_a_window_limits_what_decoding_reads_of_the_cache(tiny):
         weights, held = model.status()["bytes_per_token"], model.status()["kv_bytes_per_position"]
         model.config = replace(model.config, window=4)
         assert bytes_read(model, 8, 2) == weights + 4 * held
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_the_machine_is_measured_by_the_models_threads_or_on_a_gpu_by_as_many(
+    indifferent, monkeypatch, on_gpu
+):
+    with localmoe.load(indifferent, threads=2, learn=False) as model:
+        pool = model.compute.pool
+        if on_gpu:
+            monkeypatch.setattr(model._engine, "compute", None)  # as `GpuEngine` has it
+        with read_probe(model) as probe:
+            assert (probe._pool is pool) != on_gpu
+            assert probe._pool.threads == 2
+            assert probe.measure(1) > 0
+        monkeypatch.undo()
