@@ -77,7 +77,7 @@ WEIGHTS = {  # of turns that no shape of dialogue asks for
     "copy": 0.04,
     "sums": 0.13,
     "capitals": 0.15,
-    "json": 0.19,
+    "json": 0.23,
     "help": 0.18,
     "manners": 0.06,
     "outside": 0.23,

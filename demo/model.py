@@ -184,12 +184,12 @@ NEWTON_SCHULZ = (
 
 def orthogonal(g: Tensor, at_once: int = 8) -> Tensor:
     """Muon's step: roughly the nearest orthogonal matrices to ``g`` [matrices, rows <= cols, cols], by
-    Newton-Schulz; bfloat16. Few matrices at once stay in the cache.
+    Newton-Schulz, in the numbers of ``g`` (bfloat16 is enough). Few matrices at once stay in the cache.
     """
-    out = torch.empty(g.shape, dtype=torch.bfloat16, device=g.device)
+    out = torch.empty_like(g)
     for at in range(0, len(g), at_once):
-        x = g[at : at + at_once].bfloat16()
-        x = x / (x.float().norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-8).bfloat16()
+        x = g[at : at + at_once]
+        x = x / (x.float().norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-8).to(x.dtype)
         for a, b, c in NEWTON_SCHULZ:
             y = x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(y, y, y, beta=b, alpha=c), x, beta=a)

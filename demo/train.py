@@ -11,6 +11,7 @@ go on later: a pause takes no time off it.
 
 import argparse
 import os
+import platform
 import signal
 import sys
 import time
@@ -66,6 +67,12 @@ def exact(
                 hits[skill] += all(right[at : at + end - start])
                 at += end - start
     return {skill: hits[skill] / counts[skill] for skill in sorted(counts)}, torch.stack(shares).mean(0)
+
+
+def number_format(device: str) -> torch.dtype:
+    """bfloat16, or float32 on a CPU that has no instructions for it and would be a hundred times slower."""
+    emulated = platform.machine() == "x86_64" and not torch.cpu.get_capabilities()["avx512_bf16"]
+    return torch.float32 if device == "cpu" and emulated else torch.bfloat16
 
 
 def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Namespace) -> None:
@@ -138,7 +145,7 @@ def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Name
                 m = state[0][part]
                 if matrix is not None:
                     m.mul_(0.95).add_(g)
-                    update = orthogonal((g + 0.95 * m).view(-1, *matrix)).reshape(-1).float()
+                    update = orthogonal((g + 0.95 * m).view(-1, *matrix).to(work.dtype)).reshape(-1).float()
                     master[part].mul_(1 - MUON_LR * lr * DECAY).sub_(update, alpha=MUON_LR * lr)
                 else:
                     v = state[1][part]
@@ -237,9 +244,9 @@ def main() -> None:
     master = saved["master"] if saved else layout.initialise(options.seed)
     state = saved["state"] if saved else torch.zeros(2, layout.total)
     master, state = master.to(options.device), state.to(options.device)
-    work = master.bfloat16()
+    work = master.to(number_format(options.device), copy=True)
     context = mp.get_context("spawn")
-    grads = torch.zeros(world, layout.total, dtype=torch.bfloat16, device=options.device)
+    grads = torch.zeros(world, layout.total, dtype=work.dtype, device=options.device)
     shared: dict[str, Any] = {
         "master": master,
         "work": work,

@@ -75,6 +75,31 @@ def key_of(fact: str) -> str:
     return {"number": "number", "thing": kind, "any": kind}.get(family, fact)
 
 
+NAMED = {  # what a program may call a key
+    "name": "first_name|firstname|full_name|user|username|who|person|called|customer|fullname|client|display_name",
+    "city": "town|home|location|place|hometown|home_city|home_town|lives_in|residence|based_in|address|cityName|where",
+    "colour": "favourite_colour|favorite_color|fav_colour|fav_color|favColour|favouriteColour|favoriteColor|best_colour|hue|colour_name",
+    "number": "lucky_number|favourite_number|num|no|nr|luckyNumber|favNumber|fav_number|the_number|digits|n|number_1",
+    "pet": "animal|pets|companion|pet_type|petType|has_pet|animal_kind|creature|house_pet|myPet",
+    "age": "years|years_old|how_old|age_years|ageInYears|years_of_age|old|user_age|yrs",
+    "country": "nation|land|homeland|home_country|country_name|origin|nationality|state|from_country|countryOfOrigin",
+}
+
+
+def named(talk: Talk, keys: list[str]) -> list[str]:
+    """The keys as a program may call them: "first_name" or "Name"; of no two facts the same."""
+    rng = talk.rng
+    if talk.chance(0.35):
+        change = rng.choice([str.capitalize, str.upper, lambda key: "my_" + key, lambda key: "user_" + key, lambda key: key + "_1"])
+        return [change(key) for key in keys]
+    out = []
+    for key in keys:
+        base = "colour" if key == "color" else key
+        choices = NAMED[base].split("|") if base in NAMED else [f"favourite_{key}", f"fav_{key}", f"my_{key}", key.capitalize()]
+        out.append(rng.choice(choices) if talk.chance(0.6) else key)
+    return out
+
+
 def place(text: str, value: object) -> int:
     """Where ``value`` stands in ``text``, by itself or after an article."""
     return max(text.find(f"\x01{value}\x02"), text.find(f" {value}\x02"))
@@ -85,8 +110,9 @@ def plain(value: object) -> object:
     return (value.kind or value.name) if isinstance(value, Pet) else value
 
 
-def answer(keys: list[str], known: dict[str, object]) -> str:
-    return json.dumps({key: known["colour" if key == "color" else key] for key in keys}, ensure_ascii=False)
+def answer(keys: list[str], names: list[str], known: dict[str, object]) -> str:
+    values = [known["colour" if key == "color" else key] for key in keys]
+    return json.dumps(dict(zip(names, values, strict=True)), ensure_ascii=False)
 
 
 WHOM = "<n>|<n>|my (friend|sister|brother|boss|colleague|neighbour|teacher|cousin|uncle|aunt) <n>|(our|the|a) (customer|client|user|guest|student|visitor|patient|employee|member|player) <n>|mr <n>|mrs <n>|i (met|know|like|saw|work with) <n>|a (man|woman|person|friend) (called|named) <n>|someone (called|named) <n>|meet <n>|that's <n>"
@@ -260,16 +286,18 @@ def json_turn(talk: Talk) -> None:
                 talk.say("json", text, "Noted.", fillers=0.1)
             text = ""
     order = sorted(known, key=lambda key: place(text, known[key])) if text else list(known)
-    bare = bool(text) and talk.chance(0.06)
+    bare = bool(text) and talk.values.rare(0.06, 0.12)
     if not bare:
         rng.shuffle(order)
         count = min(len(order), rng.choice([1, 2, 2, 2, 2, 3, 3, 3, 4, 5, 7]))
         order = order[:count]
         if talk.chance(0.25) and "colour" in order:
             order = ["color" if key == "colour" else key for key in order]
-        form_text = form(talk, order)
-        request = talk.expand(REQUEST, keys=written_keys(talk, order), form=form_text, **{"with": talk.expand(WITH)})
+        names = named(talk, order) if talk.values.rare(0.03, 0.12) else order
+        slots = {"keys": written_keys(talk, names), "form": form(talk, names), "with": talk.expand(WITH)}
+        request = talk.expand(REQUEST, **slots)
     else:
+        names = order
         request = talk.expand(BARE)
     if text and talk.chance(0.7):
         user = capital(text) + rng.choice([". ", ". ", ". ", " - ", ", ", "; ", ".\n", " => ", "! "]) + request
@@ -277,6 +305,6 @@ def json_turn(talk: Talk) -> None:
         user = request.rstrip("?.") + rng.choice([": ", ": ", ". ", " for this: ", " from this: ", " from: ", " - ", "\n"]) + text
     else:
         user = request
-    talk.say("json", user + rng.choice(["", "", "."]), answer(order, known), fillers=0.15)
+    talk.say("json", user + rng.choice(["", "", "."]), answer(order, names, known), fillers=0.15)
 
 

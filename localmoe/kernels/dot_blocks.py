@@ -60,13 +60,14 @@ from localmoe.kernels.simd_blocks import (
     second_fifths22,
     second_fifths24,
 )
-from localmoe.kernels.simd_dot import dot_bytes, dot_bytes_wide
+from localmoe.kernels.simd_dot import SIGNED, dot_both, dot_levels, levels_above_127, levels_above_128
 from localmoe.kernels.simd_formats import bits_to_16, nibbles16, select_bytes
 from localmoe.kernels.simd_quad import quad_sums, tree_terms
 from quant.compiled import compiled
 
 Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL = 2, 3, 6, 7, 8, 20  # ggml's type numbers
 BLOCK = 32
+Q8_0_OFFSET, IQ4_NL_OFFSET = (0, 0) if SIGNED else (128, 127)  # what codes stand above their weights
 _TAIL = 8 * 34  # bytes of eight blocks, of the largest kind
 
 
@@ -95,12 +96,24 @@ def _codes(kind: int, b: int):
 
 
 @compiled(forceinline=True)
+def _eight_bits(weights):
+    """Q8_0's weights as `dot_levels` takes them."""
+    return levels_above_128(flip_sign_bytes(weights))
+
+
+@compiled(forceinline=True)
+def _looked_up(table: int, codes):
+    """IQ4_NL's levels of its codes, as `dot_levels` takes them."""
+    return levels_above_127(select_bytes(load_i8x16(table), codes))
+
+
+@compiled(forceinline=True)
 def two_blocks(kind: int, b: int, size: int, table: int):
-    """64 unsigned codes of two neighbouring blocks."""
+    """64 codes of two neighbouring blocks, unsigned; of Q8_0 and IQ4_NL as `dot_levels` takes them."""
     if kind == Q8_0:
-        return flip_sign_bytes(join_i8x32(load_i8x32(b + 2), load_i8x32(b + size + 2)))
+        return _eight_bits(join_i8x32(load_i8x32(b + 2), load_i8x32(b + size + 2)))
     both = join_i8x32(_codes(kind, b), _codes(kind, b + size))
-    return select_bytes(load_i8x16(table), both) if kind == IQ4_NL else both
+    return _looked_up(table, both) if kind == IQ4_NL else both
 
 
 @compiled(forceinline=True)
@@ -130,21 +143,20 @@ def _four_blocks(kind: int, b: int, size: int, table: int, wide: bool, x0, x1):
     x0: activations 0..15 of each block, x1: 16..31; for Q8_0 all those of two blocks, of the other two.
     """
     if kind == Q8_0:
-        first = flip_sign_bytes(load_two_blocks(b + 2, size))
-        second = flip_sign_bytes(load_two_blocks(b + 2 + 2 * size, size))
-        return halves_to_quads(dot_bytes_wide(zero_i32x16(), first, x0),
-                               dot_bytes_wide(zero_i32x16(), second, x1))  # fmt: skip
+        first = _eight_bits(load_two_blocks(b + 2, size))
+        second = _eight_bits(load_two_blocks(b + 2 + 2 * size, size))
+        return halves_to_quads(dot_levels(zero_i32x16(), first, x0), dot_levels(zero_i32x16(), second, x1))
     packed = _packed(kind, b)
     first, second = low_nibbles(packed), high_nibbles(packed)
     if kind == IQ4_NL:
-        first, second = select_bytes(load_i8x16(table), first), select_bytes(load_i8x16(table), second)
+        first, second = _looked_up(table, first), _looked_up(table, second)
     if kind == Q5_0:
         first, second = or_bytes(first, first_fifths22(b)), or_bytes(second, second_fifths22(b))
     if kind == Q5_1:
         first, second = or_bytes(first, first_fifths24(b)), or_bytes(second, second_fifths24(b))
     if wide:
-        return dot_bytes_wide(dot_bytes_wide(zero_i32x16(), first, x0), second, x1)
-    return dot_bytes(dot_bytes(zero_i32x16(), first, x0), second, x1)
+        return dot_levels(dot_levels(zero_i32x16(), first, x0), second, x1)
+    return dot_both(first, x0, second, x1)
 
 
 @compiled(forceinline=True)
@@ -226,6 +238,8 @@ def quad_blocks(kind, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, 
     elif kind == Q5_1:
         _quad(Q5_1, False, 0, True, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch)
     elif kind == Q8_0:
-        _quad(Q8_0, True, 128, False, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch)
+        _quad(Q8_0, True, Q8_0_OFFSET, False, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out,
+              scratch)  # fmt: skip
     else:
-        _quad(IQ4_NL, True, 127, False, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch)
+        _quad(IQ4_NL, True, IQ4_NL_OFFSET, False, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out,
+              scratch)  # fmt: skip

@@ -38,6 +38,8 @@ from localmoe.kernels.simd import (
 )
 from localmoe.kernels.simd_dot import dot_pairs, multiply_pairs
 from localmoe.kernels.simd_quad import (
+    NARROW,
+    again,
     dot_minima,
     dot_shorts,
     fifth_0_2,
@@ -49,6 +51,7 @@ from localmoe.kernels.simd_quad import (
     load_i8_i16x16,
     load_sums32,
     low_headers,
+    partial_sums,
     row0_even,
     row0_odd,
     row1_even,
@@ -57,8 +60,8 @@ from localmoe.kernels.simd_quad import (
     row2_odd,
     row3_even,
     row3_odd,
+    row_sums,
     row_sums8,
-    row_sums16,
     spread_0_to_3,
     spread_4_to_7,
     spread_8_to_11,
@@ -116,8 +119,23 @@ def _scaled(dot, v, x, scales):
 
 
 @compiled(forceinline=True)
-def _block_q4_q5(five: bool, b: int, s0, s1, s2, s3, x0, x1, x2, x3):
-    """One block's sum of scale * code * activation, as sixteen partial sums.
+def _in_sub_blocks(x: int):
+    """The activations as `_block_q4_q5` takes them: sub-blocks 0 and 2, 1 and 3, 4 and 6, 5 and 7."""
+    return (join_i8x32(load_i8x32(x), load_i8x32(x + 64)), join_i8x32(load_i8x32(x + 32), load_i8x32(x + 96)),
+            join_i8x32(load_i8x32(x + 128), load_i8x32(x + 192)),
+            join_i8x32(load_i8x32(x + 160), load_i8x32(x + 224)))  # fmt: skip
+
+
+@compiled(forceinline=True)
+def _in_order(x: int):
+    """The activations as `_block_q6` takes them."""
+    return load_i8x64(x), load_i8x64(x + 64), load_i8x64(x + 128), load_i8x64(x + 192)
+
+
+@compiled(forceinline=True)
+def _block_q4_q5(five: bool, b: int, s0, s1, s2, s3, x: int, shared):
+    """One block's sum of scale * code * activation, as partial sums. shared: the activations, for registers
+    enough to keep them from row to row.
 
     A load of 64 bytes holds sub-blocks 0 and 2 in its low nibbles, 1 and 3 in the high ones; s0..s3, the
     scales, and x0..x3 are in that order.
@@ -129,8 +147,9 @@ def _block_q4_q5(five: bool, b: int, s0, s1, s2, s3, x0, x1, x2, x3):
         fifth = load_i8x32(b + 16)
         v0, v1 = or_bytes(v0, fifth_0_2(fifth)), or_bytes(v1, fifth_1_3(fifth))
         v2, v3 = or_bytes(v2, fifth_4_6(fifth)), or_bytes(v3, fifth_5_7(fifth))
+    x0, x1, x2, x3 = _in_sub_blocks(again(x)) if NARROW else shared
     dot = _scaled(_scaled(zero_i32x16(), v0, x0, s0), v1, x1, s1)
-    return _scaled(_scaled(dot, v2, x2, s2), v3, x3, s3)
+    return partial_sums(_scaled(_scaled(dot, v2, x2, s2), v3, x3, s3))
 
 
 @compiled(forceinline=True)
@@ -142,27 +161,20 @@ def _quad_q4_q5(five: bool, r0: int, r1: int, r2: int, r3: int, ahead: int, grou
         b0, b1, b2, b3 = r0 + g * size, r1 + g * size, r2 + g * size, r3 + g * size
         next_at, next_size = r0 + ahead + 4 * g * size, 4 * size
         x = q + g * GROUP
-        x0, x1 = join_i8x32(load_i8x32(x), load_i8x32(x + 64)), join_i8x32(load_i8x32(x + 32),
-                                                                          load_i8x32(x + 96))
-        x2, x3 = join_i8x32(load_i8x32(x + 128), load_i8x32(x + 192)), join_i8x32(load_i8x32(x + 160),
-                                                                                 load_i8x32(x + 224))
+        shared = _in_sub_blocks(x)
         s = load_sums32(sums + g * SUMS * 2)
         low, high = low_headers(b0, b1, b2, b3), high_headers(b0, b1, b2, b3)
         d, dmin = start_d(b0, b1, b2, b3), start_dmin(b0, b1, b2, b3)
         prefetch_quarter(next_at, next_size, 0)
-        t0 = _block_q4_q5(five, b0, row0_even(low), row0_odd(low), row0_even(high), row0_odd(high), x0, x1,
-                          x2, x3)
+        t0 = _block_q4_q5(five, b0, row0_even(low), row0_odd(low), row0_even(high), row0_odd(high), x, shared)
         prefetch_quarter(next_at, next_size, 1)
-        t1 = _block_q4_q5(five, b1, row1_even(low), row1_odd(low), row1_even(high), row1_odd(high), x0, x1,
-                          x2, x3)
+        t1 = _block_q4_q5(five, b1, row1_even(low), row1_odd(low), row1_even(high), row1_odd(high), x, shared)
         prefetch_quarter(next_at, next_size, 2)
-        t2 = _block_q4_q5(five, b2, row2_even(low), row2_odd(low), row2_even(high), row2_odd(high), x0, x1,
-                          x2, x3)
+        t2 = _block_q4_q5(five, b2, row2_even(low), row2_odd(low), row2_even(high), row2_odd(high), x, shared)
         prefetch_quarter(next_at, next_size, 3)
-        t3 = _block_q4_q5(five, b3, row3_even(low), row3_odd(low), row3_even(high), row3_odd(high), x0, x1,
-                          x2, x3)
+        t3 = _block_q4_q5(five, b3, row3_even(low), row3_odd(low), row3_even(high), row3_odd(high), x, shared)
         minima = to_f32x4(dot_minima(low, high, s))
-        value = fnma4(dmin, minima, mul4(d, to_f32x4(row_sums16(t0, t1, t2, t3))))
+        value = fnma4(dmin, minima, mul4(d, to_f32x4(row_sums(t0, t1, t2, t3))))
         acc = fma4(value, splat_f32x4(load_f32(scales + g * 4)), acc)
     store_f32x4(out, acc)
 
@@ -185,15 +197,17 @@ def quad_q5_k(r0: int, r1: int, r2: int, r3: int, ahead: int, groups: int, q: in
 
 
 @compiled(forceinline=True)
-def _block_q6(b: int, scales, x0, x1, x2, x3):
-    """One block's sum of scale * (code, 0..63) * activation, as sixteen partial sums."""
+def _block_q6(b: int, scales, x: int, shared):
+    """One block's sum of scale * (code, 0..63) * activation, as partial sums."""
     first, second = load_i8x64(b), load_i8x64(b + 64)
     upper0, upper1 = load_i8x32(b + 128), load_i8x32(b + 160)
     v0, v1 = or_bytes(low_nibbles(first), upper_0_2(upper0)), or_bytes(high_nibbles(first), upper_4_6(upper0))
     v2, v3 = or_bytes(low_nibbles(second), upper_0_2(upper1)), or_bytes(high_nibbles(second),
                                                                         upper_4_6(upper1))
+    x0, x1, x2, x3 = _in_order(again(x)) if NARROW else shared
     dot = _scaled(_scaled(zero_i32x16(), v0, x0, spread_0_to_3(scales)), v1, x1, spread_4_to_7(scales))
-    return _scaled(_scaled(dot, v2, x2, spread_8_to_11(scales)), v3, x3, spread_12_to_15(scales))
+    dot = _scaled(_scaled(dot, v2, x2, spread_8_to_11(scales)), v3, x3, spread_12_to_15(scales))
+    return partial_sums(dot)
 
 
 @compiled()
@@ -206,18 +220,18 @@ def quad_q6_k(r0: int, r1: int, r2: int, r3: int, ahead: int, groups: int, q: in
         b0, b1, b2, b3 = r0 + at, r1 + at, r2 + at, r3 + at
         next_at, next_size = r0 + ahead + 4 * at, 4 * Q6_K_BYTES
         x = q + g * GROUP
-        x0, x1, x2, x3 = load_i8x64(x), load_i8x64(x + 64), load_i8x64(x + 128), load_i8x64(x + 192)
+        shared = _in_order(x)
         s = load_i16x16(sums + g * SUMS * 2)
         s0, s1 = load_i8_i16x16(b0 + 192), load_i8_i16x16(b1 + 192)
         s2, s3 = load_i8_i16x16(b2 + 192), load_i8_i16x16(b3 + 192)
         prefetch_quarter(next_at, next_size, 0)
-        t0 = _block_q6(b0, s0, x0, x1, x2, x3)
+        t0 = _block_q6(b0, s0, x, shared)
         prefetch_quarter(next_at, next_size, 1)
-        t1 = _block_q6(b1, s1, x0, x1, x2, x3)
+        t1 = _block_q6(b1, s1, x, shared)
         prefetch_quarter(next_at, next_size, 2)
-        t2 = _block_q6(b2, s2, x0, x1, x2, x3)
+        t2 = _block_q6(b2, s2, x, shared)
         prefetch_quarter(next_at, next_size, 3)
-        total = row_sums16(t0, t1, t2, _block_q6(b3, s3, x0, x1, x2, x3))
+        total = row_sums(t0, t1, t2, _block_q6(b3, s3, x, shared))
         offset = row_sums8(dot_shorts(s0, s), dot_shorts(s1, s), dot_shorts(s2, s), dot_shorts(s3, s))
         d = gather_halves(b0 + 208, b1 + 208, b2 + 208, b3 + 208)
         value = mul4(d, to_f32x4(sub_i32x4(total, times32(offset))))

@@ -10,8 +10,19 @@ the same order.
 
 from __future__ import annotations
 
-from localmoe.kernels.dot_blocks import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, block_bytes, two_blocks
+from localmoe.kernels.dot_blocks import (
+    IQ4_NL_OFFSET,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q8_0_OFFSET,
+    block_bytes,
+    two_blocks,
+)
 from localmoe.kernels.dot_k import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES, prefetch_lines
+from localmoe.kernels.dot_steps import RUN_4, RUN_5, RUN_Q6, dots4, level_dots4, scaled4
 from localmoe.kernels.geometry import (
     GROUP,
     LOWS,
@@ -29,7 +40,6 @@ from localmoe.kernels.geometry import (
 )
 from localmoe.kernels.simd import (
     add16,
-    add_i32x16,
     fma16,
     high_nibbles,
     load_f16,
@@ -58,14 +68,14 @@ from localmoe.kernels.simd import (
     zero_f32x16,
     zero_i32x16,
 )
-from localmoe.kernels.simd_dot import dot_bytes, dot_bytes_wide, dot_pairs
+from localmoe.kernels.simd_dot import dot_pairs
 from localmoe.kernels.simd_formats import bit_planes, k_minima, k_scales, nibbles, two_bits
+from localmoe.kernels.simd_quad import again
 from localmoe.kernels.simd_tile import (
     as_i16x32,
     double_lanes,
     pack_pairs,
     splat_2_shorts,
-    splat_4_bytes,
     transpose16,
 )
 from quant.compiled import compiled
@@ -150,22 +160,6 @@ def _build_blocks(kind: int, rows: int, row_bytes: int, count: int, offset: int,
 
 
 @compiled(forceinline=True)
-def _dots4(wide: bool, panel: int, steps: int, q0: int, q1: int, q2: int, q3: int, a0, a1, a2, a3):
-    """Adds `steps` panel rows times four tokens' activations to four accumulators (lanes: rows)."""
-    for k in range(steps):
-        w = load_i8x64(panel + k * 64)
-        x0, x1 = splat_4_bytes(q0 + k * 4), splat_4_bytes(q1 + k * 4)
-        x2, x3 = splat_4_bytes(q2 + k * 4), splat_4_bytes(q3 + k * 4)
-        if wide:
-            a0, a1 = dot_bytes_wide(a0, w, x0), dot_bytes_wide(a1, w, x1)
-            a2, a3 = dot_bytes_wide(a2, w, x2), dot_bytes_wide(a3, w, x3)
-        else:
-            a0, a1 = dot_bytes(a0, w, x0), dot_bytes(a1, w, x1)
-            a2, a3 = dot_bytes(a2, w, x2), dot_bytes(a3, w, x3)
-    return a0, a1, a2, a3
-
-
-@compiled(forceinline=True)
 def _low(lows: int, sums: int):
     """The minima (or offsets) times the activations' sums: eight pairs of int16."""
     total = zero_i32x16()
@@ -216,21 +210,18 @@ def four_groups(index: int, t: int, tokens: int, groups: int, g: int):
 
 
 @compiled(forceinline=True)
-def _tokens_k(six: bool, tile: int, groups: int, g: int, q: int, scales: int, sums: int, index: int,
+def _tokens_k(six: bool, run: int, tile: int, groups: int, g: int, q: int, scales: int, sums: int, index: int,
               tokens: int, acc: int):
-    """Multiplies the panel with every token's group g, four tokens at a time."""
+    """Multiplies the panel with every token's group g, four tokens at a time. run: as for `scaled4`."""
     subs, steps = (16, 4) if six else (8, 8)
     for t in range(0, tokens, 4):
         n0, n1, n2, n3 = four_groups(index, t, tokens, groups, g)
         q0, q1, q2, q3 = q + n0 * GROUP, q + n1 * GROUP, q + n2 * GROUP, q + n3 * GROUP
         s0, s1, s2, s3 = zero_i32x16(), zero_i32x16(), zero_i32x16(), zero_i32x16()
-        for sub in range(subs):
-            z, at = zero_i32x16(), sub * steps * 4
-            panel = tile + PANEL + at * TILE
-            a0, a1, a2, a3 = _dots4(False, panel, steps, q0 + at, q1 + at, q2 + at, q3 + at, z, z, z, z)
-            scale = load_i32x16(tile + SCALES + sub * 64)
-            s0, s1 = add_i32x16(s0, mul_i32x16(a0, scale)), add_i32x16(s1, mul_i32x16(a1, scale))
-            s2, s3 = add_i32x16(s2, mul_i32x16(a2, scale)), add_i32x16(s3, mul_i32x16(a3, scale))
+        for sub in range(again(subs)):  # a count that the compiler knew would have it unroll all of them
+            at, scale = sub * steps * 4, load_i32x16(tile + SCALES + sub * 64)
+            s0, s1, s2, s3 = scaled4(run, tile + PANEL + at * TILE, steps, q0 + at, q1 + at, q2 + at, q3 + at,
+                                     scale, s0, s1, s2, s3)  # fmt: skip
         finish4_k(six, tile, s0, s1, s2, s3, n0, n1, n2, n3, scales, sums, t, tokens, acc, g == 0)
 
 
@@ -245,9 +236,11 @@ def tile_k(kind, rows, row_bytes, count, cols, q, scales, sums, index, tokens, a
         prefetch_lines(rows + TILE * row_bytes + g * TILE * size, TILE * size)  # of the next sixteen rows
         build_k(kind, rows, row_bytes, count, g * size, tile)
         if kind == Q6_K:
-            _tokens_k(True, tile, groups, g, q, scales, sums, index, tokens, acc)
+            _tokens_k(True, RUN_Q6, tile, groups, g, q, scales, sums, index, tokens, acc)
+        elif kind == Q5_K:
+            _tokens_k(False, RUN_5, tile, groups, g, q, scales, sums, index, tokens, acc)
         else:
-            _tokens_k(False, tile, groups, g, q, scales, sums, index, tokens, acc)
+            _tokens_k(False, RUN_4, tile, groups, g, q, scales, sums, index, tokens, acc)
 
 
 @compiled(forceinline=True)
@@ -261,7 +254,8 @@ def _term(has_minimum: bool, tile: int, k: int, a, sums: int):
 
 
 @compiled(forceinline=True)
-def _block4(wide: bool, offset: int, has_minimum: bool, tile: int, k: int, q0, q1, q2, q3, s0, s1, s2, s3):
+def _block4(wide: bool, run: int, offset: int, has_minimum: bool, tile: int, k: int, q0, q1, q2, q3, s0, s1,
+            s2, s3):  # fmt: skip
     """Block k's terms for four tokens; the offset's share of the integer dot comes first."""
     z, minus = zero_i32x16(), as_i16x32(splat_i32x16((-offset & 0xFFFF) * 0x10001))
     a0, a1, a2, a3 = z, z, z, z
@@ -271,8 +265,11 @@ def _block4(wide: bool, offset: int, has_minimum: bool, tile: int, k: int, q0, q
         a2, a3 = dot_pairs(z, minus, splat_2_shorts(s2 + k * 4)), dot_pairs(z, minus,
                                                                             splat_2_shorts(s3 + k * 4))
     at = k * 32
-    a0, a1, a2, a3 = _dots4(wide, tile + PANEL + k * 512, 8, q0 + at, q1 + at, q2 + at, q3 + at, a0, a1,
-                            a2, a3)
+    panel = tile + PANEL + k * 512
+    if wide:
+        a0, a1, a2, a3 = level_dots4(panel, q0 + at, q1 + at, q2 + at, q3 + at, a0, a1, a2, a3)
+    else:
+        a0, a1, a2, a3 = dots4(run, panel, q0 + at, q1 + at, q2 + at, q3 + at, a0, a1, a2, a3)
     return (_term(has_minimum, tile, k, a0, s0), _term(has_minimum, tile, k, a1, s1),
             _term(has_minimum, tile, k, a2, s2), _term(has_minimum, tile, k, a3, s3))  # fmt: skip
 
@@ -293,15 +290,15 @@ def _finish_block(terms: int, scale: int, acc: int, first: bool) -> None:
 
 
 @compiled(forceinline=True)
-def _tokens_blocks(wide, offset, has_minimum, tile, groups, g, q, scales, sums, index, tokens, acc):
+def _tokens_blocks(wide, run, offset, has_minimum, tile, groups, g, q, scales, sums, index, tokens, acc):
     for t in range(0, tokens, 4):
         n0, n1, n2, n3 = four_groups(index, t, tokens, groups, g)
         q0, q1, q2, q3 = q + n0 * GROUP, q + n1 * GROUP, q + n2 * GROUP, q + n3 * GROUP
         w = SUMS * 2
         s0, s1, s2, s3 = sums + n0 * w, sums + n1 * w, sums + n2 * w, sums + n3 * w
         terms = tile + TERMS
-        for k in range(8):
-            x0, x1, x2, x3 = _block4(wide, offset, has_minimum, tile, k, q0, q1, q2, q3, s0, s1, s2, s3)
+        for k in range(again(8)):
+            x0, x1, x2, x3 = _block4(wide, run, offset, has_minimum, tile, k, q0, q1, q2, q3, s0, s1, s2, s3)
             store_f32x16(terms + k * 64, x0)
             store_f32x16(terms + 512 + k * 64, x1)
             store_f32x16(terms + 1024 + k * 64, x2)
@@ -325,12 +322,13 @@ def tile_blocks(kind, rows, row_bytes, count, cols, table, q, scales, sums, inde
         prefetch_lines(rows + TILE * row_bytes + g * TILE * 8 * size, TILE * blocks * size)
         _build_blocks(kind, rows, row_bytes, count, g * 8 * size, blocks, table, tile)
         if kind == Q4_0:
-            _tokens_blocks(False, 8, False, tile, groups, g, q, scales, sums, index, tokens, acc)
+            _tokens_blocks(False, RUN_4, 8, False, tile, groups, g, q, scales, sums, index, tokens, acc)
         elif kind == Q4_1 or kind == Q5_1:
-            _tokens_blocks(False, 0, True, tile, groups, g, q, scales, sums, index, tokens, acc)
+            _tokens_blocks(False, RUN_5, 0, True, tile, groups, g, q, scales, sums, index, tokens, acc)
         elif kind == Q5_0:
-            _tokens_blocks(False, 16, False, tile, groups, g, q, scales, sums, index, tokens, acc)
+            _tokens_blocks(False, RUN_5, 16, False, tile, groups, g, q, scales, sums, index, tokens, acc)
         elif kind == Q8_0:
-            _tokens_blocks(True, 128, False, tile, groups, g, q, scales, sums, index, tokens, acc)
+            _tokens_blocks(True, 0, Q8_0_OFFSET, False, tile, groups, g, q, scales, sums, index, tokens, acc)
         else:
-            _tokens_blocks(True, 127, False, tile, groups, g, q, scales, sums, index, tokens, acc)
+            _tokens_blocks(True, 0, IQ4_NL_OFFSET, False, tile, groups, g, q, scales, sums, index, tokens,
+                           acc)  # fmt: skip

@@ -57,18 +57,42 @@ def _dot(builder: Any, acc: Any, u: Any, s: Any) -> Any:
     return _dot_portable(builder, acc, u, s)
 
 
-def _dot_wide(builder: Any, acc: Any, u: Any, s: Any) -> Any:
-    """The same for u up to 255, where pairs of products overflow vpmaddubsw and sdot reads u as signed."""
-    if FORM not in ("avx2", "neon"):
-        return _dot(builder, acc, u, s)
-    low, high = builder.and_(u, _constant(u.type, 15)), builder.lshr(u, _constant(u.type, 4))
-    upper = _dot(builder, ir.Constant(i32x16.llvm, None), high, s)
-    return _dot(builder, builder.add(acc, builder.shl(upper, _constant(i32x16.llvm, 4))), low, s)
+def _dot_levels(builder: Any, acc: Any, w: Any, s: Any) -> Any:
+    if FORM != "avx2":  # sdot takes signed bytes
+        return _dot(builder, acc, w, s)
+    signs = zip(_split(builder, w, 2), _split(builder, s, 2), strict=True)
+    name = "llvm.x86.avx2.psign.b"
+    halves = [(_call(builder, name, x.type, x, x), _call(builder, name, x.type, y, x)) for x, y in signs]
+    return _dot(builder, acc, *(_concat(builder, list(part)) for part in zip(*halves, strict=True)))
 
 
+def _dot_both(builder: Any, u: Any, s: Any, v: Any, t: Any) -> Any:
+    if FORM != "avx2":
+        return _dot(builder, _dot(builder, ir.Constant(i32x16.llvm, None), u, s), v, t)
+    pairs = builder.add(_multiply_pairs(builder, u, s), _multiply_pairs(builder, v, t))
+    return _dot_pairs(builder, ir.Constant(i32x16.llvm, None), pairs, _constant(i16x32.llvm, 1))
+
+
+def _signed() -> bool:
+    """Whether weights of eight bits are multiplied as signed ones, without an offset."""
+    return FORM in ("avx2", "neon")
+
+
+SIGNED = _signed()
 dot_bytes = define(i32x16(i32x16, i8x64, i8x64), _dot)
 dot_bytes.__doc__ = "acc[i] + the sum of u[4i:4i+4] * s[4i:4i+4]; u unsigned and at most 127, s signed."
-dot_bytes_wide = define(i32x16(i32x16, i8x64, i8x64), _dot_wide)
+dot_both = define(i32x16(i8x64, i8x64, i8x64, i8x64), _dot_both)
+dot_both.__doc__ = "Two such sums, of u * s and v * t; u and v at most 63."
+dot_levels = define(i32x16(i32x16, i8x64, i8x64), _dot_levels)
+dot_levels.__doc__ = "acc[i] + the sum of w[4i:4i+4] * s[4i:4i+4]; w as `levels` makes them, s -127 to 127."
+
+
+def _levels(offset: int) -> Any:
+    """Unsigned weights that stand `offset` above their value → as `dot_levels` takes them."""
+    return define(i8x64(i8x64), lambda b, u: b.sub(u, _constant(u.type, offset)) if _signed() else u)
+
+
+levels_above_127, levels_above_128 = _levels(127), _levels(128)
 
 
 def _multiply_pairs(builder: Any, u: Any, s: Any) -> Any:
@@ -85,6 +109,7 @@ def _multiply_pairs(builder: Any, u: Any, s: Any) -> Any:
 
 
 multiply_pairs = define(i16x32(i8x64, i8x64), _multiply_pairs)
+add_i16x32 = define(i16x32(i16x32, i16x32), lambda b, x, y: b.add(x, y))
 multiply_pairs.__doc__ = "u[2i] * s[2i] + u[2i + 1] * s[2i + 1]; u at most 127, so that no pair saturates."
 
 

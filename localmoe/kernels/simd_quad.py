@@ -13,11 +13,13 @@ from numba import types
 from localmoe.kernels.simd import (
     FORM,
     _call,
+    _concat,
     _constant,
     _f16_to_f32,
     _load,
     _pointer,
     _shuffle,
+    _split,
     define,
     f32x4,
     f32x16,
@@ -78,8 +80,23 @@ def _row_sums(builder: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
     return v
 
 
+def _narrow() -> bool:
+    """Whether there are 16 registers of 32 bytes, and shuffles that stay within 16 bytes."""
+    return FORM in ("avx2", "avxvnni")
+
+
+NARROW = _narrow()
+_PARTS = i32x8 if NARROW else i32x16
+
+
+def _parts(builder: Any, v: Any) -> Any:
+    return builder.add(*_split(builder, v, 2)) if _PARTS is i32x8 else v
+
+
 quad_sums = define(i32x16(i32x16, i32x16, i32x16, i32x16), _quads)
-row_sums16 = define(i32x4(i32x16, i32x16, i32x16, i32x16), _row_sums)
+partial_sums = define(_PARTS(i32x16), _parts)
+partial_sums.__doc__ = "Sixteen partial sums as few as registers ask for: a row's, until all four are there."
+row_sums = define(i32x4(_PARTS, _PARTS, _PARTS, _PARTS), _row_sums)
 row_sums8 = define(i32x4(i32x8, i32x8, i32x8, i32x8), _row_sums)
 
 
@@ -112,6 +129,31 @@ def _opaque(builder: Any, v: Any) -> Any:
         return v
     same = ir.InlineAsm(ir.FunctionType(v.type, [v.type]), "", "=v,0")
     return builder.call(same, [v])
+
+
+def _again(builder: Any, address: Any) -> Any:
+    if not _narrow():
+        return address
+    same = ir.InlineAsm(ir.FunctionType(address.type, [address.type]), "", "=r,0", side_effect=True)
+    return builder.call(same, [address])
+
+
+again = define(types.int64(types.int64), _again)
+again.__doc__ = "An address that the compiler takes for another: for each row, what is there is loaded anew."
+
+
+def _spread(builder: Any, v: Any, order: list[int]) -> Any:
+    """Lanes of int16, all of one aligned eight of v's, repeated to fill 32. In narrow forms the eight stand
+    in both halves first, so that each half is one shuffle of bytes: by itself the compiler makes it two.
+    """
+    if not _narrow():
+        return _shuffle(builder, v, v, order)
+    first = order[0] // 8 * 8
+    eight = _shuffle(builder, v, v, list(range(first, first + 8)) * 2)
+    same = ir.InlineAsm(ir.FunctionType(eight.type, [eight.type]), "", "=x,0")
+    eight = builder.call(same, [eight], attrs=("readnone", "nounwind"))
+    in_half = [lane - first + (8 if i % 16 >= 8 else 0) for i, lane in enumerate(order)]
+    return _concat(builder, [_shuffle(builder, eight, eight, in_half[at : at + 16]) for at in (0, 16)])
 
 
 def _k_headers(builder: Any, rows: Any) -> Any:
@@ -155,7 +197,7 @@ def _row_spreads(row: int) -> tuple[Any, Any]:
     """A row's scales for 64 codes, of half a header: sub-blocks 0 and 2 (or 4 and 6), then 1 and 3 (5, 7)."""
 
     def spread(at: int) -> Any:
-        return define(i16x32(i16x32), lambda b, v: _shuffle(b, v, v, [at] * 16 + [at + 2] * 16))
+        return define(i16x32(i16x32), lambda b, v: _spread(b, v, [at] * 16 + [at + 2] * 16))
 
     return spread(8 * row), spread(8 * row + 1)
 
@@ -193,15 +235,13 @@ start_d, start_dmin = _start_halves(False), _start_halves(True)
 load_i8_i16x16 = _load(i16x16, i8x16.llvm, lambda b, v: b.sext(v, i16x16.llvm))
 
 
-def _spread(*lanes: int) -> Any:
-    """Those lanes of 16 int16, each repeated until they fill 32."""
-    order = [lane for lane in lanes for _ in range(32 // len(lanes))]
-    return define(i16x32(i16x16), lambda b, v: _shuffle(b, v, v, order))
+def _four_spreads(first: int) -> Any:
+    """Four of 16 int16 from `first` on, eight times each."""
+    order = [lane for lane in range(first, first + 4) for _ in range(8)]
+    return define(i16x32(i16x16), lambda b, v: _spread(b, v, order))
 
 
-spread_0_to_3, spread_4_to_7, spread_8_to_11, spread_12_to_15 = (
-    _spread(*range(a, a + 4)) for a in (0, 4, 8, 12)
-)
+spread_0_to_3, spread_4_to_7, spread_8_to_11, spread_12_to_15 = (_four_spreads(a) for a in (0, 4, 8, 12))
 
 
 def _dot_shorts(builder: Any, a: Any, b: Any) -> Any:

@@ -56,6 +56,15 @@ def _pack_pairs(builder: Any, v: Any) -> Any:
 pack_pairs = define(i32x16(i32x16), _pack_pairs)
 
 
+def _twice_i16(builder: Any, v: Any) -> Any:
+    """Sixteen int32 in int16's range → each as a pair of int16."""
+    low = builder.and_(v, _constant(_i32x16, 0xFFFF))
+    return builder.bitcast(builder.or_(low, builder.shl(v, _constant(_i32x16, 16))), i16x32.llvm)
+
+
+twice_i16 = define(i16x32(i32x16), _twice_i16)
+
+
 def _double_lanes(builder: Any, v: Any) -> Any:
     """Eight lanes, each twice."""
     return _shuffle(builder, v, v, [i // 2 for i in range(16)])

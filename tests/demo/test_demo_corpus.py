@@ -12,6 +12,7 @@ import pytest
 from grammar import CLOSE, OPEN, expand, roughen
 from skills import sums
 from skills.facts import ANY, THINGS
+from skills.objects import NAMED
 from values import COUNTRIES, Values, held_out, held_out_pair
 
 
@@ -53,9 +54,15 @@ def test_answers_in_json_are_objects() -> None:
     replies = [reply for _, reply in turns(7, 2000, "json") if reply != "Noted."]
     assert len(replies) > 300
     for reply in replies:
-        keys = set(json.loads(reply))
-        assert keys
-        assert keys <= {"name", "city", "colour", "color", "number", "pet", "age", "country", *THINGS, *ANY}
+        assert json.loads(reply)
+
+
+def test_most_keys_are_the_facts_own_names_and_the_rest_of_no_two_facts_the_same() -> None:
+    own = {"name", "city", "colour", "color", "number", "pet", "age", "country", *THINGS, *ANY}
+    keys = [key for _, reply in turns(7, 1000, "json") if reply != "Noted." for key in json.loads(reply)]
+    assert 0.8 < sum(key in own for key in keys) / len(keys) < 1
+    written = [name for names in NAMED.values() for name in names.split("|")]
+    assert len({*written, *own}) == len(written) + len(own)
 
 
 def test_json_values_are_in_the_conversation() -> None:
@@ -139,7 +146,8 @@ def test_facts_put_into_json_at_once_keep_their_order() -> None:
         made = json.loads(reply) if reply.startswith("{") else {}
         text = user.lower()
         places = [text.find(str(value).lower()) for value in made.values()]
-        if len(made) > 1 and min(places) >= 0 and not any(key in text for key in made):  # none were named
+        named = any(key.lower() in text for key in made)
+        if len(made) > 1 and min(places) >= 0 and not named:
             assert places == sorted(places), (user, reply)
             seen += 1
     assert seen > 5
