@@ -38,6 +38,13 @@ REQUEST = (
     f"(keys|fields|columns)(:| are| =) <keys>(.|;|,) (values|the values|contents) (are |come |)(from|in) {WHERE}. {J}|(the |)(object|record|entry|result) (has|needs|gets|should have|must have) (the keys |the fields |)<keys>(.|;|,) (write|return|give|print) (it|the {J})|(reply|respond|answer)( only| just| strictly|) with {NOUN}(:|,|;) {KEYWORD} <keys>|"
     f"(map|turn|sort|split) {WHERE} (to|into|onto) (the |)<keys>(,|;|:) (as|in) {HOW}|{J} for (an|a|the|my) (api|form|app|script|parser|test|config)(:|,| <with>) {KEYWORD} <keys>|(nothing|no words) but {J}(:|,|;| <with>) {KEYWORD} <keys>|(as|to|into) {J} - {KEYWORD} <keys>(| please)"
 )
+AROUND = (  # the facts, with the request before and after them
+    f"<give> (a |an |the |one |)({NOUN}) (for|of|about|describing|from|out of) (this: |)<text>(, | - |; |: | )<with> {KEYWORD} <keys>|how (would|do|could|can) (you|i|one) (write|say|put|express) <text> (as|in) {HOW} <with> {KEYWORD} <keys>(?|)|"
+    f"(turn|convert|put|write|change|make|format|transform|render) <text> (into|as|in|to) (a |an |)({NOUN}) <with> {KEYWORD} <keys>|(if|given|since|suppose|say|assume|imagine|given that|as|let's say) <text>(, |; | - )(what is|give me|write|return|then what's|make|show me|i want|please write) (the |a |my |)({NOUN}) <with> {KEYWORD} <keys>(?|)|"
+    f"{J} <with> {KEYWORD} <keys>(, please, | please, |, | )(where|given that|knowing that|if|for|when|given|on the basis that|of somebody:|assuming|provided) <text>|(the |my |)<keys> (from|of|in|out of) <text>(, |; | - | )(as|in|into) {HOW}|(here is|here's|take|read|use|i have|look:|consider|there is this:) <text>(; |. |, and |, now |. now |. then )<give> (a |the |)({NOUN}) <with> {KEYWORD} <keys>|"
+    f"(from|out of|based on|using|with|after) <text>(, | )(make|give me|build|extract|create|return|derive|write|fill) (a |an |the |)({NOUN}) <with> {KEYWORD} <keys>|(keys|fields|the keys|json keys|wanted) <keys>(, |; |: |. )<text>(, |; |. ){J}( please|, please|)|<keys>(: |; |. )<text>(. |; |, )(as|in|to|into) {HOW}|(in|as) {HOW}(, |: )<text>(, |; |: |. )(only |just |){KEYWORD} <keys>|"
+    f"(my message|the message|the sentence|the text|what i know|the data) (is|says|reads)(:|) <text>(, |; |. )(my|the|your|wanted) keys (are |: )<keys>(, |; |. )(return |give me |make |write |){J}|(somebody|someone|a friend|my colleague|a customer) (says|wrote|writes|told me)(:|) <text>(. |; |, )<give> (a |)({NOUN}) <with> {KEYWORD} <keys>"
+)
 BARE = "(as|in|to|into) (json|JSON)(, please|)|(turn|convert|put|format|write|make) (that|this|it) (as|into|in) (a |)(json|JSON)( object|)|(json|JSON)(, please| please|)|(give|show) me (that|this|it) (as|in) (json|JSON)|make (that|it) (a |)(json|JSON)( object|)"
 
 
@@ -295,7 +302,9 @@ def json_turn(talk: Talk) -> None:
             order = ["color" if key == "colour" else key for key in order]
         names = named(talk, order) if talk.values.rare(0.03, 0.12) else order
         slots = {"keys": written_keys(talk, names), "form": form(talk, names), "with": talk.expand(WITH)}
-        request = talk.expand(REQUEST, **slots)
+        around = bool(text) and talk.values.rare(0.05, 0.18)
+        request = talk.expand(AROUND, text=text, **slots) if around else talk.expand(REQUEST, **slots)
+        text = "" if around else text
     else:
         names = order
         request = talk.expand(BARE)
