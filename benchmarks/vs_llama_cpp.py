@@ -27,6 +27,7 @@ import numpy as np
 import localmoe
 from localmoe.kernels.bandwidth import ReadProbe, read_bandwidth
 from localmoe.kernels.pool import usable_cores
+from localmoe.kernels.simd import FORM
 from localmoe.measure import bytes_read, decode_seconds, prefill_seconds, random_ids
 
 HERE = Path(__file__).resolve().parent
@@ -163,7 +164,7 @@ def main() -> None:
     p.add_argument("--out", type=Path, default=RESULTS)
     a = p.parse_args()
     machine = {
-        "cpu": platform.processor() or platform.machine(), "cores": usable_cores(),
+        "cpu": platform.processor() or platform.machine(), "simd": FORM, "cores": usable_cores(),
         "date": time.strftime("%Y-%m-%d"),
         "read_gbps": {str(n): round(read_bandwidth(n), 1) for n in a.threads},
     }  # fmt: skip

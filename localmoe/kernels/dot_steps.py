@@ -8,7 +8,15 @@ overflow (a *run*), and widened once, by the instruction that multiplies by the 
 
 from __future__ import annotations
 
-from localmoe.kernels.simd import FORM, add_i32x16, load_i8x64, mul_i32x16, splat_i32x16, zero_i32x16
+from localmoe.kernels.simd import (
+    FORM,
+    add_i32x16,
+    load_i8x64,
+    load_i32x16,
+    mul_i32x16,
+    splat_i32x16,
+    zero_i32x16,
+)
 from localmoe.kernels.simd_dot import add_i16x32, dot_bytes, dot_levels, dot_pairs, multiply_pairs
 from localmoe.kernels.simd_tile import as_i16x32, splat_4_bytes, twice_i16
 from quant.compiled import compiled
@@ -57,12 +65,15 @@ def _by_step(panel: int, steps: int, q0: int, q1: int, q2: int, q3: int, a0, a1,
 
 
 @compiled(forceinline=True)
-def scaled4(run: int, panel: int, steps: int, q0: int, q1: int, q2: int, q3: int, scale, s0, s1, s2, s3):
-    """Adds `scale` (int32, one for each row) times the dots of `steps` panel rows to four tokens' sums."""
+def scaled4(run: int, panel: int, steps: int, q0: int, q1: int, q2: int, q3: int, scales: int,
+            s0, s1, s2, s3):  # fmt: skip
+    """Adds the rows' scales (int32 [16]) times the dots of `steps` panel rows to four tokens' sums."""
     if IN_RUNS:
-        return _in_runs(run, panel, steps, q0, q1, q2, q3, twice_i16(scale), s0, s1, s2, s3)
+        pairs = twice_i16(load_i32x16(scales))
+        return _in_runs(run, panel, steps, q0, q1, q2, q3, pairs, s0, s1, s2, s3)
     z = zero_i32x16()
     a0, a1, a2, a3 = _by_step(panel, steps, q0, q1, q2, q3, z, z, z, z)
+    scale = load_i32x16(scales)
     s0, s1 = add_i32x16(s0, mul_i32x16(a0, scale)), add_i32x16(s1, mul_i32x16(a1, scale))
     return s0, s1, add_i32x16(s2, mul_i32x16(a2, scale)), add_i32x16(s3, mul_i32x16(a3, scale))
 

@@ -22,7 +22,7 @@ from localmoe.kernels.dot_blocks import (
     two_blocks,
 )
 from localmoe.kernels.dot_k import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES, prefetch_lines
-from localmoe.kernels.dot_steps import RUN_4, RUN_5, RUN_Q6, dots4, level_dots4, scaled4
+from localmoe.kernels.dot_steps import IN_RUNS, RUN_4, RUN_5, RUN_Q6, dots4, level_dots4, scaled4
 from localmoe.kernels.geometry import (
     GROUP,
     LOWS,
@@ -50,7 +50,6 @@ from localmoe.kernels.simd import (
     load_i8x64,
     load_i16x32,
     load_i32,
-    load_i32x16,
     load_u8,
     low_nibbles,
     mul16,
@@ -70,7 +69,7 @@ from localmoe.kernels.simd import (
 )
 from localmoe.kernels.simd_dot import dot_pairs
 from localmoe.kernels.simd_formats import bit_planes, k_minima, k_scales, nibbles, two_bits
-from localmoe.kernels.simd_quad import again
+from localmoe.kernels.simd_quad import NARROW, again
 from localmoe.kernels.simd_tile import (
     as_i16x32,
     double_lanes,
@@ -218,8 +217,8 @@ def _tokens_k(six: bool, run: int, tile: int, groups: int, g: int, q: int, scale
         n0, n1, n2, n3 = four_groups(index, t, tokens, groups, g)
         q0, q1, q2, q3 = q + n0 * GROUP, q + n1 * GROUP, q + n2 * GROUP, q + n3 * GROUP
         s0, s1, s2, s3 = zero_i32x16(), zero_i32x16(), zero_i32x16(), zero_i32x16()
-        for sub in range(again(subs)):  # a count that the compiler knew would have it unroll all of them
-            at, scale = sub * steps * 4, load_i32x16(tile + SCALES + sub * 64)
+        for sub in range(again(subs)):
+            at, scale = sub * steps * 4, tile + SCALES + sub * 64
             s0, s1, s2, s3 = scaled4(run, tile + PANEL + at * TILE, steps, q0 + at, q1 + at, q2 + at, q3 + at,
                                      scale, s0, s1, s2, s3)  # fmt: skip
         finish4_k(six, tile, s0, s1, s2, s3, n0, n1, n2, n3, scales, sums, t, tokens, acc, g == 0)
@@ -237,7 +236,7 @@ def tile_k(kind, rows, row_bytes, count, cols, q, scales, sums, index, tokens, a
         build_k(kind, rows, row_bytes, count, g * size, tile)
         if kind == Q6_K:
             _tokens_k(True, RUN_Q6, tile, groups, g, q, scales, sums, index, tokens, acc)
-        elif kind == Q5_K:
+        elif IN_RUNS and kind == Q5_K:
             _tokens_k(False, RUN_5, tile, groups, g, q, scales, sums, index, tokens, acc)
         else:
             _tokens_k(False, RUN_4, tile, groups, g, q, scales, sums, index, tokens, acc)
@@ -297,7 +296,7 @@ def _tokens_blocks(wide, run, offset, has_minimum, tile, groups, g, q, scales, s
         w = SUMS * 2
         s0, s1, s2, s3 = sums + n0 * w, sums + n1 * w, sums + n2 * w, sums + n3 * w
         terms = tile + TERMS
-        for k in range(again(8)):
+        for k in range(again(8) if NARROW else 8):
             x0, x1, x2, x3 = _block4(wide, run, offset, has_minimum, tile, k, q0, q1, q2, q3, s0, s1, s2, s3)
             store_f32x16(terms + k * 64, x0)
             store_f32x16(terms + 512 + k * 64, x1)

@@ -131,15 +131,13 @@ def _opaque(builder: Any, v: Any) -> Any:
     return builder.call(same, [v])
 
 
-def _again(builder: Any, address: Any) -> Any:
-    if not _narrow():
-        return address
-    same = ir.InlineAsm(ir.FunctionType(address.type, [address.type]), "", "=r,0", side_effect=True)
-    return builder.call(same, [address])
+def _again(builder: Any, number: Any) -> Any:
+    same = ir.InlineAsm(ir.FunctionType(number.type, [number.type]), "", "=r,0", side_effect=True)
+    return builder.call(same, [number])
 
 
 again = define(types.int64(types.int64), _again)
-again.__doc__ = "An address that the compiler takes for another: for each row, what is there is loaded anew."
+again.__doc__ = "A number that the compiler takes for another: an address to load from anew, or a count."
 
 
 def _spread(builder: Any, v: Any, order: list[int]) -> Any:
