@@ -70,7 +70,7 @@ def exact(
 
 
 def number_format(device: str) -> torch.dtype:
-    """bfloat16, or float32 on a CPU that has no instructions for it and would be a hundred times slower."""
+    """bfloat16, or float32 on a CPU that has no instructions for it and would be many times slower."""
     emulated = platform.machine() == "x86_64" and not torch.cpu.get_capabilities()["avx512_bf16"]
     return torch.float32 if device == "cpu" and emulated else torch.bfloat16
 

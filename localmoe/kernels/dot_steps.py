@@ -53,14 +53,18 @@ def _in_runs(run: int, panel: int, steps: int, q0: int, q1: int, q2: int, q3: in
 
 
 @compiled(forceinline=True)
-def _by_step(panel: int, steps: int, q0: int, q1: int, q2: int, q3: int, a0, a1, a2, a3):
-    """Adds the dots of `steps` panel rows to four accumulators (lanes: rows)."""
+def _by_step(wide: bool, panel: int, steps: int, q0: int, q1: int, q2: int, q3: int, a0, a1, a2, a3):
+    """Adds the dots of `steps` panel rows to four accumulators (lanes: rows). wide: as for `level_dots4`."""
     for k in range(steps):
         w = load_i8x64(panel + k * 64)
         x0, x1 = splat_4_bytes(q0 + k * 4), splat_4_bytes(q1 + k * 4)
         x2, x3 = splat_4_bytes(q2 + k * 4), splat_4_bytes(q3 + k * 4)
-        a0, a1 = dot_bytes(a0, w, x0), dot_bytes(a1, w, x1)
-        a2, a3 = dot_bytes(a2, w, x2), dot_bytes(a3, w, x3)
+        if wide:
+            a0, a1 = dot_levels(a0, w, x0), dot_levels(a1, w, x1)
+            a2, a3 = dot_levels(a2, w, x2), dot_levels(a3, w, x3)
+        else:
+            a0, a1 = dot_bytes(a0, w, x0), dot_bytes(a1, w, x1)
+            a2, a3 = dot_bytes(a2, w, x2), dot_bytes(a3, w, x3)
     return a0, a1, a2, a3
 
 
@@ -72,7 +76,7 @@ def scaled4(run: int, panel: int, steps: int, q0: int, q1: int, q2: int, q3: int
         pairs = twice_i16(load_i32x16(scales))
         return _in_runs(run, panel, steps, q0, q1, q2, q3, pairs, s0, s1, s2, s3)
     z = zero_i32x16()
-    a0, a1, a2, a3 = _by_step(panel, steps, q0, q1, q2, q3, z, z, z, z)
+    a0, a1, a2, a3 = _by_step(False, panel, steps, q0, q1, q2, q3, z, z, z, z)
     scale = load_i32x16(scales)
     s0, s1 = add_i32x16(s0, mul_i32x16(a0, scale)), add_i32x16(s1, mul_i32x16(a1, scale))
     return s0, s1, add_i32x16(s2, mul_i32x16(a2, scale)), add_i32x16(s3, mul_i32x16(a3, scale))
@@ -84,16 +88,10 @@ def dots4(run: int, panel: int, q0: int, q1: int, q2: int, q3: int, a0, a1, a2, 
     if IN_RUNS:
         one = as_i16x32(splat_i32x16(0x10001))
         return _in_runs(run, panel, 8, q0, q1, q2, q3, one, a0, a1, a2, a3)
-    return _by_step(panel, 8, q0, q1, q2, q3, a0, a1, a2, a3)
+    return _by_step(False, panel, 8, q0, q1, q2, q3, a0, a1, a2, a3)
 
 
 @compiled(forceinline=True)
 def level_dots4(panel: int, q0: int, q1: int, q2: int, q3: int, a0, a1, a2, a3):
     """The same for weights of eight bits, as `dot_levels` takes them."""
-    for k in range(8):
-        w = load_i8x64(panel + k * 64)
-        x0, x1 = splat_4_bytes(q0 + k * 4), splat_4_bytes(q1 + k * 4)
-        x2, x3 = splat_4_bytes(q2 + k * 4), splat_4_bytes(q3 + k * 4)
-        a0, a1 = dot_levels(a0, w, x0), dot_levels(a1, w, x1)
-        a2, a3 = dot_levels(a2, w, x2), dot_levels(a3, w, x3)
-    return a0, a1, a2, a3
+    return _by_step(True, panel, 8, q0, q1, q2, q3, a0, a1, a2, a3)

@@ -84,7 +84,7 @@ dot_bytes.__doc__ = "acc[i] + the sum of u[4i:4i+4] * s[4i:4i+4]; u unsigned and
 dot_both = define(i32x16(i8x64, i8x64, i8x64, i8x64), _dot_both)
 dot_both.__doc__ = "Two such sums, of u * s and v * t; u and v at most 63."
 dot_levels = define(i32x16(i32x16, i8x64, i8x64), _dot_levels)
-dot_levels.__doc__ = "acc[i] + the sum of w[4i:4i+4] * s[4i:4i+4]; w as `levels` makes them, s -127 to 127."
+dot_levels.__doc__ = "acc[i] + the sum of w[4i:4i+4] * s[4i:4i+4]; w as `levels_above_*` make them."
 
 
 def _levels(offset: int) -> Any:

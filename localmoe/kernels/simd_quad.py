@@ -123,17 +123,20 @@ def _four_starts(builder: Any, rows: tuple[Any, ...]) -> Any:
     return _shuffle(builder, halves[0], halves[1], list(range(16)))
 
 
+def _nothing(v: Any, registers: str, side_effect: bool = False) -> Any:
+    """Assembly of no instructions that returns what it is given."""
+    return ir.InlineAsm(ir.FunctionType(v.type, [v.type]), "", registers, side_effect=side_effect)
+
+
 def _opaque(builder: Any, v: Any) -> Any:
     """`v`, of whose making the compiler forgets: else it merges the making into each of many uses."""
     if FORM != "avx512vnni":
         return v
-    same = ir.InlineAsm(ir.FunctionType(v.type, [v.type]), "", "=v,0")
-    return builder.call(same, [v])
+    return builder.call(_nothing(v, "=v,0"), [v])
 
 
 def _again(builder: Any, number: Any) -> Any:
-    same = ir.InlineAsm(ir.FunctionType(number.type, [number.type]), "", "=r,0", side_effect=True)
-    return builder.call(same, [number])
+    return builder.call(_nothing(number, "=r,0", side_effect=True), [number])
 
 
 again = define(types.int64(types.int64), _again)
@@ -148,8 +151,7 @@ def _spread(builder: Any, v: Any, order: list[int]) -> Any:
         return _shuffle(builder, v, v, order)
     first = order[0] // 8 * 8
     eight = _shuffle(builder, v, v, list(range(first, first + 8)) * 2)
-    same = ir.InlineAsm(ir.FunctionType(eight.type, [eight.type]), "", "=x,0")
-    eight = builder.call(same, [eight], attrs=("readnone", "nounwind"))
+    eight = builder.call(_nothing(eight, "=x,0"), [eight], attrs=("readnone", "nounwind"))
     in_half = [lane - first + (8 if i % 16 >= 8 else 0) for i, lane in enumerate(order)]
     return _concat(builder, [_shuffle(builder, eight, eight, in_half[at : at + 16]) for at in (0, 16)])
 

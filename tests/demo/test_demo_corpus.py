@@ -54,7 +54,9 @@ def test_answers_in_json_are_objects() -> None:
     replies = [reply for _, reply in turns(7, 2000, "json") if reply != "Noted."]
     assert len(replies) > 300
     for reply in replies:
-        assert json.loads(reply)
+        made = json.loads(reply)
+        assert isinstance(made, dict)
+        assert made
 
 
 def test_most_keys_are_the_facts_own_names_and_the_rest_of_no_two_facts_the_same() -> None:
