@@ -80,7 +80,7 @@ def load(
         if not cache_directory().exists():
             drop_old_caches()
             if notice is not None:
-                notice("First run: compiling the kernels for this CPU. Once, under a minute ...")
+                notice("First run: compiling the kernels for this CPU. Once, in half a minute to two ...")
         if chosen != "cpu":
             return Model(file, found.name, _gpu_engine(
                 file, config, context, kv_type, threads, device=chosen, gpu_memory=gpu_bound, ram=ram_bound,
