@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from localmoe.errors import UsageError
 from localmoe.kernels.gpu_attention import BLOCK
+from localmoe.kernels.gpu_dot import PLANE_LIFTS
 from localmoe.kernels.gpu_formats import GPU_TYPES
 from localmoe.kernels.gpu_launch import ExpertShape, Launcher, Tiles
 from localmoe.kernels.gpu_memory import upload
@@ -100,7 +101,11 @@ class Gpu:
         self.inner = self.empty(max(1, s.experts_used), s.ffn)
         self.inner_many = self.empty(pairs if chunk > 1 else 0, s.ffn, dtype=torch.bfloat16)
         self.out_many = self.empty(pairs if chunk > 1 else 0, s.hidden)
+        # one expert's (or layer's) largest matrix in bfloat16
+        widest = s.hidden * max(s.ffn, s.hidden) if chunk > self.launch.tiles.tokens else 0
+        self.scratch = self.empty(widest, dtype=torch.bfloat16)
         self._partial = self.empty(0)
+        self._lifts = torch.tensor(PLANE_LIFTS, device=self.device)
 
     # ------------------------------------------------------------ memory
     def empty(self, *shape: int, dtype: Any = None) -> Tensor:
@@ -187,7 +192,7 @@ class Gpu:
         if self.tokens == 1:
             self.launch.linear(h.planes, y, placed, add)
         else:
-            self.launch.linear_many(h.half, y, placed, self.tokens, add)
+            self.launch.linear_many(h.half, y, placed, self.tokens, self.scratch, add)
 
     def attend(self, q: GpuRows, k: GpuRows, v: GpuRows, cache: Any, position: int) -> GpuRows:
         """Rotates q and k, appends k and v at the position that `set_inputs` got, attends. → [tokens, heads
@@ -231,10 +236,14 @@ class Gpu:
             return
         t = self.torch
         order = t.arange(self.tokens, dtype=t.int32, device=self.device)
-        starts = t.tensor([0, self.tokens], dtype=t.int32, device=self.device)
-        active = t.zeros(1, dtype=t.int32, device=self.device)
-        self.launch.gate_up_many(h.half, self.inner_many, shape, active, where, starts, order, self.tokens)
-        self.launch.down_many(self.inner_many, self.out_many, shape, active, where, starts, self.tokens)
+        if self.tokens > self.launch.tiles.tokens:
+            address = int(self._placed[gate.address].data_ptr())
+            self.launch.expert_many(h.half, self.inner_many, self.out_many, shape, address, order, self.scratch)
+        else:
+            starts = t.tensor([0, self.tokens], dtype=t.int32, device=self.device)
+            active = t.zeros(1, dtype=t.int32, device=self.device)
+            self.launch.gate_up_many(h.half, self.inner_many, shape, active, where, starts, order, self.tokens)
+            self.launch.down_many(self.inner_many, self.out_many, shape, active, where, starts, self.tokens)
         weights = t.ones(self.tokens, dtype=t.float32, device=self.device)
         self.launch.combine(x.values, self.out_many, weights, order, self.shape.hidden, 1, self.tokens)
 
@@ -266,7 +275,7 @@ class Gpu:
         """The last token's logits into `self.logits`, on the device."""
         if self.tokens > 1:
             last = h.values[self.tokens - 1]
-            h.planes.copy_(last.view(-1, 4).t().reshape(-1))
+            h.planes.copy_((last.view(-1, 4) * self._lifts).t().reshape(-1))
         self.launch.linear(h.planes, self.logits, self.place(output))
 
     def all_logits(self, h: GpuRows, output: Matrix) -> Floats:
@@ -274,7 +283,7 @@ class Gpu:
         if self.tokens == 1:
             return self.last_logits(h, output)[None]
         y = self.empty(self.tokens, output.rows)
-        self.launch.linear_many(h.half, y, self.place(output), self.tokens)
+        self.launch.linear_many(h.half, y, self.place(output), self.tokens, self.scratch)
         return y.cpu().numpy()  # type: ignore[no-any-return]  # torch is Any here
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from localmoe.kernels.gpu_dot import plane_lift
 from localmoe.kernels.gpu_matvec import planar
 
 BLOCK = 256
@@ -173,7 +174,7 @@ def merge_blocks_kernel(
         mixed = mixed * fade + tl.sum(weight[:, None] * parts, 0)
         top = new_top
     i = head * HEAD_DIM + d
-    tl.store(out + planar(i, HEADS * HEAD_DIM), mixed / total, mask=d < HEAD_DIM)
+    tl.store(out + planar(i, HEADS * HEAD_DIM), mixed / total * plane_lift(i), mask=d < HEAD_DIM)
 
 
 @triton.jit

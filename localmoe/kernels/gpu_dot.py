@@ -1,15 +1,17 @@
 """Dot products of quantized rows with one token's float32 activations, for Triton matvec kernels.
 
-Activations come in *planes*: value i is at `(i % 4) * (cols / 4) + i // 4`, so that the word of 4 codes
-number u of a row meets x[plane s][u]: neighbouring threads read neighbouring words and neighbouring
-activations, 16 bytes each where the format is aligned for it (Q4_K, Q5_K, Q5_1 partly). Q4_0, Q5_0, Q8_0 and
-Q6_K blocks are only 2-byte aligned: words are put together from halves. A tile is [rows, units, words of a
-unit].
+A lane takes a *piece* of a row: 32 weights, whose codes it loads 16 bytes at a time where the format is
+aligned for it (Q4_K, Q5_K), else as 4-byte words, shifted together where a block may begin between two words
+(Q4_0, Q5_0, Q6_K, Q8_0). A tile is [pieces, rows], pieces along the lanes, and everything in it has one layout: no
+exchange between lanes until the sums of rows.
 
-Codes become float32 without a conversion: n bits masked where they are, at bit b of a word, and read as a
-float32, are the denormal code * 2**(b - 149), which multiplies at full speed and exactly. Activations are
-scaled by 2**(100 - b) before, so that sums of code * x come out as 2**-49 of themselves: one mask and one
-multiply-add per weight.
+Activations come in *planes*: value i is at `(i % 4) * (cols / 4) + i // 4`, so that a word of four codes meets
+x[plane s][u] for its byte s, and neighbouring words neighbouring activations.
+
+Codes become float32 without a conversion: the bits of byte s, masked where they are and read as a float32, are
+the denormal code * 2**(8 s - 149), which multiplies at full speed and exactly (byte 3 is moved to byte 2 before).
+Whoever writes planes has multiplied plane s by 2**(100 - 8 s) (`plane_lift`), so that sums of code * x come out
+as 2**-49 of themselves: one mask and one multiply-add per weight.
 """
 
 from __future__ import annotations
@@ -19,36 +21,108 @@ import triton.language as tl
 
 from localmoe.kernels.gpu_formats import half_at
 
+PLANE_LIFTS = (2.0**100, 2.0**92, 2.0**84, 2.0**84)
+_DROP0, _DROP1, _DROP2 = tl.constexpr(2.0**-100), tl.constexpr(2.0**-92), tl.constexpr(2.0**-84)
+_UNIT = tl.constexpr(2.0**49)
+
 
 @triton.jit
-def word_at(row: tl.tensor, start: tl.tensor, w: tl.tensor, mask: tl.tensor, WIDE: tl.constexpr) -> tl.tensor:
-    """Word `w` after byte `start` of rows (uint8 pointers): one load if all is 4-byte aligned, else two of
-    16 bits.
+def plane_lift(i: tl.tensor) -> tl.tensor:
+    """What value i is multiplied with in planes."""
+    plane = i % 4
+    return tl.where(plane == 0, 2.0**100, tl.where(plane == 1, 2.0**92, 2.0**84))
 
-    Offsets are added to pointers of the loaded type: only so does the compiler see neighbours and load 16
-    bytes at once.
+
+@triton.jit
+def _quad(row: tl.tensor, start: tl.tensor, mask: tl.tensor) -> tl.tensor:
+    """Four neighbouring elements from `start` [pieces] of rows (pointers [rows]): four tensors [pieces,
+    rows], by one load of 16 bytes where the alignment is known to allow it.
+
+    Offsets are added to pointers of the loaded type: only so does the compiler see neighbours.
     """
-    if WIDE:
-        return tl.load(row.to(tl.pointer_type(tl.int32)) + (start // 4 + w), mask=mask, other=0)
-    else:
-        halves = row.to(tl.pointer_type(tl.uint16)) + (start // 2 + w * 2)
-        low = tl.load(halves, mask=mask, other=0).to(tl.int32)
-        return low | (tl.load(halves + 1, mask=mask, other=0).to(tl.int32) << 16)
+    at = start[:, None, None] + tl.arange(0, 4)[None, None, :]
+    value = tl.load(row[None, :, None] + at, mask=mask[:, :, None] & (tl.arange(0, 4) < 4)[None, None, :],
+                    other=0)
+    even, odd = tl.split(tl.reshape(value, [value.shape[0], value.shape[1], 2, 2]))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth
 
 
 @triton.jit
-def code_at(word: tl.tensor, AT: tl.constexpr, BITS: tl.constexpr) -> tl.tensor:
-    """The BITS bits from bit AT of words, as a denormal float32: code * 2**(place(AT) - 149)."""
-    # whole bytes, until the code ends within 23 bits
-    back: tl.constexpr = 0 if AT <= 16 else (AT - 9) // 8 * 8
-    return ((word >> back) & (((1 << BITS) - 1) << (AT - back))).to(tl.float32, bitcast=True)
+def _joined(low: tl.tensor, high: tl.tensor, shift: tl.tensor) -> tl.tensor:
+    """32 of the 64 bits of two words, from bit `shift` on."""
+    both = (high.to(tl.uint64) << 32) | low.to(tl.uint64)
+    return (both >> shift).to(tl.uint32)
 
 
 @triton.jit
-def lifted(x: tl.tensor, AT: tl.constexpr) -> tl.tensor:
-    """Activations to multiply with `code_at(.., AT, ..)`: the product is 2**-49 of code * x."""
-    back: tl.constexpr = 0 if AT <= 16 else (AT - 9) // 8 * 8
-    return x * 2.0 ** (100 - AT + back)
+def _near(row: tl.tensor, start: tl.tensor, mask: tl.tensor) -> tl.tensor:
+    """For byte `start` [pieces] of rows (uint8 pointers [rows]), aligned to 2: pointers to the word that it
+    lies in [pieces, rows], by how many bits it lies behind the word's start, and whether it does."""
+    at = row.to(tl.int64)[None, :] + start[:, None]
+    over = at & 2
+    return (at - over).to(tl.pointer_type(tl.uint32)), (over * 8).to(tl.uint64), mask & (over != 0)
+
+
+@triton.jit
+def _two_words(row: tl.tensor, start: tl.tensor, mask: tl.tensor) -> tl.tensor:
+    """Two words from byte `start`, aligned to 2 bytes: see `_near`."""
+    p, shift, beyond = _near(row, start, mask)
+    a, b = tl.load(p, mask=mask, other=0), tl.load(p + 1, mask=mask, other=0)
+    c = tl.load(p + 2, mask=beyond, other=0)
+    return _joined(a, b, shift), _joined(b, c, shift)
+
+
+@triton.jit
+def _four_words(row: tl.tensor, start: tl.tensor, mask: tl.tensor) -> tl.tensor:
+    """Four words from byte `start`, aligned to 2 bytes: see `_near`."""
+    p, shift, beyond = _near(row, start, mask)
+    a, b = tl.load(p, mask=mask, other=0), tl.load(p + 1, mask=mask, other=0)
+    c, d = tl.load(p + 2, mask=mask, other=0), tl.load(p + 3, mask=mask, other=0)
+    e = tl.load(p + 4, mask=beyond, other=0)
+    return _joined(a, b, shift), _joined(b, c, shift), _joined(c, d, shift), _joined(d, e, shift)
+
+
+@triton.jit
+def _dot4(codes: tl.tensor, x0: tl.tensor, x1: tl.tensor, x2: tl.tensor, x3: tl.tensor,
+          CODE: tl.constexpr) -> tl.tensor:
+    """2**-49 of the dot product of a word's four codes, the bits CODE of each byte, with lifted activations."""
+    total = (codes & CODE).to(tl.float32, bitcast=True) * x0
+    total += (codes & (CODE << 8)).to(tl.float32, bitcast=True) * x1
+    total += (codes & (CODE << 16)).to(tl.float32, bitcast=True) * x2
+    return total + ((codes >> 8) & (CODE << 16)).to(tl.float32, bitcast=True) * x3
+
+
+@triton.jit
+def _sum_of(s0: tl.tensor, s1: tl.tensor, s2: tl.tensor, s3: tl.tensor) -> tl.tensor:
+    """The sum of activations, from sums of lifted ones by plane."""
+    return s0 * _DROP0 + s1 * _DROP1 + (s2 + s3) * _DROP2
+
+
+@triton.jit
+def _x_quads(x: tl.tensor, at: tl.tensor, inside: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
+    """16 activations, planes[s][at .. at + 3], as sixteen tensors [pieces, 1], and their sum."""
+    one, here = x + tl.zeros([1], tl.int32), inside[:, None]
+    a0, a1, a2, a3 = _quad(one, at, here)
+    b0, b1, b2, b3 = _quad(one + PLANE, at, here)
+    c0, c1, c2, c3 = _quad(one + 2 * PLANE, at, here)
+    d0, d1, d2, d3 = _quad(one + 3 * PLANE, at, here)
+    total = _sum_of((a0 + a1) + (a2 + a3), (b0 + b1) + (b2 + b3), (c0 + c1) + (c2 + c3), (d0 + d1) + (d2 + d3))
+    return a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3, total
+
+
+@triton.jit
+def _dot16(
+    q0: tl.tensor, q1: tl.tensor, q2: tl.tensor, q3: tl.tensor, x: tl.tensor, at: tl.tensor,
+    inside: tl.tensor, PLANE: tl.constexpr, CODE: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """Four words' codes with the 16 activations from `at`: 2**-49 of their dot product, and the activations'
+    sum.
+    """
+    a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3, total = _x_quads(x, at, inside, PLANE)
+    first = _dot4(q0, a0, b0, c0, d0, CODE) + _dot4(q1, a1, b1, c1, d1, CODE)
+    return first + (_dot4(q2, a2, b2, c2, d2, CODE) + _dot4(q3, a3, b3, c3, d3, CODE)), total
 
 
 @triton.jit
@@ -57,198 +131,182 @@ def _half_of(word: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def _scale_pair(s0: tl.tensor, s1: tl.tensor, s2: tl.tensor, shift: tl.tensor, late: tl.tensor) -> tl.tensor:
-    """Scale and minimum whose bytes are `shift` bits up in the three words of a K-quant's packed scales."""
-    a, b, c = s0 >> shift, s1 >> shift, s2 >> shift
-    scale = tl.where(late, (c & 15) | ((a >> 2) & 48), a & 63)
-    minimum = tl.where(late, ((c >> 4) & 15) | ((b >> 2) & 48), b & 63)
-    return scale.to(tl.float32), minimum.to(tl.float32)
-
-
-@triton.jit
-def _dots_k45(KIND: tl.constexpr, row: tl.tensor, rows_in: tl.tensor, unit: tl.tensor, units_in: tl.tensor,
-              x: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
-    """Q4_K, Q5_K: units of 64 weights, two sub-blocks that share bytes."""
-    block_bytes: tl.constexpr = 144 if KIND == 12 else 176
-    codes: tl.constexpr = 16 if KIND == 12 else 48
-    w = tl.arange(0, 8)
-    block, part = unit // 4, unit % 4
-    mask2 = rows_in[:, None] & units_in[None, :]
-    mask3 = mask2[:, :, None] & (w[None, None, :] < 8)
-    head = row[:, None].to(tl.pointer_type(tl.int32)) + (block * (block_bytes // 4))[None, :]
-    words = row[:, None, None]
-    # in words, so that no division hides the alignment
-    start = (block * (block_bytes // 4) + part * 8)[None, :, None]
-    q = tl.load(words.to(tl.pointer_type(tl.int32)) + (start + codes // 4 + w[None, None, :]), mask=mask3,
-                other=0)
+def _piece_k45(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.tensor, x: tl.tensor,
+               inside: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
+    """Q4_K, Q5_K: half of 64 weights, two sub-blocks of 32 that share bytes; 16 weights of each."""
+    words: tl.constexpr = 36 if KIND == 12 else 44
+    codes: tl.constexpr = 4 if KIND == 12 else 12
+    block, part, half = piece // 8, piece % 8 // 2, piece % 2
+    row = row.to(tl.pointer_type(tl.uint32))
+    q0, q1, q2, q3 = _quad(row, block * words + (part * 8 + half * 4 + codes), mask)
+    halves, a, b, c = _quad(row, block * words, mask)
+    # two sub-blocks' scales and minima, 6 bits each, as bytes 0 and 1
+    shift, late = (part % 2 * 16)[:, None], (part >= 2)[:, None]
+    a, b, c = a >> shift, b >> shift, c >> shift
+    scales = tl.where(late, (c & 0x0F0F) | ((a >> 2) & 0x3030), a & 0x3F3F)
+    minima = tl.where(late, ((c >> 4) & 0x0F0F) | ((b >> 2) & 0x3030), b & 0x3F3F)
+    l0, l1, l2, l3 = q0 & 0x0F0F0F0F, q1 & 0x0F0F0F0F, q2 & 0x0F0F0F0F, q3 & 0x0F0F0F0F
+    h0, h1, h2, h3 = q0 >> 4, q1 >> 4, q2 >> 4, q3 >> 4
+    at = block * 64 + (part * 16 + half * 4)
     if KIND == 13:
-        start = (block * (block_bytes // 4) + 4)[None, :, None]
-        fifth = tl.load(words.to(tl.pointer_type(tl.int32)) + (start + w[None, None, :]), mask=mask3, other=0)
-        # bit 0 of each byte for the low codes, bit 1 for the high ones
-        fifth = fifth >> (part * 2)[None, :, None]
-        fifth = (fifth & 0x01010101) | ((fifth & 0x02020202) << 3)  # as far apart as the codes
-    halves = tl.load(head, mask=mask2, other=0)
-    s0, s1 = tl.load(head + 1, mask=mask2, other=0), tl.load(head + 2, mask=mask2, other=0)
-    s2 = tl.load(head + 3, mask=mask2, other=0)
-    late, shift = (part >= 2)[None, :], (part % 2 * 16)[None, :]
-    scale0, minimum0 = _scale_pair(s0, s1, s2, shift, late)
-    scale1, minimum1 = _scale_pair(s0, s1, s2, shift + 8, late)
-    d, dmin = _half_of(halves), _half_of(halves >> 16)
-    at = unit[:, None] * 16 + w[None, :]
-    in2 = units_in[:, None] & (w[None, :] < 8)
-    low = tl.zeros(q.shape, tl.float32)
-    high = tl.zeros(q.shape, tl.float32)
-    sum0 = tl.zeros(at.shape, tl.float32)
-    sum1 = tl.zeros(at.shape, tl.float32)
-    for s in tl.static_range(4):
-        x0 = tl.load(x + s * PLANE + at, mask=in2, other=0.0)
-        x1 = tl.load(x + s * PLANE + at + 8, mask=in2, other=0.0)
-        lifted0, lifted1 = lifted(x0, 8 * s), lifted(x1, 8 * s + 4)
-        low += code_at(q, 8 * s, 4) * lifted0[None]
-        high += code_at(q, 8 * s + 4, 4) * lifted1[None]
-        if KIND == 13:
-            low += code_at(fifth, 8 * s, 1) * (lifted0 * 16.0)[None]
-            high += code_at(fifth, 8 * s + 4, 1) * (lifted1 * 16.0)[None]
-        sum0 += x0
-        sum1 += x1
-    d *= 2.0**49
-    value = (d * scale0)[:, :, None] * low + (d * scale1)[:, :, None] * high
-    return value - (dmin * minimum0)[:, :, None] * sum0[None] - (dmin * minimum1)[:, :, None] * sum1[None]
+        f0, f1, f2, f3 = _quad(row, block * words + (half * 4 + 4), mask)
+        up = (part * 2)[:, None]
+        f0, f1, f2, f3 = f0 >> up, f1 >> up, f2 >> up, f3 >> up
+        h0 = (h0 & 0x0F0F0F0F) | ((f0 << 3) & 0x10101010)
+        h1 = (h1 & 0x0F0F0F0F) | ((f1 << 3) & 0x10101010)
+        h2 = (h2 & 0x0F0F0F0F) | ((f2 << 3) & 0x10101010)
+        h3 = (h3 & 0x0F0F0F0F) | ((f3 << 3) & 0x10101010)
+        l0, l1 = l0 | ((f0 << 4) & 0x10101010), l1 | ((f1 << 4) & 0x10101010)
+        l2, l3 = l2 | ((f2 << 4) & 0x10101010), l3 | ((f3 << 4) & 0x10101010)
+    code: tl.constexpr = 0x0F if KIND == 12 else 0x1F
+    low, sum0 = _dot16(l0, l1, l2, l3, x, at, inside, PLANE, code)
+    high, sum1 = _dot16(h0, h1, h2, h3, x, at + 8, inside, PLANE, code)
+    value = (scales & 0xFF).to(tl.float32) * low + (scales >> 8 & 0xFF).to(tl.float32) * high
+    least = (minima & 0xFF).to(tl.float32) * sum0 + (minima >> 8 & 0xFF).to(tl.float32) * sum1
+    return _half_of(halves) * _UNIT * value - _half_of(halves >> 16) * least
 
 
 @triton.jit
-def _dots_q6_k(row: tl.tensor, rows_in: tl.tensor, unit: tl.tensor, units_in: tl.tensor, x: tl.tensor,
-               PLANE: tl.constexpr) -> tl.tensor:
-    """Q6_K: units of 128 weights, half a block."""
-    w = tl.arange(0, 16)
-    block, half = unit // 2, unit % 2
-    mask2 = rows_in[:, None] & units_in[None, :]
-    mask3 = mask2[:, :, None] & (w[None, None, :] < 16)
-    start, words = (block * 210)[:, None], row[:, None, None]
-    q = word_at(words, (block * 210 + half * 64)[None, :, None], w[None, None, :], mask3, False)
-    top = word_at(words, (block * 210 + 128 + half * 32)[None, :, None], (w % 8)[None, None, :], mask3, False)
-    top = top >> (w // 8 * 2)[None, None, :]
-    scales = words + (start + 192 + (half * 8)[:, None] + (w // 4)[None, :])[None]
-    scale0 = tl.load(scales.to(tl.pointer_type(tl.int8)), mask=mask3, other=0).to(tl.float32)
-    scale1 = tl.load((scales + 4).to(tl.pointer_type(tl.int8)), mask=mask3, other=0).to(tl.float32)
-    d = half_at(row[:, None] + (block * 210 + 208)[None, :], mask2)
-    at = unit[:, None] * 32 + w[None, :]
-    in2 = units_in[:, None] & (w[None, :] < 16)
-    low = tl.zeros(q.shape, tl.float32)
-    high = tl.zeros(q.shape, tl.float32)
-    sum0 = tl.zeros(at.shape, tl.float32)
-    sum1 = tl.zeros(at.shape, tl.float32)
-    for s in tl.static_range(4):
-        x0 = tl.load(x + s * PLANE + at, mask=in2, other=0.0)
-        x1 = tl.load(x + s * PLANE + at + 16, mask=in2, other=0.0)
-        lifted0, lifted1 = lifted(x0, 8 * s), lifted(x1, 8 * s + 4)
-        low += code_at(q, 8 * s, 4) * lifted0[None]
-        low += code_at(top, 8 * s, 2) * (lifted0 * 16.0)[None]
-        high += code_at(q, 8 * s + 4, 4) * lifted1[None]
-        high += code_at(top, 8 * s + 4, 2) * (lifted1 * 16.0)[None]
-        sum0 += x0
-        sum1 += x1
-    low, high = low * 2.0**49 - 32.0 * sum0[None], high * 2.0**49 - 32.0 * sum1[None]
-    return d[:, :, None] * (scale0 * low + scale1 * high)
+def _dot8(u: tl.tensor, v: tl.tensor, x: tl.tensor, at: tl.tensor, inside: tl.tensor,
+          PLANE: tl.constexpr) -> tl.tensor:
+    """Two words of 6-bit codes with the 8 activations planes[s][at], [at + 1]: dot product of code - 32."""
+    where, here = (x + at)[:, None], inside[:, None]
+    a0, a1 = tl.load(where, mask=here, other=0.0), tl.load(where + 1, mask=here, other=0.0)
+    b0, b1 = tl.load(where + PLANE, mask=here, other=0.0), tl.load(where + (PLANE + 1), mask=here, other=0.0)
+    where += 2 * PLANE
+    c0, c1 = tl.load(where, mask=here, other=0.0), tl.load(where + 1, mask=here, other=0.0)
+    d0, d1 = tl.load(where + PLANE, mask=here, other=0.0), tl.load(where + (PLANE + 1), mask=here, other=0.0)
+    dot = _dot4(u, a0, b0, c0, d0, 0x3F) + _dot4(v, a1, b1, c1, d1, 0x3F)
+    return dot * _UNIT - 32.0 * _sum_of(a0 + a1, b0 + b1, c0 + c1, d0 + d1)
 
 
 @triton.jit
-def _dots_nibbles(KIND: tl.constexpr, row: tl.tensor, rows_in: tl.tensor, unit: tl.tensor,
-                  units_in: tl.tensor, x: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
-    """Q4_0, Q4_1, Q5_0, Q5_1: units of 32 weights, one block."""
-    start: tl.constexpr = 4 if KIND == 3 or KIND == 7 else 2
+def _piece_q6_k(row: tl.tensor, piece: tl.tensor, mask: tl.tensor, x: tl.tensor, inside: tl.tensor,
+                PLANE: tl.constexpr) -> tl.tensor:
+    """Q6_K: 8 weights of each quarter of half a block; their quarters share bytes of upper bits."""
+    block, half, part = piece // 8, piece % 8 // 4, piece % 4
+    start = block * 210
+    u0, v0 = _two_words(row, start + (half * 64 + part * 8), mask)
+    u1, v1 = _two_words(row, start + (half * 64 + part * 8 + 32), mask)
+    t, w = _two_words(row, start + (128 + half * 32 + part * 8), mask)
+    scale = row[None, :].to(tl.pointer_type(tl.int8)) + (start + (192 + half * 8 + part // 2))[:, None]
+    at = block * 64 + (half * 32 + part * 2)
+    x0 = _dot8((u0 & 0x0F0F0F0F) | ((t << 4) & 0x30303030), (v0 & 0x0F0F0F0F) | ((w << 4) & 0x30303030),
+               x, at, inside, PLANE)
+    x1 = _dot8((u1 & 0x0F0F0F0F) | ((t << 2) & 0x30303030), (v1 & 0x0F0F0F0F) | ((w << 2) & 0x30303030),
+               x, at + 8, inside, PLANE)
+    x2 = _dot8((u0 >> 4 & 0x0F0F0F0F) | (t & 0x30303030), (v0 >> 4 & 0x0F0F0F0F) | (w & 0x30303030),
+               x, at + 16, inside, PLANE)
+    x3 = _dot8((u1 >> 4 & 0x0F0F0F0F) | (t >> 2 & 0x30303030), (v1 >> 4 & 0x0F0F0F0F) | (w >> 2 & 0x30303030),
+               x, at + 24, inside, PLANE)
+    value = tl.load(scale, mask=mask, other=0).to(tl.float32) * x0
+    value += tl.load(scale + 2, mask=mask, other=0).to(tl.float32) * x1
+    value += tl.load(scale + 4, mask=mask, other=0).to(tl.float32) * x2
+    value += tl.load(scale + 6, mask=mask, other=0).to(tl.float32) * x3
+    return half_at(row[None, :] + (start + 208)[:, None], mask) * value
+
+
+@triton.jit
+def _with_fifth(codes: tl.tensor, bits: tl.tensor) -> tl.tensor:
+    """Four nibbles and bits 0..3 of `bits` as their fifth ones. The factor sends bit k to bit 8 k + 4."""
+    return (codes & 0x0F0F0F0F) | (((bits & 15) * 0x02040810) & 0x10101010)
+
+
+@triton.jit
+def _piece_nibbles(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.tensor, x: tl.tensor,
+                   inside: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
+    """Q4_0, Q4_1, Q5_0, Q5_1: one block."""
+    head: tl.constexpr = 4 if KIND == 3 or KIND == 7 else 2
     five: tl.constexpr = KIND == 6 or KIND == 7
-    codes: tl.constexpr = start + 4 if five else start
-    block_bytes: tl.constexpr = codes + 16
-    wide: tl.constexpr = start == 4
-    offset: tl.constexpr = 16.0 if five else 8.0
-    w = tl.arange(0, 4)
-    mask2 = rows_in[:, None] & units_in[None, :]
-    mask3 = mask2[:, :, None] & (w[None, None, :] < 4)
-    block = row[:, None] + (unit * block_bytes)[None, :]
-    q = word_at(row[:, None, None], (unit * block_bytes + codes)[None, :, None], w[None, None, :], mask3,
-                wide)
-    d = half_at(block, mask2)
-    at = unit[:, None] * 8 + w[None, :]
-    in2 = units_in[:, None] & (w[None, :] < 4)
-    if five:
-        fifth = word_at(block, start, 0, mask2, wide)[:, :, None] >> (w * 4)[None, None, :]
-    total = tl.zeros(q.shape, tl.float32)
-    sums = tl.zeros(at.shape, tl.float32)
-    for s in tl.static_range(4):
-        x0 = tl.load(x + s * PLANE + at, mask=in2, other=0.0)
-        x1 = tl.load(x + s * PLANE + at + 4, mask=in2, other=0.0)
-        total += code_at(q, 8 * s, 4) * lifted(x0, 8 * s)[None]
-        total += code_at(q, 8 * s + 4, 4) * lifted(x1, 8 * s + 4)[None]
-        if five:
-            total += code_at(fifth, s, 1) * lifted(x0 * 16.0, s)[None]
-            total += code_at(fifth, s + 16, 1) * lifted(x1 * 16.0, s + 16)[None]
-        sums += x0 + x1
-    total *= 2.0**49
-    if wide:
-        return d[:, :, None] * total + half_at(block + 2, mask2)[:, :, None] * sums[None]
+    codes: tl.constexpr = head + 4 if five else head
+    start = piece * (codes + 16)
+    if head == 4:
+        words = row.to(tl.pointer_type(tl.uint32))
+        q0, q1, q2, q3 = _quad(words, piece * ((codes + 16) // 4) + codes // 4, mask)
     else:
-        return d[:, :, None] * (total - offset * sums[None])
+        q0, q1, q2, q3 = _four_words(row, start + codes, mask)
+    l0, l1, l2, l3 = q0, q1, q2, q3
+    h0, h1, h2, h3 = q0 >> 4, q1 >> 4, q2 >> 4, q3 >> 4
+    if five:
+        bits, _ = _two_words(row, start + head, mask)
+        l0, l1 = _with_fifth(l0, bits), _with_fifth(l1, bits >> 4)
+        l2, l3 = _with_fifth(l2, bits >> 8), _with_fifth(l3, bits >> 12)
+        h0, h1 = _with_fifth(h0, bits >> 16), _with_fifth(h1, bits >> 20)
+        h2, h3 = _with_fifth(h2, bits >> 24), _with_fifth(h3, bits >> 28)
+    code: tl.constexpr = 0x1F if five else 0x0F
+    low, sum0 = _dot16(l0, l1, l2, l3, x, piece * 8, inside, PLANE, code)
+    high, sum1 = _dot16(h0, h1, h2, h3, x, piece * 8 + 4, inside, PLANE, code)
+    at = row[None, :] + start[:, None]
+    dot, total = (low + high) * _UNIT, sum0 + sum1
+    if head == 4:
+        return half_at(at, mask) * dot + half_at(at + 2, mask) * total
+    return half_at(at, mask) * (dot - (16.0 if five else 8.0) * total)
 
 
 @triton.jit
-def _dots_plain(KIND: tl.constexpr, row: tl.tensor, rows_in: tl.tensor, unit: tl.tensor,
-                units_in: tl.tensor, x: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
-    """F32, F16, BF16 and Q8_0: units of 32 weights, one word of four values after another."""
-    w = tl.arange(0, 8)
-    mask2 = rows_in[:, None] & units_in[None, :]
-    mask3 = mask2[:, :, None] & (w[None, None, :] < 8)
-    at = unit[:, None] * 8 + w[None, :]
-    in2 = units_in[:, None] & (w[None, :] < 8)
-    total = tl.zeros(mask3.shape, tl.float32)
-    if KIND == 8:
-        q = word_at(row[:, None, None], (unit * 34 + 2)[None, :, None], w[None, None, :], mask3, False)
-    for s in tl.static_range(4):
-        x0 = tl.load(x + s * PLANE + at, mask=in2, other=0.0)
-        if KIND == 8:
-            value = ((q << (24 - 8 * s)) >> 24).to(tl.float32)
-        elif KIND == 0:
-            value = tl.load(row[:, None, None].to(tl.pointer_type(tl.float32)) + (at * 4 + s)[None],
-                            mask=mask3, other=0.0)
-        elif KIND == 1:
-            value = tl.load(row[:, None, None].to(tl.pointer_type(tl.float16)) + (at * 4 + s)[None],
-                            mask=mask3, other=0.0)
-            value = value.to(tl.float32)
-        else:
-            tl.static_assert(KIND == 30)
-            bits = tl.load(row[:, None, None].to(tl.pointer_type(tl.uint16)) + (at * 4 + s)[None],
-                           mask=mask3, other=0)
-            value = (bits.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
-        total += value * x0[None]
-    if KIND == 8:
-        total = half_at(row[:, None] + (unit * 34)[None, :], mask2)[:, :, None] * total
-    return total
+def _piece_q8_0(row: tl.tensor, piece: tl.tensor, mask: tl.tensor, x: tl.tensor, inside: tl.tensor,
+                PLANE: tl.constexpr) -> tl.tensor:
+    """Q8_0: one block; signed bytes become codes of 0..255 by turning their sign bit."""
+    q0, q1, q2, q3 = _four_words(row, piece * 34 + 2, mask)
+    r0, r1, r2, r3 = _four_words(row, piece * 34 + 18, mask)
+    sign: tl.constexpr = 0x80808080
+    first, sum0 = _dot16(q0 ^ sign, q1 ^ sign, q2 ^ sign, q3 ^ sign, x, piece * 8, inside, PLANE, 0xFF)
+    second, sum1 = _dot16(r0 ^ sign, r1 ^ sign, r2 ^ sign, r3 ^ sign, x, piece * 8 + 4, inside, PLANE, 0xFF)
+    dot = (first + second) * _UNIT - 128.0 * (sum0 + sum1)
+    return half_at(row[None, :] + (piece * 34)[:, None], mask) * dot
 
 
 @triton.jit
-def unit_dots(KIND: tl.constexpr, row: tl.tensor, rows_in: tl.tensor, unit: tl.tensor, units_in: tl.tensor,
-              x: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
-    """Partial dots [rows, units, words]: uint8 row pointers [rows], unit numbers [units], x planes of PLANE
+def _piece_plain(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.tensor, x: tl.tensor,
+                 inside: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
+    """F32, F16, BF16: four neighbouring weights."""
+    if KIND == 0:
+        row = row.to(tl.pointer_type(tl.float32))
+    elif KIND == 1:
+        row = row.to(tl.pointer_type(tl.float16))
+    else:
+        tl.static_assert(KIND == 30)
+        row = row.to(tl.pointer_type(tl.uint16))
+    a, b, c, d = _quad(row, piece * 4, mask)
+    if KIND == 30:
+        a = (a.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+        b = (b.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+        c = (c.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+        d = (d.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    at, here = (x + piece)[:, None], inside[:, None]
+    value = a.to(tl.float32) * (tl.load(at, mask=here, other=0.0) * _DROP0)
+    value += b.to(tl.float32) * (tl.load(at + PLANE, mask=here, other=0.0) * _DROP1)
+    value += c.to(tl.float32) * (tl.load(at + 2 * PLANE, mask=here, other=0.0) * _DROP2)
+    return value + d.to(tl.float32) * (tl.load(at + 3 * PLANE, mask=here, other=0.0) * _DROP2)
+
+
+@triton.jit
+def piece_dots(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.tensor, x: tl.tensor,
+               inside: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
+    """Partial dots [pieces, rows]: uint8 row pointers [rows], piece numbers [pieces], lifted planes of PLANE
     values.
     """
     if KIND == 12 or KIND == 13:
-        return _dots_k45(KIND, row, rows_in, unit, units_in, x, PLANE)
+        return _piece_k45(KIND, row, piece, mask, x, inside, PLANE)
     elif KIND == 14:
-        return _dots_q6_k(row, rows_in, unit, units_in, x, PLANE)
-    elif KIND == 0 or KIND == 1 or KIND == 8 or KIND == 30:
-        return _dots_plain(KIND, row, rows_in, unit, units_in, x, PLANE)
+        return _piece_q6_k(row, piece, mask, x, inside, PLANE)
+    elif KIND == 8:
+        return _piece_q8_0(row, piece, mask, x, inside, PLANE)
+    elif KIND == 0 or KIND == 1 or KIND == 30:
+        return _piece_plain(KIND, row, piece, mask, x, inside, PLANE)
     else:
-        return _dots_nibbles(KIND, row, rows_in, unit, units_in, x, PLANE)
+        return _piece_nibbles(KIND, row, piece, mask, x, inside, PLANE)
 
 
 @triton.jit
 def row_dots(
-    KIND: tl.constexpr, row: tl.tensor, rows_in: tl.tensor, x: tl.tensor, units: tl.tensor,
-    COLS: tl.constexpr, R: tl.constexpr, UNITS: tl.constexpr, WORDS: tl.constexpr,
+    KIND: tl.constexpr, row: tl.tensor, rows_in: tl.tensor, x: tl.tensor, pieces: tl.tensor,
+    COLS: tl.constexpr, R: tl.constexpr, PIECES: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """Dot products of R rows with x over the first `units` units, UNITS at a time → float32 [R]."""
-    total = tl.zeros([R, UNITS, WORDS], tl.float32)
-    for first in range(0, units, UNITS):
-        unit = first + tl.arange(0, UNITS)
-        total += unit_dots(KIND, row, rows_in, unit, unit < units, x, COLS // 4)
-    return tl.sum(tl.reshape(total, [R, UNITS * WORDS]), 1)
+    """Dot products of R rows with x over the first `pieces` pieces, PIECES at a time → float32 [R]."""
+    total = tl.zeros([PIECES, R], tl.float32)
+    for first in range(0, pieces, PIECES):
+        piece = first + tl.arange(0, PIECES)
+        inside = piece < pieces
+        total += piece_dots(KIND, row, piece, rows_in[None, :] & inside[:, None], x, inside, COLS // 4)
+    return tl.sum(total, 0)

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from localmoe.kernels.gpu_formats import decode32, pointer8
+from localmoe.kernels.gpu_dot import plane_lift
 from localmoe.kernels.gpu_matvec import planar
 
 
@@ -40,7 +41,7 @@ def norm_kernel(
     value = value * scale * tl.load(weight + i, mask=inside, other=0.0)
     tl.store(h + token * COLS + i, value, mask=inside)
     if DECODE:
-        tl.store(planes + planar(i, COLS), value, mask=inside)
+        tl.store(planes + planar(i, COLS), value * plane_lift(i), mask=inside)
     else:
         tl.store(half + token * COLS + i, value.to(tl.bfloat16), mask=inside)
 

@@ -19,28 +19,25 @@ GPU_TYPES = ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """How a matvec walks a row: units of `unit` weights, each `words` words of 4 codes (8 where codes are
-    nibbles).
-    """
+    """How a matvec walks a row: in pieces of so many weights, one per lane; and the blocks' size."""
 
-    unit: int
-    words: int
+    piece: int
     block: int  # weights of a block
     block_bytes: int
 
 
 GEOMETRY = {
-    F32: Geometry(32, 8, 32, 128),
-    F16: Geometry(32, 8, 32, 64),
-    BF16: Geometry(32, 8, 32, 64),
-    Q4_0: Geometry(32, 4, 32, 18),
-    Q4_1: Geometry(32, 4, 32, 20),
-    Q5_0: Geometry(32, 4, 32, 22),
-    Q5_1: Geometry(32, 4, 32, 24),
-    Q8_0: Geometry(32, 8, 32, 34),
-    Q4_K: Geometry(64, 8, 256, 144),
-    Q5_K: Geometry(64, 8, 256, 176),
-    Q6_K: Geometry(128, 16, 256, 210),
+    F32: Geometry(4, 32, 128),
+    F16: Geometry(4, 32, 64),
+    BF16: Geometry(4, 32, 64),
+    Q4_0: Geometry(32, 32, 18),
+    Q4_1: Geometry(32, 32, 20),
+    Q5_0: Geometry(32, 32, 22),
+    Q5_1: Geometry(32, 32, 24),
+    Q8_0: Geometry(32, 32, 34),
+    Q4_K: Geometry(32, 256, 144),
+    Q5_K: Geometry(32, 256, 176),
+    Q6_K: Geometry(32, 256, 210),
 }
 
 

@@ -8,7 +8,7 @@ tested.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from localmoe.kernels import gpu_attention as A
@@ -16,6 +16,7 @@ from localmoe.kernels import gpu_elementwise as E
 from localmoe.kernels import gpu_handshake as H
 from localmoe.kernels import gpu_matvec as V
 from localmoe.kernels import gpu_prefill as P
+from localmoe.kernels import gpu_product as W
 from localmoe.kernels.gpu_formats import GEOMETRY, alignment
 from localmoe.kernels.gpu_resolve import resolve_kernel
 from localmoe.kernels.matrix import Matrix
@@ -26,23 +27,22 @@ Tensor = Any  # torch.Tensor, without importing torch
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """Sizes of tiles. The rows of a matvec tile are bounded by registers: fewer where decoding a word takes
-    more of them.
+    """Sizes of tiles: a matvec program has `rows` rows, and its lanes take that many pieces at once."""
 
-    None of these has been tuned on a GPU yet; `benchmarks/gpu_suite.py --part kernels` measures alternatives.
-    """
-
-    words: int = 512  # words of codes in a matvec tile's row: 4 per thread
     rows: int = 4
-    # of gate and up together
-    wide_rows: dict[str, int] = field(default_factory=lambda: {"q4_k": 8, "q4_0": 8, "q4_1": 8})
-    warps: int = 4
-    tokens: int = 64  # prefill: tokens and weight rows of a tile
+    # warps that share a row's columns: more where there are few rows
+    linear_warps: int = 2
+    gate_up_warps: int = 1
+    down_warps: int = 2
+    tokens: int = 64  # prefill of up to so many tokens decodes weights tile by tile: tokens and rows of a tile
     columns: int = 64
+    # prefill of more widens them first: tokens, rows and columns of a tile, and how many are loaded ahead
+    many: tuple[int, int, int] = (128, 128, 64)
+    stages: int = 3
     keys: int = 64  # attention: positions of a tile
 
 
-INTERPRETED = Tiles(words=4096, rows=64, wide_rows={}, tokens=32, columns=128, keys=128)
+INTERPRETED = Tiles(rows=64, tokens=32, columns=128, keys=128, many=(64, 128, 128))
 
 
 def power_of_two(n: int) -> int:
@@ -76,12 +76,13 @@ class Launcher:
     def __init__(self, interpreted: bool, tiles: Tiles | None = None) -> None:
         self.gpu = not interpreted
         self.tiles = tiles or (INTERPRETED if interpreted else Tiles())
-        self._options: dict[str, Any] = {"num_warps": self.tiles.warps, "enable_fp_fusion": True}
+        self._options: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": True}
 
-    def _units(self, kind: int, cols: int) -> dict[str, int]:
-        g = GEOMETRY[kind]
-        at_once = min(self.tiles.words // g.words, power_of_two(cols // g.unit))
-        return {"UNIT": g.unit, "UNITS": at_once, "WORDS": g.words}
+    def _pieces(self, kind: int, cols: int, warps: int) -> dict[str, int]:
+        """How a matvec program with so many warps walks a row."""
+        piece = GEOMETRY[kind].piece
+        at_once = min(32 * warps if self.gpu else 4096, power_of_two(cols // piece))
+        return {"PIECE": piece, "PIECES": at_once, "num_warps": warps}
 
     # ------------------------------------------------------------ elementwise
     def embed(self, ids: Tensor, x: Tensor, matrix: Matrix, tokens: int) -> None:
@@ -128,21 +129,21 @@ class Launcher:
         V.linear_kernel[(_ceil(matrix.rows, rows),)](
             planes, y, matrix.address, matrix.rows, KIND=matrix.kind, COLS=matrix.cols,
             ROW_BYTES=matrix.row_bytes,
-            ALIGN=alignment(matrix.row_bytes), R=rows, ADD=add, **self._units(matrix.kind, matrix.cols),
-            **self._options,
+            ALIGN=alignment(matrix.row_bytes), R=rows, ADD=add,
+            **self._pieces(matrix.kind, matrix.cols, self.tiles.linear_warps), enable_fp_fusion=True,
         )  # fmt: skip
 
     def gate_up(self, planes: Tensor, hidden: Tensor, shape: ExpertShape, source: Tensor, target: Tensor,
         rows: Tensor) -> None:
         """hidden float32 [k, ffn], each row in planes, of the chosen experts: see gpu_matvec."""
         gate, k = shape.gate, int(source.shape[0])
-        at_once = self.tiles.wide_rows.get(gate.type, self.tiles.rows) // 2
+        at_once = max(1, self.tiles.rows // 2)
         V.gate_up_kernel[(k, _ceil(gate.rows, at_once))](
             planes, hidden, source, target, rows, UP_START=shape.starts[1], KIND=gate.kind, COLS=gate.cols,
             FFN=gate.rows,
             ROW_BYTES=gate.row_bytes, ALIGN=alignment(gate.row_bytes), R=at_once,
-            SPAN=self._span(gate.row_bytes),
-            **self._units(gate.kind, gate.cols), **self._options,
+            SPAN=self._span(gate.row_bytes, self.tiles.gate_up_warps),
+            **self._pieces(gate.kind, gate.cols, self.tiles.gate_up_warps), enable_fp_fusion=True,
         )  # fmt: skip
 
     def down(
@@ -156,13 +157,14 @@ class Launcher:
             hidden, y, weights, source, target, rows, DOWN_START=shape.starts[2], KIND=down.kind,
             FFN=down.cols,
             ROWS=down.rows, ROW_BYTES=down.row_bytes, ALIGN=alignment(down.row_bytes), BLOCK=block.block_size,
-            BLOCK_BYTES=block.block_bytes, K=k, R=self.tiles.rows, SPAN=self._span(down.row_bytes),
-            **self._units(down.kind, down.cols), **self._options,
+            BLOCK_BYTES=block.block_bytes, K=k, R=self.tiles.rows,
+            SPAN=self._span(down.row_bytes, self.tiles.down_warps),
+            **self._pieces(down.kind, down.cols, self.tiles.down_warps), enable_fp_fusion=True,
         )  # fmt: skip
 
-    def _span(self, row_bytes: int) -> int:
+    def _span(self, row_bytes: int, warps: int) -> int:
         """Words of a copy: 16 per thread, unless a row is shorter."""
-        return min(self.tiles.warps * 32 * 16, power_of_two(row_bytes // 2)) if self.gpu else 1 << 16
+        return min(warps * 32 * 16, power_of_two(row_bytes // 2)) if self.gpu else 1 << 16
 
     # ------------------------------------------------------------ attention
     def append(self, q: Tensor, k: Tensor, v: Tensor, rope: Tensor, cache: Any, position: Tensor,
@@ -215,14 +217,68 @@ class Launcher:
         )  # fmt: skip
 
     # ------------------------------------------------------------ many tokens
-    def linear_many(self, x: Tensor, y: Tensor, matrix: Matrix, tokens: int, add: bool = False) -> None:
-        """y float32 [tokens, rows] (+)= x bfloat16 [tokens, cols] · matrixᵀ."""
-        bm, bn = self.tiles.tokens, self.tiles.columns
-        P.linear_many_kernel[(_ceil(tokens, bm), _ceil(matrix.rows, bn))](
-            x, y, matrix.address, tokens, matrix.rows, KIND=matrix.kind, COLS=matrix.cols,
-            ROW_BYTES=matrix.row_bytes,
-            ALIGN=alignment(matrix.row_bytes), BM=bm, BN=bn, ADD=add, GPU=self.gpu, **self._options,
+    def linear_many(
+        self, x: Tensor, y: Tensor, matrix: Matrix, tokens: int, scratch: Tensor, add: bool = False
+    ) -> None:
+        """y float32 [tokens, rows] (+)= x bfloat16 [tokens, cols] · matrixᵀ; `scratch`: bfloat16, at least a
+        row.
+        """
+        if tokens <= self.tiles.tokens:
+            bm, bn = self.tiles.tokens, self.tiles.columns
+            P.linear_many_kernel[(_ceil(tokens, bm), _ceil(matrix.rows, bn))](
+                x, y, matrix.address, tokens, matrix.rows, KIND=matrix.kind, COLS=matrix.cols,
+                ROW_BYTES=matrix.row_bytes, ALIGN=alignment(matrix.row_bytes), BM=bm, BN=bn, ADD=add,
+                GPU=self.gpu, **self._options,
+            )  # fmt: skip
+            return
+        for first, rows in self._slices(matrix, int(scratch.numel())):
+            self._widen(scratch, matrix.address + first * matrix.row_bytes, matrix, rows)
+            self._product(x, scratch, y[:, first:], tokens, rows, matrix.cols, add)
+
+    @staticmethod
+    def _slices(matrix: Matrix, room: int) -> list[tuple[int, int]]:
+        """First row and rows of each part of a matrix that fits into `room` wide values."""
+        at_once = room // matrix.cols
+        return [(i, min(at_once, matrix.rows - i)) for i in range(0, matrix.rows, at_once)]
+
+    def _widen(self, out: Tensor, address: int, matrix: Matrix, rows: int) -> None:
+        """out bfloat16 [rows, cols] from rows of the matrix's type at `address`."""
+        W.widen_kernel[(rows, _ceil(matrix.cols // 32, 32))](
+            out, address, KIND=matrix.kind, COLS=matrix.cols, ROW_BYTES=matrix.row_bytes,
+            ALIGN=alignment(matrix.row_bytes), SUBS=32, **self._options,
         )  # fmt: skip
+
+    def _product(
+        self, x: Tensor, w: Tensor, y: Tensor, tokens: int, rows: int, cols: int, add: bool
+    ) -> None:
+        bm, bn, bk = self.tiles.many
+        W.product_kernel[(_ceil(tokens, bm), _ceil(rows, bn))](
+            x, w, y, tokens, rows, int(y.stride(0)), COLS=cols, BM=bm, BN=bn, BK=bk, ADD=add, GPU=self.gpu,
+            num_warps=8, num_stages=self.tiles.stages, enable_fp_fusion=True,
+        )  # fmt: skip
+
+    def expert_many(
+        self, x: Tensor, hidden: Tensor, out: Tensor, shape: ExpertShape, address: int, token_of: Tensor,
+        scratch: Tensor,
+    ) -> None:  # fmt: skip
+        """One expert at `address` for the tokens int32 [pairs] of x bfloat16: hidden bfloat16 [pairs, ffn], out
+        float32 [pairs, hidden] are its pairs' rows. `scratch`: bfloat16, at least a row of each matrix.
+        """
+        gate, up, down, pairs = shape.gate, shape.up, shape.down, int(token_of.shape[0])
+        bm, bn, bk = self.tiles.many
+        half = int(scratch.numel()) // 2
+        for first, rows in self._slices(gate, half):
+            start = address + first * gate.row_bytes
+            self._widen(scratch, start, gate, rows)
+            self._widen(scratch[half:], start + shape.starts[1], up, rows)
+            W.swiglu_product_kernel[(_ceil(pairs, bm), _ceil(rows, bn // 2))](
+                x, scratch, scratch[half:], hidden[:, first:], token_of, pairs, rows, int(hidden.stride(0)),
+                COLS=gate.cols, BM=bm, BN=bn // 2, BK=bk, GPU=self.gpu,
+                num_warps=8, num_stages=self.tiles.stages, enable_fp_fusion=True,
+            )  # fmt: skip
+        for first, rows in self._slices(down, int(scratch.numel())):
+            self._widen(scratch, address + shape.starts[2] + first * down.row_bytes, down, rows)
+            self._product(hidden, scratch, out[:, first:], pairs, rows, down.cols, False)
 
     def gate_up_many(
         self, x: Tensor, hidden: Tensor, shape: ExpertShape, active: Tensor, place: Tensor, starts: Tensor,

@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from localmoe.kernels.gpu_dot import row_dots
+from localmoe.kernels.gpu_dot import plane_lift, row_dots
 from localmoe.kernels.gpu_formats import pointer8
 
 
@@ -32,12 +32,12 @@ def planar(i: tl.tensor, COLS: tl.constexpr) -> tl.tensor:
 def _rows_of(
     KIND: tl.constexpr, address: tl.tensor, x: tl.tensor, y: tl.tensor, first: tl.tensor, rows: tl.tensor,
     COLS: tl.constexpr, ROW_BYTES: tl.constexpr,
-    ALIGN: tl.constexpr, R: tl.constexpr, UNIT: tl.constexpr, UNITS: tl.constexpr, WORDS: tl.constexpr,
+    ALIGN: tl.constexpr, R: tl.constexpr, PIECE: tl.constexpr, PIECES: tl.constexpr,
     ADD: tl.constexpr,
 ) -> None:  # fmt: skip
     r = first + tl.arange(0, R)
     row = pointer8(address, ALIGN) + r.to(tl.int64) * ROW_BYTES
-    value = row_dots(KIND, row, r < rows, x, COLS // UNIT, COLS, R, UNITS, WORDS)
+    value = row_dots(KIND, row, r < rows, x, COLS // PIECE, COLS, R, PIECES)
     if ADD:
         value += tl.load(y + r, mask=r < rows, other=0.0)
     tl.store(y + r, value, mask=r < rows)
@@ -47,12 +47,12 @@ def _rows_of(
 def linear_kernel(
     x: tl.tensor, y: tl.tensor, address: tl.tensor, rows: tl.tensor, KIND: tl.constexpr,
     COLS: tl.constexpr, ROW_BYTES: tl.constexpr,
-    ALIGN: tl.constexpr, R: tl.constexpr, UNIT: tl.constexpr, UNITS: tl.constexpr, WORDS: tl.constexpr,
+    ALIGN: tl.constexpr, R: tl.constexpr, PIECE: tl.constexpr, PIECES: tl.constexpr,
     ADD: tl.constexpr,
 ) -> None:  # fmt: skip
     """y[rows] (+)= W · x; x in planes [cols], y natural [rows], both float32."""
-    _rows_of(KIND, address, x, y, tl.program_id(0) * R, rows, COLS, ROW_BYTES, ALIGN, R, UNIT, UNITS,
-             WORDS, ADD)
+    _rows_of(KIND, address, x, y, tl.program_id(0) * R, rows, COLS, ROW_BYTES, ALIGN, R, PIECE,
+             PIECES, ADD)
 
 
 @triton.jit
@@ -76,7 +76,7 @@ def gate_up_kernel(
     x: tl.tensor, hidden: tl.tensor, source: tl.tensor, target: tl.tensor, gpu_rows: tl.tensor,
     UP_START: tl.constexpr, KIND: tl.constexpr,
     COLS: tl.constexpr, FFN: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr, R: tl.constexpr,
-    UNIT: tl.constexpr, UNITS: tl.constexpr, WORDS: tl.constexpr, SPAN: tl.constexpr,
+    PIECE: tl.constexpr, PIECES: tl.constexpr, SPAN: tl.constexpr,
 ) -> None:  # fmt: skip
     """hidden[choice] = silu(gate · x) * (up · x) for R FFN rows of one chosen expert; hidden [k, ffn] in
     planes.
@@ -98,14 +98,14 @@ def gate_up_kernel(
         r = first + both % R
         offset = r.to(tl.int64) * ROW_BYTES + (both // R).to(tl.int64) * UP_START
         row = pointer8(base, ALIGN) + tl.multiple_of(offset, ALIGN)
-        values = row_dots(KIND, row, r < limit, x, COLS // UNIT, COLS, 2 * R, UNITS, WORDS)
+        values = row_dots(KIND, row, r < limit, x, COLS // PIECE, COLS, 2 * R, PIECES)
         pairs = tl.reshape(values, [2, R])
         which = tl.arange(0, 2)[:, None]
         gate = tl.sum(tl.where(which == 0, pairs, 0.0), 0)
         up = tl.sum(tl.where(which == 1, pairs, 0.0), 0)
         out = first + tl.arange(0, R)
-        tl.store(hidden + choice * FFN + planar(out, FFN), gate / (1.0 + tl.exp(-gate)) * up,
-                 mask=out < limit)
+        value = gate / (1.0 + tl.exp(-gate)) * up * plane_lift(out)
+        tl.store(hidden + choice * FFN + planar(out, FFN), value, mask=out < limit)
 
 
 @triton.jit
@@ -114,7 +114,7 @@ def down_kernel(
     gpu_rows: tl.tensor, DOWN_START: tl.constexpr,
     KIND: tl.constexpr, FFN: tl.constexpr, ROWS: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_BYTES: tl.constexpr, K: tl.constexpr, R: tl.constexpr,
-    UNIT: tl.constexpr, UNITS: tl.constexpr, WORDS: tl.constexpr, SPAN: tl.constexpr,
+    PIECE: tl.constexpr, PIECES: tl.constexpr, SPAN: tl.constexpr,
 ) -> None:  # fmt: skip
     """y[r] += sum over choices, in router order, of weight * (down · hidden[choice]); R rows of `ROWS` per
     program.
@@ -139,6 +139,6 @@ def down_kernel(
                         copy_bytes(come_from + at, base + at, size, ALIGN, SPAN)
                 tl.debug_barrier()
             row = pointer8(base, ALIGN) + r.to(tl.int64) * ROW_BYTES
-            out = row_dots(KIND, row, r < ROWS, hidden + choice * FFN, limit // UNIT, FFN, R, UNITS, WORDS)
+            out = row_dots(KIND, row, r < ROWS, hidden + choice * FFN, limit // PIECE, FFN, R, PIECES)
             value += tl.load(weights + choice) * out
     tl.store(y + r, value, mask=r < ROWS)

@@ -135,7 +135,8 @@ class GpuDecoder:
         gpu.synchronize()
         gpu.recording = True
         try:
-            with gpu.torch.cuda.graph(graph):
+            # other threads may copy experts meanwhile
+            with gpu.torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._launch(0)
         finally:
             gpu.recording = False

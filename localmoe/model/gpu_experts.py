@@ -41,6 +41,19 @@ class Admission:
     coming: Future[Arrival]
 
 
+@dataclass(slots=True)
+class Pairs:
+    """A chunk's pairs of token and expert, sorted by expert: where each expert is (int64 [experts]), where its
+    pairs start (int32 [experts + 1]), on the host and on the device, and their tokens (int32 [pairs]).
+    """
+
+    place_host: NDArray[np.int64]
+    starts_host: NDArray[np.int32]
+    place: Tensor
+    starts: Tensor
+    token_of: Tensor
+
+
 class GpuResidency:
     """The experts of one model on one GPU. One decode step or prefill pass at a time."""
 
@@ -203,17 +216,18 @@ class GpuResidency:
         hits = np.flatnonzero(counts * resident)
         misses = sorted(np.flatnonzero(counts * ~resident).tolist(), key=lambda e: -int(counts[e]))
         targets, place = self._targets(layer, misses)
-        sorted_by = (gpu.to_device(place), gpu.to_device(starts))
-        token_of = gpu.to_device(order // self.k)
+        pairs = Pairs(
+            place, starts, gpu.to_device(place), gpu.to_device(starts), gpu.to_device(order // self.k)
+        )
         arrivals: list[Arrival] = []
         used: list[Any] = []  # events: the transit slot of the n-th miss has been computed with
         ahead = len(self.tables.staging_addresses)
         for turn in range(min(ahead, len(misses))):
             arrivals.append(self._fetch(layer, misses[turn], targets[turn], self.copies.mark()))
-        self._compute(h, shape, hits.tolist(), sorted_by, token_of, counts)
+        self._compute(h, shape, hits.tolist(), pairs)
         for turn, expert in enumerate(misses):
             arrivals[turn].before_next(self.copies.compute_stream())
-            self._compute(h, shape, [expert], sorted_by, token_of, counts)
+            self._compute(h, shape, [expert], pairs)
             used.append(self.copies.mark())
             if turn + ahead < len(misses):
                 arrivals.append(self._fetch(layer, misses[turn + ahead], targets[turn + ahead], used[turn]))
@@ -251,18 +265,22 @@ class GpuResidency:
         at = (-1 - target) * tables.transit_bytes
         return self.copies.start(layer, expert, tables.transit[at : at + tables.transit_bytes], after)
 
-    def _compute(
-        self, h: Any, shape: ExpertShape, active: list[int], sorted_by: tuple[Tensor, Tensor],
-        token_of: Tensor,
-        counts: NDArray[np.int64],
-    ) -> None:  # fmt: skip
-        if not active:
-            return
-        gpu, most = self.gpu, int(counts[active].max())
-        listed = gpu.to_device(np.array(active, np.int32))
-        place, starts = sorted_by
-        gpu.launch.gate_up_many(h.half, gpu.inner_many, shape, listed, place, starts, token_of, most)
-        gpu.launch.down_many(gpu.inner_many, gpu.out_many, shape, listed, place, starts, most)
+    def _compute(self, h: Any, shape: ExpertShape, active: list[int], pairs: Pairs) -> None:
+        """The active experts' outputs: one by one those of many tokens, all others together."""
+        gpu, counts = self.gpu, np.diff(pairs.starts_host)
+        few = [e for e in active if counts[e] <= gpu.launch.tiles.tokens]
+        for expert in active:
+            if expert not in few:
+                own = slice(int(pairs.starts_host[expert]), int(pairs.starts_host[expert + 1]))
+                gpu.launch.expert_many(
+                    h.half, gpu.inner_many[own], gpu.out_many[own], shape, int(pairs.place_host[expert]),
+                    pairs.token_of[own], gpu.scratch,
+                )  # fmt: skip
+        if few:
+            listed, most = gpu.to_device(np.array(few, np.int32)), int(counts[few].max())
+            gpu.launch.gate_up_many(h.half, gpu.inner_many, shape, listed, pairs.place, pairs.starts,
+                                    pairs.token_of, most)  # fmt: skip
+            gpu.launch.down_many(gpu.inner_many, gpu.out_many, shape, listed, pairs.place, pairs.starts, most)
 
     def end_prefill(self) -> None:
         """After a pass of several tokens: its routing enters the statistics."""

@@ -73,7 +73,7 @@ def plan_gpu(
     pairs = chunk * max(1, c.experts_used)
     widths = 2 * c.hidden + 2 * (c.heads + c.kv_heads) * c.head_dim
     buffers = chunk * (4 * widths + 2 * (c.hidden + c.heads * c.head_dim)) + pairs * (2 * c.ffn + 4
-        * c.hidden)
+        * c.hidden) + 2 * c.hidden * max(c.ffn, c.hidden)
     buffers += c.heads * (room // 256) * (c.head_dim + 2) * 4 + context * c.rope_dim * 4 + c.vocab * 4
     if layout is None:
         if fixed + kv + buffers > budget:

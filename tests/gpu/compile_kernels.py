@@ -27,6 +27,7 @@ from localmoe.kernels import (
     gpu_launch,
     gpu_matvec,
     gpu_prefill,
+    gpu_product,
 )
 from localmoe.kernels.gpu_launch import ExpertShape, Launcher
 from localmoe.kernels.matrix import Matrix
@@ -117,8 +118,12 @@ def others(launch, kind):
     shape = ExpertShape(wide, wide, tall, (0, wide.nbytes, 2 * wide.nbytes))
     listed, place, starts = meta(1, dtype=i32), meta(EXPERTS, dtype=i64), meta(EXPERTS + 1, dtype=i32)
     launch.embed(meta(512, dtype=i32), meta(512, HIDDEN), Matrix(far, VOCAB, HIDDEN, kind), 512)
-    launch.linear_many(meta(512, HIDDEN, dtype=bf16), meta(512, HIDDEN), Matrix(far, HIDDEN, HIDDEN, kind),
-        512, add=True)
+    scratch = meta(HIDDEN * FFN, dtype=bf16)
+    for tokens in (48, 512):
+        launch.linear_many(meta(tokens, HIDDEN, dtype=bf16), meta(tokens, HIDDEN),
+                           Matrix(far, HIDDEN, HIDDEN, kind), tokens, scratch, add=True)  # fmt: skip
+    launch.expert_many(meta(512, HIDDEN, dtype=bf16), meta(512, FFN, dtype=bf16), meta(512, HIDDEN), shape, far,
+                       meta(512, dtype=i32), scratch)  # fmt: skip
     launch.gate_up_many(
         meta(512, HIDDEN, dtype=bf16), meta(1024, FFN, dtype=bf16), shape, listed, place, starts,
         meta(1024, dtype=i32), 512
@@ -169,8 +174,8 @@ def the_rest(launch):
 
 def main(arches, kinds, matvec_only):
     launches = []
-    restore = record([gpu_attention, gpu_elementwise, gpu_handshake, gpu_launch, gpu_matvec, gpu_prefill],
-        launches)
+    restore = record([gpu_attention, gpu_elementwise, gpu_handshake, gpu_launch, gpu_matvec, gpu_prefill,
+        gpu_product], launches)
     launch = Launcher(interpreted=False)
     for kind in kinds:
         matvecs(launch, kind)

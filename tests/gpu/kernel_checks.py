@@ -73,12 +73,15 @@ def random_blocks(rng, rows, cols, kind):
     return blocks.reshape(rows, -1)
 
 
+LIFTS = np.array([2.0**100, 2.0**92, 2.0**84, 2.0**84], np.float32)
+
+
 def planes(x):
-    return np.ascontiguousarray(x.reshape(-1, 4).T).reshape(x.shape)
+    return np.ascontiguousarray((x.reshape(-1, 4) * LIFTS.astype(x.dtype)).T).reshape(x.shape)
 
 
 def from_planes(x):
-    return np.ascontiguousarray(x.reshape(4, -1).T).reshape(-1)
+    return np.ascontiguousarray(x.reshape(4, -1).T / LIFTS).reshape(-1)
 
 
 def cols_for(kind, blocks):
@@ -101,19 +104,41 @@ def check_linear(lab):
 
 
 def check_linear_many(lab):
+    """Few tokens, whose weights are decoded tile by tile, and many, whose weights are widened first, in
+    parts.
+    """
     for kind in GPU_TYPES:
-        rows, cols, tokens = 37, cols_for(kind, 2), 21
+        rows, cols = 37, cols_for(kind, 2)
         data, w = lab.weights(rows, cols, kind)
-        x = lab.normal(tokens, cols)
-        stored = lab.tensor(data)
-        y = lab.poisoned(tokens + 1, rows)
-        half = lab.tensor(x).to(torch.bfloat16)
-        matrix = Matrix(stored.data_ptr(), rows, cols, kind)
-        lab.launch.linear_many(half, y, matrix, tokens)
-        assert torch.isnan(y[tokens]).all()
-        lab.close(y[:tokens], half.float().cpu().numpy().astype(np.float64) @ w.T, 8e-3)
-        lab.launch.linear_many(half, y, matrix, tokens, add=True)
-        lab.close(y[:tokens], 2 * half.float().cpu().numpy().astype(np.float64) @ w.T, 8e-3)
+        stored, scratch = lab.tensor(data), lab.poisoned(16 * cols + 5, dtype=torch.bfloat16)
+        for tokens in (21, 150):
+            x = lab.normal(tokens, cols)
+            y = lab.poisoned(tokens + 1, rows)
+            half = lab.tensor(x).to(torch.bfloat16)
+            matrix = Matrix(stored.data_ptr(), rows, cols, kind)
+            lab.launch.linear_many(half, y, matrix, tokens, scratch)
+            assert torch.isnan(y[tokens]).all()
+            lab.close(y[:tokens], half.float().cpu().numpy().astype(np.float64) @ w.T, 8e-3)
+            lab.launch.linear_many(half, y, matrix, tokens, scratch, add=True)
+            lab.close(y[:tokens], 2 * half.float().cpu().numpy().astype(np.float64) @ w.T, 8e-3)
+
+
+def check_expert_many(lab):
+    """One expert of many tokens, its weights widened in parts."""
+    for kinds in (("q4_k", "q4_k", "q6_k"), ("q5_0", "q5_0", "q8_0")):
+        hidden, inner, tokens, pairs = 256, 512, 90, 70
+        shape = expert_shape(kinds, hidden, inner)
+        data, decoded = make_expert(lab, shape)
+        stored, half = lab.tensor(data), lab.tensor(lab.normal(tokens, hidden)).to(torch.bfloat16)
+        token_of = lab.rng.permutation(tokens)[:pairs].astype(np.int32)
+        inner_out = lab.poisoned(pairs + 1, inner, dtype=torch.bfloat16)
+        out, scratch = lab.poisoned(pairs + 1, hidden), lab.poisoned(100 * inner, dtype=torch.bfloat16)
+        lab.launch.expert_many(
+            half, inner_out, out, shape, stored.data_ptr(), lab.tensor(token_of), scratch
+        )
+        x = half.float().cpu().numpy().astype(np.float64)[token_of]
+        assert torch.isnan(out[pairs]).all()
+        lab.close(out[:pairs], np.stack([ffn(row, decoded) for row in x]), 2e-2)
 
 
 def expert_shape(kinds, hidden, ffn):
@@ -228,7 +253,7 @@ def check_norm_and_embed(lab):
         wanted = v / np.sqrt((v * v).mean(1, keepdims=True) + 1e-5) * weight
         lab.close(h, wanted)
         if tokens == 1:
-            lab.close(p, planes(wanted[0]))
+            lab.close(torch.from_numpy(from_planes(p.cpu().numpy())), wanted[0])
         else:
             lab.close(half, wanted, 8e-3)
 
