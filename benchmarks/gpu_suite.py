@@ -1,20 +1,19 @@
 """Everything that needs a GPU, in one command of at most nine minutes:
 
-    python benchmarks/gpu_suite.py [--part kernels|parity|speed|prefill|large]... [--out
-    benchmarks/results/gpu.json]
+    python benchmarks/gpu_suite.py [--part NAME]... [--layers N] [--out benchmarks/results/gpu.json]
     TRITON_INTERPRET=1 python benchmarks/gpu_suite.py --dry --out /tmp/dry.json       no GPU: proves that the
     script works
 
 Needs torch, triton, numpy, numba, sentencepiece, safetensors, click and rich. Each part writes its results as
-soon as it has
-them. A part that fails is recorded with its error, and the others go on.
+soon as it has them. A part that fails is recorded with its error, and the others go on.
 
-    kernels   every kernel against NumPy, in GPU memory and over the bus; matvec bandwidth, with tile
-    alternatives; bus, CPU
+    kernels   every kernel against NumPy, in GPU memory and over the bus (processes side by side); then
+              bandwidths of GPU memory, bus and CPU, and of matvecs with other tiles
     parity    a tiny Mixtral: logits beside the CPU's; 500 tokens at a quarter of the slots, in each mode
     speed     Mixtral 8x7B: tokens/s by budget and mode beside design section 6's formula and a static split
-    by layers
-    prefill   2,048 tokens with cold experts: share of the bus's bandwidth
+              by layers
+    profile   where a decoded token's time goes, by kernel, all experts resident
+    prefill   2,048 tokens with cold experts: share of the bus's bandwidth; and with all resident
     large     Mixtral 8x22B, as many layers as fit
 """
 
@@ -22,8 +21,11 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import gc
 import json
+import os
 import statistics
+import subprocess
 import sys
 import time
 import traceback
@@ -39,21 +41,25 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/gpu"), str(ROOT / "tests/model"), s
 
 import gpu_synthetic as synthetic  # noqa: E402
 
-from localmoe.kernels.gpu_launch import Launcher, Tiles  # noqa: E402
+from localmoe.kernels.gpu_launch import ExpertShape, Launcher, Tiles  # noqa: E402
 from localmoe.kernels.matrix import Matrix  # noqa: E402
 
-PARTS = ("kernels", "parity", "speed", "prefill", "large")
-GIB = 1 << 30
+PARTS = ("kernels", "parity", "speed", "profile", "prefill", "large")
+GIB, BUDGETS = 1 << 30, [8, 12, 16, 24]
+CHECKS = ROOT / "tests/gpu/kernel_checks.py"
+SHAPES = ((4096, 14336), (14336, 4096))  # columns and rows of Mixtral 8x7B's expert matrices
 
 
 class Suite:
-    def __init__(self, dry: bool, out: Path) -> None:
+    def __init__(self, dry: bool, out: Path, layers: int | None, budgets: list[int]) -> None:
         self.dry, self.out, self.device = dry, out, "cpu" if dry else "cuda"
+        self.budgets = budgets
+        self.mixtral = replace(synthetic.MIXTRAL_8X7B, layers=layers or synthetic.MIXTRAL_8X7B.layers)
         self.results: dict[str, Any] = {
             "measured": not dry,
             "device": "interpreter" if dry else torch.cuda.get_device_name(),
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-            "torch": torch.__version__,
+            "torch": torch.__version__, "layers": self.mixtral.layers, "cores": os.cpu_count(),
         }
         self._models: dict[str, synthetic.Synthetic] = {}
 
@@ -88,39 +94,83 @@ class Suite:
 
     # ------------------------------------------------------------ kernels
     def kernels(self) -> None:
+        checks = self.start_checks()
+        self.model(synthetic.TINY if self.dry else self.mixtral)  # meanwhile
+        for name, process in checks.items():
+            said, _ = process.communicate(timeout=280)
+            right = process.returncode == 0
+            self.note("kernels", f"check {name}", "right" if right else said[-600:])
+        self.bandwidths()
+        for kind in ("q4_k", "q6_k"):
+            for cols, rows in [(256, 512)] if self.dry else SHAPES:
+                self.note("kernels", f"matvec {kind} {rows}x{cols} GB/s", self.matvec(kind, rows, cols))
+            self.note("kernels", f"experts with {kind} down GB/s", self.experts(kind))
+
+    def start_checks(self) -> dict[str, subprocess.Popen[str]]:
+        """A process per check of tests/gpu/kernel_checks.py, and one for each set of tiles, which leaves its
+        compiled kernels in Triton's cache."""
         import kernel_checks
 
-        names = ["norm_and_embed", "route"] if self.dry else None
-        kernel_checks.run(self.device, names, lambda line: self.note("kernels", f"check {line.split(':')[0]}",
-            "right"))
-        self.bandwidths()
-        # together far beyond the L2 cache
-        hidden, ffn, copies = (256, 512, 2) if self.dry else (4096, 14336, 24)
-        alternatives = [Tiles()] if self.dry else [
-            replace(Tiles(), rows=r, warps=w, words=words) for r in (2, 4, 8) for w,
-            words in ((4, 512), (8, 1024), (4, 256))
-        ]  # fmt: skip
-        for kind in ("q4_k", "q6_k"):
-            for cols, rows in ((hidden, ffn), (ffn, hidden)):
-                data = torch.from_numpy(synthetic.random_rows(rows, cols, kind,
-                    np.random.default_rng(0))).to(self.device)
-                many = data.repeat(copies, 1, 1)
-                x, y = torch.randn(cols, device=self.device), torch.empty(rows, device=self.device)
-                best = {}
-                for tiles in alternatives:
-                    launch = Launcher(self.dry, None if self.dry else tiles)
-                    matrices = [Matrix(int(m.data_ptr()), rows, cols, kind) for m in many]
+        names = ["norm_and_embed", "route"] if self.dry else list(kernel_checks.CHECKS)
+        commands = {name: [str(CHECKS), f"--device={self.device}", name] for name in names}
+        if not self.dry:
+            commands |= {f"tiles {i}": [__file__, f"--compile={i}"] for i in range(len(ALTERNATIVES))}
+        return {
+            name: subprocess.Popen(
+                [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+            for name, command in commands.items()
+        }  # fmt: skip
 
-                    def work(launch: Launcher = launch, matrices: list[Matrix] = matrices, x: Any = x,
-                        y: Any = y) -> None:
-                        for m in matrices:
-                            launch.linear(x, y, m)
+    def matvec(self, kind: str, rows: int, cols: int) -> dict[str, float]:
+        """GB/s of weights by tiles, over many matrices: together far beyond the L2 cache."""
+        copies = 2 if self.dry else 24
+        data = torch.from_numpy(synthetic.random_rows(rows, cols, kind, np.random.default_rng(0)))
+        many = data.to(self.device).repeat(copies, 1, 1)
+        x, y = torch.randn(cols, device=self.device), torch.empty(rows, device=self.device)
+        matrices = [Matrix(int(m.data_ptr()), rows, cols, kind) for m in many]
+        rates = {}
+        for tiles in [None] if self.dry else ALTERNATIVES:
+            launch = Launcher(self.dry, tiles)
 
-                    took = self.seconds(self.graph(work))
-                    best[f"rows {tiles.rows}, warps {tiles.warps}, words {tiles.words}"] = many.numel(
-                        ) / took / 1e9
-                self.note("kernels", f"matvec {kind} {rows}x{cols} GB/s",
-                    {k: round(v, 1) for k, v in best.items()})
+            def work(launch: Launcher = launch) -> None:
+                for m in matrices:
+                    launch.linear(x, y, m)
+
+            name = f"rows {tiles.rows}, warps {tiles.linear_warps}" if tiles else "interpreted"
+            rates[name] = round(many.numel() / self.seconds(self.graph(work)) / 1e9, 1)
+        return rates
+
+    def experts(self, down: str) -> dict[str, float]:
+        """GB/s of the two kernels of resident experts by tiles: gate and up in q4_k, down in `down`."""
+        (cols, ffn), count = ((256, 512), 2) if self.dry else (SHAPES[0], 12)
+        shape = expert_shape(cols, ffn, down)
+        slots = torch.randint(0, 256, (count, shape.nbytes), dtype=torch.uint8, device=self.device)
+        slots &= 0x3B  # no scale that is infinite or not a number
+        address = torch.tensor([int(s.data_ptr()) for s in slots], device=self.device)
+        rows = torch.full((2,), ffn, dtype=torch.int32, device=self.device)
+        x, y = torch.randn(cols, device=self.device), torch.zeros(cols, device=self.device)
+        inner, weights = torch.randn(2, ffn, device=self.device), torch.full((2,), 0.5, device=self.device)
+        rates = {}
+        for tiles in [None] if self.dry else ALTERNATIVES:
+            launch = Launcher(self.dry, tiles)
+
+            def gate_up(launch: Launcher = launch) -> None:
+                for i in range(0, count, 2):
+                    launch.gate_up(x, inner, shape, address[i : i + 2], address[i : i + 2], rows)
+
+            def downs(launch: Launcher = launch) -> None:
+                for i in range(0, count, 2):
+                    launch.down(inner, y, weights, shape, address[i : i + 2], address[i : i + 2], rows)
+
+            name = f"rows {tiles.rows}, warps {tiles.linear_warps}" if tiles else "interpreted"
+            for part, work, nbytes in (
+                ("gate and up", gate_up, shape.gate.nbytes + shape.up.nbytes), ("down", downs, shape.down.nbytes)
+            ):  # fmt: skip
+                took = self.seconds(self.graph(work))
+                rates[f"{part}, {name}"] = round(count * nbytes / took / 1e9, 1)
+        return rates
 
     def graph(self, work: Any) -> Any:
         """`work` as a recorded graph, so that launches cost nothing."""
@@ -160,7 +210,7 @@ class Suite:
         """The CPU worker's rate on cold experts, asked as the GPU asks it."""
         from localmoe.kernels import handshake_layout as L
 
-        model = self.model(synthetic.TINY if self.dry else synthetic.MIXTRAL_8X7B)
+        model = self.model(synthetic.TINY if self.dry else self.mixtral)
         s, residency = model.size, model.open(self.device, [0] * len(model.layout.classes), 1, 64).residency
         region = residency.worker.region
         header = np.ctypeslib.as_array((synthetic_int * 3).from_address(region.address + L.HEADER))
@@ -212,10 +262,11 @@ class Suite:
         if self.dry:
             self.table("speed", synthetic.TINY, {"little": [1, 1]}, 2, 1)
             return
-        model = self.model(synthetic.MIXTRAL_8X7B)
-        budgets = {f"{g} GiB": model.slots_for(g * GIB, 2048) for g in (8, 12, 16, 24)}
+        model = self.model(self.mixtral)
+        part = self.mixtral.layers / synthetic.MIXTRAL_8X7B.layers  # of the model, and so of the budgets
+        budgets = {f"{g} GiB": model.slots_for(int(g * part * GIB), 2048) for g in self.budgets}
         budgets["unlimited"] = model.slots_for(1 << 60, 2048)
-        self.table("speed", synthetic.MIXTRAL_8X7B, budgets, 40, 120)
+        self.table("speed", self.mixtral, budgets, 32, 72)
 
     def table(self, part: str, size: synthetic.Size, budgets: dict[str, list[int]], steps: int,
         warm: int) -> None:
@@ -230,6 +281,8 @@ class Suite:
                     self.note(part, f"{name}, {mode}", self.rate(runtime, model, mode, steps, warm, share))
                 finally:
                     runtime.close()
+                    del runtime
+                    gc.collect()  # its slots, before the next one's
 
     def rate(self, runtime: Any, model: Any, mode: str, steps: int, warm: int, share: float) -> dict[str,
         Any]:
@@ -264,28 +317,55 @@ class Suite:
             "measured_over_formula": round(expected / seconds, 3),
         }  # fmt: skip
 
-    # ------------------------------------------------------------ prefill
-    def prefill(self) -> None:
-        size = synthetic.TINY if self.dry else synthetic.MIXTRAL_8X7B
-        model, tokens = self.model(size), 24 if self.dry else 2048
-        slots = [0] * len(model.layout.classes)
-        runtime = model.open(self.device, slots, tokens, 256 if self.dry else 4096)
+    # ------------------------------------------------------------ profile
+    def profile(self) -> None:
+        """Kernels of a decoded token, microseconds in all, by torch's profiler."""
+        if self.dry:
+            return
+        from torch.profiler import ProfilerActivity, profile
+
+        model = self.model(self.mixtral)
+        runtime = model.open(self.device, model.slots_for(1 << 60, 2048), 1, 2048)
         try:
-            decoder = runtime.decoder(256 if self.dry else 4096)
-            ids = np.random.default_rng(2).integers(3, 300, tokens).tolist()
-            decoder.extend(ids[: tokens // 2])  # compiles
-            decoder.rewind(0)
-            begin = time.perf_counter()
-            decoder.extend(ids)
-            took = time.perf_counter() - begin
-            moved = model.layout.total_bytes
-            self.note("prefill", f"{tokens} tokens, no expert resident", {
-                "tokens_per_s": round(tokens / took, 1), "seconds": round(took, 3),
-                "expert_GB": round(moved / 1e9, 2),
-                "share_of_bus": round(moved / took / 1e9 / self.bandwidths()["Bp"], 3),
-            })  # fmt: skip
+            decoder = runtime.decoder(2048)
+            for token in range(8):
+                decoder.extend([token])
+            with profile(activities=[ProfilerActivity.CUDA]) as seen:
+                for token in range(4):
+                    decoder.extend([token])
+            found = sorted(seen.key_averages(), key=lambda e: -e.device_time_total)
+            self.note("profile", "microseconds of a token, launches",
+                      {e.key: [round(e.device_time_total / 4, 1), e.count // 4] for e in found[:24]})  # fmt: skip
         finally:
             runtime.close()
+
+    # ------------------------------------------------------------ prefill
+    def prefill(self) -> None:
+        model, tokens = self.model(synthetic.TINY if self.dry else self.mixtral), 24 if self.dry else 2048
+        everything = [len(c.layers) * model.size.experts for c in model.layout.classes]
+        context = 256 if self.dry else 4096
+        for name, slots in (("no expert", [0] * len(everything)), ("every expert", everything)):
+            runtime = model.open(self.device, slots, tokens, context)
+            try:
+                decoder = runtime.decoder(context)
+                ids = np.random.default_rng(2).integers(3, 300, tokens).tolist()
+                decoder.extend(ids)  # compiles
+                times = []
+                for _ in range(1 if self.dry else 3):
+                    decoder.rewind(0)
+                    begin = time.perf_counter()
+                    decoder.extend(ids)
+                    times.append(time.perf_counter() - begin)
+                took, moved = statistics.median(times), model.layout.total_bytes if not sum(slots) else 0
+                self.note("prefill", f"{tokens} tokens, {name} resident", {
+                    "tokens_per_s": round(tokens / took, 1), "seconds": round(took, 3),
+                    "expert_GB_moved": round(moved / 1e9, 2),
+                    "share_of_bus": round(moved / took / 1e9 / self.bandwidths()["Bp"], 3),
+                })  # fmt: skip
+            finally:
+                runtime.close()
+                del runtime, decoder
+                gc.collect()
 
     def large(self) -> None:
         if self.dry:
@@ -298,6 +378,10 @@ class Suite:
         self.table("large", size, budgets, 40, 60)
 
 
+ALTERNATIVES = [
+    replace(Tiles(), rows=rows, linear_warps=warps, gate_up_warps=warps, down_warps=warps)
+    for rows in (2, 4, 8) for warps in (1, 2, 4)
+]
 synthetic_int = np.ctypeslib.as_ctypes_type(np.int32)
 
 
@@ -315,17 +399,47 @@ def formula(model: Any, bands: dict[str, float], hit_rate: float, mode: str, sha
     return d / bg + layers * sum(p * max((2 - k) * e / bg, k * e / x) for k, p in enumerate(odds))
 
 
+def expert_shape(cols: int, ffn: int, down: str) -> ExpertShape:
+    gate, last = Matrix(0, ffn, cols, "q4_k"), Matrix(0, cols, ffn, down)
+    return ExpertShape(gate, gate, last, (0, gate.nbytes, 2 * gate.nbytes))
+
+
+def compile_tiles(number: int) -> None:
+    """Compiles the matvecs of one set of tiles by running them once."""
+    launch = Launcher(False, ALTERNATIVES[number])
+    for down in ("q4_k", "q6_k"):
+        shape = expert_shape(*SHAPES[0], down)
+        where = torch.zeros(2, dtype=torch.int64, device="cuda")
+        none = torch.zeros(2, dtype=torch.int32, device="cuda")  # rows: nothing is read
+        x, y = torch.zeros(shape.gate.cols, device="cuda"), torch.zeros(shape.gate.cols, device="cuda")
+        inner, weights = torch.zeros(2, shape.gate.rows, device="cuda"), torch.zeros(2, device="cuda")
+        launch.gate_up(x, inner, shape, where, where, none)
+        launch.down(inner, y, weights, shape, where, where, none)
+    for kind in ("q4_k", "q6_k"):
+        for cols, rows in SHAPES:
+            data = torch.from_numpy(synthetic.random_rows(rows, cols, kind, np.random.default_rng(0))).cuda()
+            x, y = torch.randn(cols, device="cuda"), torch.empty(rows, device="cuda")
+            launch.linear(x, y, Matrix(int(data.data_ptr()), rows, cols, kind))
+    torch.cuda.synchronize()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", action="append", choices=PARTS, help="only these (default: all)")
+    parser.add_argument("--layers", type=int, help="of Mixtral 8x7B, for a quick look (budgets shrink alike)")
+    parser.add_argument("--budget", type=int, action="append", help=f"GiB of GPU memory (default: {BUDGETS})")
+    parser.add_argument("--compile", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--dry", action="store_true", help="tiny shapes in Triton's interpreter")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/gpu.json")
     given = parser.parse_args()
     if not given.dry and not torch.cuda.is_available():
         print("no CUDA device: use --dry with TRITON_INTERPRET=1 to try the script", file=sys.stderr)
         return 2
-    suite, failed = Suite(given.dry, given.out), 0
+    if given.compile is not None:
+        compile_tiles(given.compile)
+        return 0
+    suite, failed = Suite(given.dry, given.out, given.layers, given.budget or BUDGETS), 0
     for part in given.part or PARTS:
         begin = time.perf_counter()
         try:

@@ -124,7 +124,7 @@ class Synthetic:
         s = self.size
         gpu = Gpu(self.shape, device, chunk, rope_table(self.config, context))
         fresh = ExpertStatistics(s.layers, s.experts, 2)
-        pool = Pool(usable_cores())
+        pool = Pool(max(1, usable_cores() - 1))  # as open_gpu
         arena = HostArena(Region.nbytes_for(s.hidden, 2), device != "cpu")
         region = Region(arena.address, s.hidden, 2, arena)
         worker = Worker(region, pool, [LayerFormats(x.gate, x.up, x.down) for x in self.shapes],

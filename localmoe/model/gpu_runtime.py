@@ -228,7 +228,7 @@ def open_gpu(
     pool, worker = None, None
     everything_fits = plan.share == 1.0 and bool((host.home != 0).all())
     if not everything_fits:
-        pool = Pool(threads)
+        pool = Pool(max(1, threads - 1))  # the thread that waits for the GPU keeps a core busy
         arena = HostArena(Region.nbytes_for(config.hidden, config.experts_used), on_gpu)
         region = Region(arena.address, config.hidden, config.experts_used, arena)
         worker = Worker(region, pool, [LayerFormats(s.gate, s.up, s.down) for s in shapes], host.parts,

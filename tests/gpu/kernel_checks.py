@@ -1,7 +1,7 @@
 """Every Triton kernel against NumPy, on random data with odd shapes and poisoned outputs.
 
     TRITON_INTERPRET=1 python kernel_checks.py [NAME ...]      in the interpreter (test_gpu_kernels.py)
-    run(device="cuda")                                         on a GPU (benchmarks/gpu_suite.py)
+    python kernel_checks.py --device=cuda [NAME ...]           on a GPU (benchmarks/gpu_suite.py)
 
 A check raises AssertionError. "Host" addresses are pinned memory on a GPU, so misses are really read over the
 bus.
@@ -373,4 +373,5 @@ def run(device, names=None, say=print):
 
 if __name__ == "__main__":
     assert row_bytes(12, 256) == 144
-    run("cpu", sys.argv[1:])
+    on_gpu = "--device=cuda" in sys.argv
+    run("cuda" if on_gpu else "cpu", [name for name in sys.argv[1:] if not name.startswith("--")])
