@@ -192,7 +192,7 @@ class SyntheticHost:
 
 
 class TracedResidency(GpuResidency):
-    """Decoding follows a trace of Mixtral's locality (65 % repeat), by position."""
+    """Routing follows a trace of Mixtral's locality (65 % repeat), by position."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -200,4 +200,8 @@ class TracedResidency(GpuResidency):
         self._trace = self.gpu.to_device(np.ascontiguousarray(trace.transpose(1, 0, 2).astype(np.int32)))
 
     def _routed(self, layer: int, chosen: Any) -> None:
-        chosen.copy_(self._trace[layer].index_select(0, self.gpu.position)[0])
+        if chosen.shape[0] == 1:  # recorded in a graph: the position is in device memory
+            chosen.copy_(self._trace[layer].index_select(0, self.gpu.position))
+        else:
+            first = int(self.gpu.position)
+            chosen.copy_(self._trace[layer, first : first + chosen.shape[0]])

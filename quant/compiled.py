@@ -19,7 +19,6 @@ from typing import Any
 
 import llvmlite
 import numba
-import platformdirs
 from llvmlite import binding as llvm
 
 _PACKAGES = Path(__file__).resolve().parent.parent
@@ -52,7 +51,11 @@ def cache_directory() -> Path:
     features = str(numba.config.CPU_FEATURES or "")
     for part in (numba.__version__, llvmlite.__version__, cpu_name(), features, simd_request()):
         digest.update(part.encode() + b"\0")
-    root = os.environ.get("LOCALMOE_CACHE_DIR") or platformdirs.user_cache_dir("localmoe", appauthor=False)
+    root = os.environ.get("LOCALMOE_CACHE_DIR")
+    if not root:
+        import platformdirs
+
+        root = platformdirs.user_cache_dir("localmoe", appauthor=False)
     return Path(root) / f"kernels-{digest.hexdigest()[:16]}"
 
 

@@ -33,9 +33,11 @@ _LARGEST_FILE = 64 << 20
 
 def default_directory() -> Path:
     """Where statistics live: `$LOCALMOE_CACHE_DIR` or the platform's cache directory, under `experts`."""
-    import platformdirs
+    root = os.environ.get("LOCALMOE_CACHE_DIR")
+    if not root:
+        import platformdirs
 
-    root = os.environ.get("LOCALMOE_CACHE_DIR") or platformdirs.user_cache_dir("localmoe", appauthor=False)
+        root = platformdirs.user_cache_dir("localmoe", appauthor=False)
     return Path(root) / "experts"
 
 

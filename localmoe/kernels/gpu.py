@@ -183,9 +183,14 @@ class Gpu:
         return h
 
     def qkv(self, h: GpuRows, q: Matrix, k: Matrix, v: Matrix) -> tuple[GpuRows, GpuRows, GpuRows]:
-        for matrix, rows in ((q, self.q), (k, self.k), (v, self.v)):
+        out = self.q, self.k, self.v
+        if self.tokens == 1:
+            placed = self.place(q), self.place(k), self.place(v)
+            self.launch.qkv(h.planes, (self.q.values, self.k.values, self.v.values), placed)
+            return out
+        for matrix, rows in zip((q, k, v), out, strict=True):
             self._linear(h, matrix, rows.values)
-        return self.q, self.k, self.v
+        return out
 
     def _linear(self, h: GpuRows, matrix: Matrix, y: Tensor, add: bool = False) -> None:
         placed = self.place(matrix)

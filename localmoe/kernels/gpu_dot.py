@@ -1,8 +1,8 @@
 """Dot products of quantized rows with one token's float32 activations, for Triton matvec kernels.
 
-A lane takes a *piece* of a row: 32 weights, whose codes it loads 16 bytes at a time where the format is
-aligned for it (Q4_K, Q5_K), else as 4-byte words, shifted together where a block may begin between two words
-(Q4_0, Q5_0, Q6_K, Q8_0). A tile is [pieces, rows], pieces along the lanes, and everything in it has one layout: no
+A lane takes a *piece* of a row: 64 weights of a K-quant or a block of 32, whose codes it loads 16 bytes at a
+time where the format is aligned for it (Q4_K, Q5_K), else as 4-byte words, shifted together where a block may
+begin between two words (Q4_0, Q5_0, Q6_K, Q8_0). A tile is [pieces, rows], pieces along the lanes, and everything in it has one layout: no
 exchange between lanes until the sums of rows.
 
 Activations come in *planes*: value i is at `(i % 4) * (cols / 4) + i // 4`, so that a word of four codes meets
@@ -85,10 +85,12 @@ def _four_words(row: tl.tensor, start: tl.tensor, mask: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def _dot4(codes: tl.tensor, x0: tl.tensor, x1: tl.tensor, x2: tl.tensor, x3: tl.tensor,
+def _dot4(total: tl.tensor, codes: tl.tensor, x0: tl.tensor, x1: tl.tensor, x2: tl.tensor, x3: tl.tensor,
           CODE: tl.constexpr) -> tl.tensor:
-    """2**-49 of the dot product of a word's four codes, the bits CODE of each byte, with lifted activations."""
-    total = (codes & CODE).to(tl.float32, bitcast=True) * x0
+    """Adds to `total` 2**-49 of the dot product of a word's four codes with lifted activations; CODE: their bits
+    in each byte, whatever their place (16 times the codes where these are the upper nibbles).
+    """
+    total += (codes & CODE).to(tl.float32, bitcast=True) * x0
     total += (codes & (CODE << 8)).to(tl.float32, bitcast=True) * x1
     total += (codes & (CODE << 16)).to(tl.float32, bitcast=True) * x2
     return total + ((codes >> 8) & (CODE << 16)).to(tl.float32, bitcast=True) * x3
@@ -114,15 +116,15 @@ def _x_quads(x: tl.tensor, at: tl.tensor, inside: tl.tensor, PLANE: tl.constexpr
 
 @triton.jit
 def _dot16(
-    q0: tl.tensor, q1: tl.tensor, q2: tl.tensor, q3: tl.tensor, x: tl.tensor, at: tl.tensor,
+    dot: tl.tensor, q0: tl.tensor, q1: tl.tensor, q2: tl.tensor, q3: tl.tensor, x: tl.tensor, at: tl.tensor,
     inside: tl.tensor, PLANE: tl.constexpr, CODE: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """Four words' codes with the 16 activations from `at`: 2**-49 of their dot product, and the activations'
-    sum.
-    """
+    """Four words' codes with the 16 activations from `at`: `_dot4` added to `dot`, and the activations' sum."""
     a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3, total = _x_quads(x, at, inside, PLANE)
-    first = _dot4(q0, a0, b0, c0, d0, CODE) + _dot4(q1, a1, b1, c1, d1, CODE)
-    return first + (_dot4(q2, a2, b2, c2, d2, CODE) + _dot4(q3, a3, b3, c3, d3, CODE)), total
+    dot = _dot4(dot, q0, a0, b0, c0, d0, CODE)
+    dot = _dot4(dot, q1, a1, b1, c1, d1, CODE)
+    dot = _dot4(dot, q2, a2, b2, c2, d2, CODE)
+    return _dot4(dot, q3, a3, b3, c3, d3, CODE), total
 
 
 @triton.jit
@@ -131,78 +133,92 @@ def _half_of(word: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
+def _half_of_64(
+    KIND: tl.constexpr, low: tl.tensor, high: tl.tensor, row: tl.tensor, codes_at: tl.tensor,
+    fifth_at: tl.tensor, up: tl.tensor, mask: tl.tensor, x: tl.tensor, at: tl.tensor, inside: tl.tensor,
+    PLANE: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """16 bytes of codes: 16 weights each of two sub-blocks, added to `low` and `high` (of Q4_K, 16 times as
+    much), and the sums of their activations.
+    """
+    q0, q1, q2, q3 = _quad(row, codes_at, mask)
+    if KIND == 12:
+        low, sum0 = _dot16(low, q0, q1, q2, q3, x, at, inside, PLANE, 0x0F)
+        high, sum1 = _dot16(high, q0, q1, q2, q3, x, at + 8, inside, PLANE, 0xF0)
+    else:
+        f0, f1, f2, f3 = _quad(row, fifth_at, mask)
+        f0, f1, f2, f3 = f0 >> up, f1 >> up, f2 >> up, f3 >> up
+        l0 = (q0 & 0x0F0F0F0F) | ((f0 << 4) & 0x10101010)
+        l1 = (q1 & 0x0F0F0F0F) | ((f1 << 4) & 0x10101010)
+        l2 = (q2 & 0x0F0F0F0F) | ((f2 << 4) & 0x10101010)
+        l3 = (q3 & 0x0F0F0F0F) | ((f3 << 4) & 0x10101010)
+        low, sum0 = _dot16(low, l0, l1, l2, l3, x, at, inside, PLANE, 0x1F)
+        h0 = ((q0 >> 4) & 0x0F0F0F0F) | ((f0 << 3) & 0x10101010)
+        h1 = ((q1 >> 4) & 0x0F0F0F0F) | ((f1 << 3) & 0x10101010)
+        h2 = ((q2 >> 4) & 0x0F0F0F0F) | ((f2 << 3) & 0x10101010)
+        h3 = ((q3 >> 4) & 0x0F0F0F0F) | ((f3 << 3) & 0x10101010)
+        high, sum1 = _dot16(high, h0, h1, h2, h3, x, at + 8, inside, PLANE, 0x1F)
+    return low, high, sum0, sum1
+
+
+@triton.jit
 def _piece_k45(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.tensor, x: tl.tensor,
                inside: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
-    """Q4_K, Q5_K: half of 64 weights, two sub-blocks of 32 that share bytes; 16 weights of each."""
+    """Q4_K, Q5_K: 64 weights, two sub-blocks of 32 that share bytes."""
     words: tl.constexpr = 36 if KIND == 12 else 44
     codes: tl.constexpr = 4 if KIND == 12 else 12
-    block, part, half = piece // 8, piece % 8 // 2, piece % 2
+    block, part = piece // 4, piece % 4
     row = row.to(tl.pointer_type(tl.uint32))
-    q0, q1, q2, q3 = _quad(row, block * words + (part * 8 + half * 4 + codes), mask)
     halves, a, b, c = _quad(row, block * words, mask)
     # two sub-blocks' scales and minima, 6 bits each, as bytes 0 and 1
     shift, late = (part % 2 * 16)[:, None], (part >= 2)[:, None]
     a, b, c = a >> shift, b >> shift, c >> shift
     scales = tl.where(late, (c & 0x0F0F) | ((a >> 2) & 0x3030), a & 0x3F3F)
     minima = tl.where(late, ((c >> 4) & 0x0F0F) | ((b >> 2) & 0x3030), b & 0x3F3F)
-    l0, l1, l2, l3 = q0 & 0x0F0F0F0F, q1 & 0x0F0F0F0F, q2 & 0x0F0F0F0F, q3 & 0x0F0F0F0F
-    h0, h1, h2, h3 = q0 >> 4, q1 >> 4, q2 >> 4, q3 >> 4
-    at = block * 64 + (part * 16 + half * 4)
-    if KIND == 13:
-        f0, f1, f2, f3 = _quad(row, block * words + (half * 4 + 4), mask)
-        up = (part * 2)[:, None]
-        f0, f1, f2, f3 = f0 >> up, f1 >> up, f2 >> up, f3 >> up
-        h0 = (h0 & 0x0F0F0F0F) | ((f0 << 3) & 0x10101010)
-        h1 = (h1 & 0x0F0F0F0F) | ((f1 << 3) & 0x10101010)
-        h2 = (h2 & 0x0F0F0F0F) | ((f2 << 3) & 0x10101010)
-        h3 = (h3 & 0x0F0F0F0F) | ((f3 << 3) & 0x10101010)
-        l0, l1 = l0 | ((f0 << 4) & 0x10101010), l1 | ((f1 << 4) & 0x10101010)
-        l2, l3 = l2 | ((f2 << 4) & 0x10101010), l3 | ((f3 << 4) & 0x10101010)
-    code: tl.constexpr = 0x0F if KIND == 12 else 0x1F
-    low, sum0 = _dot16(l0, l1, l2, l3, x, at, inside, PLANE, code)
-    high, sum1 = _dot16(h0, h1, h2, h3, x, at + 8, inside, PLANE, code)
-    value = (scales & 0xFF).to(tl.float32) * low + (scales >> 8 & 0xFF).to(tl.float32) * high
-    least = (minima & 0xFF).to(tl.float32) * sum0 + (minima >> 8 & 0xFF).to(tl.float32) * sum1
+    none = tl.zeros(mask.shape, tl.float32)
+    start, fifth, at, up = block * words + (part * 8 + codes), block * words + 4, piece * 16, (part * 2)[:, None]
+    low, high, sum0, sum1 = _half_of_64(KIND, none, none, row, start, fifth, up, mask, x, at, inside, PLANE)
+    low, high, sum2, sum3 = _half_of_64(KIND, low, high, row, start + 4, fifth + 4, up, mask, x, at + 4, inside,
+                                        PLANE)
+    upper: tl.constexpr = 0.0625 if KIND == 12 else 1.0
+    value = (scales & 0xFF).to(tl.float32) * low + (scales >> 8 & 0xFF).to(tl.float32) * upper * high
+    least = (minima & 0xFF).to(tl.float32) * (sum0 + sum2) + (minima >> 8 & 0xFF).to(tl.float32) * (sum1 + sum3)
     return _half_of(halves) * _UNIT * value - _half_of(halves >> 16) * least
 
 
 @triton.jit
-def _dot8(u: tl.tensor, v: tl.tensor, x: tl.tensor, at: tl.tensor, inside: tl.tensor,
-          PLANE: tl.constexpr) -> tl.tensor:
-    """Two words of 6-bit codes with the 8 activations planes[s][at], [at + 1]: dot product of code - 32."""
-    where, here = (x + at)[:, None], inside[:, None]
-    a0, a1 = tl.load(where, mask=here, other=0.0), tl.load(where + 1, mask=here, other=0.0)
-    b0, b1 = tl.load(where + PLANE, mask=here, other=0.0), tl.load(where + (PLANE + 1), mask=here, other=0.0)
-    where += 2 * PLANE
-    c0, c1 = tl.load(where, mask=here, other=0.0), tl.load(where + 1, mask=here, other=0.0)
-    d0, d1 = tl.load(where + PLANE, mask=here, other=0.0), tl.load(where + (PLANE + 1), mask=here, other=0.0)
-    dot = _dot4(u, a0, b0, c0, d0, 0x3F) + _dot4(v, a1, b1, c1, d1, 0x3F)
-    return dot * _UNIT - 32.0 * _sum_of(a0 + a1, b0 + b1, c0 + c1, d0 + d1)
+def _group_q6_k(low: tl.tensor, q0: tl.tensor, q1: tl.tensor, q2: tl.tensor, q3: tl.tensor, t0: tl.tensor,
+                t1: tl.tensor, t2: tl.tensor, t3: tl.tensor, scale: tl.tensor, mask: tl.tensor, x: tl.tensor,
+                at: tl.tensor, inside: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
+    """16 weights with one scale: nibbles in q, upper bits at bits 4 and 5 of the bytes of t; added to `low`."""
+    u0 = (q0 & 0x0F0F0F0F) | (t0 & 0x30303030)
+    u1 = (q1 & 0x0F0F0F0F) | (t1 & 0x30303030)
+    u2 = (q2 & 0x0F0F0F0F) | (t2 & 0x30303030)
+    u3 = (q3 & 0x0F0F0F0F) | (t3 & 0x30303030)
+    dot, total = _dot16(tl.zeros(mask.shape, tl.float32), u0, u1, u2, u3, x, at, inside, PLANE, 0x3F)
+    return low + tl.load(scale, mask=mask, other=0).to(tl.float32) * (dot * _UNIT - 32.0 * total)
 
 
 @triton.jit
 def _piece_q6_k(row: tl.tensor, piece: tl.tensor, mask: tl.tensor, x: tl.tensor, inside: tl.tensor,
                 PLANE: tl.constexpr) -> tl.tensor:
-    """Q6_K: 8 weights of each quarter of half a block; their quarters share bytes of upper bits."""
-    block, half, part = piece // 8, piece % 8 // 4, piece % 4
+    """Q6_K: 16 weights of each quarter of half a block; quarters share bytes of upper bits."""
+    block, half, part = piece // 4, piece % 4 // 2, piece % 2
     start = block * 210
-    u0, v0 = _two_words(row, start + (half * 64 + part * 8), mask)
-    u1, v1 = _two_words(row, start + (half * 64 + part * 8 + 32), mask)
-    t, w = _two_words(row, start + (128 + half * 32 + part * 8), mask)
-    scale = row[None, :].to(tl.pointer_type(tl.int8)) + (start + (192 + half * 8 + part // 2))[:, None]
-    at = block * 64 + (half * 32 + part * 2)
-    x0 = _dot8((u0 & 0x0F0F0F0F) | ((t << 4) & 0x30303030), (v0 & 0x0F0F0F0F) | ((w << 4) & 0x30303030),
-               x, at, inside, PLANE)
-    x1 = _dot8((u1 & 0x0F0F0F0F) | ((t << 2) & 0x30303030), (v1 & 0x0F0F0F0F) | ((w << 2) & 0x30303030),
-               x, at + 8, inside, PLANE)
-    x2 = _dot8((u0 >> 4 & 0x0F0F0F0F) | (t & 0x30303030), (v0 >> 4 & 0x0F0F0F0F) | (w & 0x30303030),
-               x, at + 16, inside, PLANE)
-    x3 = _dot8((u1 >> 4 & 0x0F0F0F0F) | (t >> 2 & 0x30303030), (v1 >> 4 & 0x0F0F0F0F) | (w >> 2 & 0x30303030),
-               x, at + 24, inside, PLANE)
-    value = tl.load(scale, mask=mask, other=0).to(tl.float32) * x0
-    value += tl.load(scale + 2, mask=mask, other=0).to(tl.float32) * x1
-    value += tl.load(scale + 4, mask=mask, other=0).to(tl.float32) * x2
-    value += tl.load(scale + 6, mask=mask, other=0).to(tl.float32) * x3
+    a0, a1, a2, a3 = _four_words(row, start + (half * 64 + part * 16), mask)
+    b0, b1, b2, b3 = _four_words(row, start + (half * 64 + part * 16 + 32), mask)
+    t0, t1, t2, t3 = _four_words(row, start + (128 + half * 32 + part * 16), mask)
+    scale = row[None, :].to(tl.pointer_type(tl.int8)) + (start + (192 + half * 8 + part))[:, None]
+    at = block * 64 + (half * 32 + part * 4)
+    value = tl.zeros(mask.shape, tl.float32)
+    value = _group_q6_k(value, a0, a1, a2, a3, t0 << 4, t1 << 4, t2 << 4, t3 << 4, scale, mask, x, at, inside,
+                        PLANE)
+    value = _group_q6_k(value, b0, b1, b2, b3, t0 << 2, t1 << 2, t2 << 2, t3 << 2, scale + 2, mask, x, at + 8,
+                        inside, PLANE)
+    value = _group_q6_k(value, a0 >> 4, a1 >> 4, a2 >> 4, a3 >> 4, t0, t1, t2, t3, scale + 4, mask, x, at + 16,
+                        inside, PLANE)
+    value = _group_q6_k(value, b0 >> 4, b1 >> 4, b2 >> 4, b3 >> 4, t0 >> 2, t1 >> 2, t2 >> 2, t3 >> 2,
+                        scale + 6, mask, x, at + 24, inside, PLANE)
     return half_at(row[None, :] + (start + 208)[:, None], mask) * value
 
 
@@ -225,17 +241,19 @@ def _piece_nibbles(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: t
         q0, q1, q2, q3 = _quad(words, piece * ((codes + 16) // 4) + codes // 4, mask)
     else:
         q0, q1, q2, q3 = _four_words(row, start + codes, mask)
-    l0, l1, l2, l3 = q0, q1, q2, q3
-    h0, h1, h2, h3 = q0 >> 4, q1 >> 4, q2 >> 4, q3 >> 4
+    none = tl.zeros(mask.shape, tl.float32)
     if five:
         bits, _ = _two_words(row, start + head, mask)
-        l0, l1 = _with_fifth(l0, bits), _with_fifth(l1, bits >> 4)
-        l2, l3 = _with_fifth(l2, bits >> 8), _with_fifth(l3, bits >> 12)
-        h0, h1 = _with_fifth(h0, bits >> 16), _with_fifth(h1, bits >> 20)
-        h2, h3 = _with_fifth(h2, bits >> 24), _with_fifth(h3, bits >> 28)
-    code: tl.constexpr = 0x1F if five else 0x0F
-    low, sum0 = _dot16(l0, l1, l2, l3, x, piece * 8, inside, PLANE, code)
-    high, sum1 = _dot16(h0, h1, h2, h3, x, piece * 8 + 4, inside, PLANE, code)
+        l0, l1 = _with_fifth(q0, bits), _with_fifth(q1, bits >> 4)
+        l2, l3 = _with_fifth(q2, bits >> 8), _with_fifth(q3, bits >> 12)
+        low, sum0 = _dot16(none, l0, l1, l2, l3, x, piece * 8, inside, PLANE, 0x1F)
+        h0, h1 = _with_fifth(q0 >> 4, bits >> 16), _with_fifth(q1 >> 4, bits >> 20)
+        h2, h3 = _with_fifth(q2 >> 4, bits >> 24), _with_fifth(q3 >> 4, bits >> 28)
+        high, sum1 = _dot16(none, h0, h1, h2, h3, x, piece * 8 + 4, inside, PLANE, 0x1F)
+    else:
+        low, sum0 = _dot16(none, q0, q1, q2, q3, x, piece * 8, inside, PLANE, 0x0F)
+        high, sum1 = _dot16(none, q0, q1, q2, q3, x, piece * 8 + 4, inside, PLANE, 0xF0)
+        high *= 0.0625
     at = row[None, :] + start[:, None]
     dot, total = (low + high) * _UNIT, sum0 + sum1
     if head == 4:
@@ -250,9 +268,10 @@ def _piece_q8_0(row: tl.tensor, piece: tl.tensor, mask: tl.tensor, x: tl.tensor,
     q0, q1, q2, q3 = _four_words(row, piece * 34 + 2, mask)
     r0, r1, r2, r3 = _four_words(row, piece * 34 + 18, mask)
     sign: tl.constexpr = 0x80808080
-    first, sum0 = _dot16(q0 ^ sign, q1 ^ sign, q2 ^ sign, q3 ^ sign, x, piece * 8, inside, PLANE, 0xFF)
-    second, sum1 = _dot16(r0 ^ sign, r1 ^ sign, r2 ^ sign, r3 ^ sign, x, piece * 8 + 4, inside, PLANE, 0xFF)
-    dot = (first + second) * _UNIT - 128.0 * (sum0 + sum1)
+    dot = tl.zeros(mask.shape, tl.float32)
+    dot, sum0 = _dot16(dot, q0 ^ sign, q1 ^ sign, q2 ^ sign, q3 ^ sign, x, piece * 8, inside, PLANE, 0xFF)
+    dot, sum1 = _dot16(dot, r0 ^ sign, r1 ^ sign, r2 ^ sign, r3 ^ sign, x, piece * 8 + 4, inside, PLANE, 0xFF)
+    dot = dot * _UNIT - 128.0 * (sum0 + sum1)
     return half_at(row[None, :] + (piece * 34)[:, None], mask) * dot
 
 

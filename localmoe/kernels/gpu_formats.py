@@ -35,9 +35,9 @@ GEOMETRY = {
     Q5_0: Geometry(32, 32, 22),
     Q5_1: Geometry(32, 32, 24),
     Q8_0: Geometry(32, 32, 34),
-    Q4_K: Geometry(32, 256, 144),
-    Q5_K: Geometry(32, 256, 176),
-    Q6_K: Geometry(32, 256, 210),
+    Q4_K: Geometry(64, 256, 144),
+    Q5_K: Geometry(64, 256, 176),
+    Q6_K: Geometry(64, 256, 210),
 }
 
 

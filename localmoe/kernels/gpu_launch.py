@@ -111,7 +111,8 @@ class Launcher:
         padded = power_of_two(experts)
         E.route_kernel[(tokens,)](
             h, router, chosen, weights, COLS=cols, EXPERTS=experts, PADDED=padded, K=k,
-            BLOCK=max(16, 8192 // padded) if self.gpu else power_of_two(cols), num_warps=8,
+            BLOCK=min(power_of_two(cols), max(16, 32768 // padded)) if self.gpu else power_of_two(cols),
+            num_warps=16,
             enable_fp_fusion=True,
         )  # fmt: skip
 
@@ -131,6 +132,23 @@ class Launcher:
             ROW_BYTES=matrix.row_bytes,
             ALIGN=alignment(matrix.row_bytes), R=rows, ADD=add,
             **self._pieces(matrix.kind, matrix.cols, self.tiles.linear_warps), enable_fp_fusion=True,
+        )  # fmt: skip
+
+    def qkv(
+        self, planes: Tensor, y: tuple[Tensor, Tensor, Tensor], matrices: tuple[Matrix, Matrix, Matrix]
+    ) -> None:
+        """Queries, keys and values, y float32 [rows] each, of x in planes; keys and values have as many rows."""
+        q, k, v = matrices
+        rows, warps, options = self.tiles.rows, self.tiles.linear_warps, {}
+        for name, m in zip("QKV", matrices, strict=True):
+            of = self._pieces(m.kind, m.cols, warps)
+            options |= {
+                f"{name}_KIND": m.kind, f"{name}_BYTES": m.row_bytes, f"{name}_ALIGN": alignment(m.row_bytes),
+                f"{name}_PIECE": of["PIECE"], f"{name}_PIECES": of["PIECES"],
+            }  # fmt: skip
+        V.qkv_kernel[(_ceil(q.rows, rows) + 2 * _ceil(k.rows, rows),)](
+            planes, *y, q.address, k.address, v.address, Q_ROWS=q.rows, KV_ROWS=k.rows, COLS=q.cols, R=rows,
+            **options, num_warps=warps, enable_fp_fusion=True,
         )  # fmt: skip
 
     def gate_up(self, planes: Tensor, hidden: Tensor, shape: ExpertShape, source: Tensor, target: Tensor,

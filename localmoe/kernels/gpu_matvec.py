@@ -56,6 +56,29 @@ def linear_kernel(
 
 
 @triton.jit
+def qkv_kernel(
+    x: tl.tensor, q: tl.tensor, k: tl.tensor, v: tl.tensor, q_address: tl.tensor, k_address: tl.tensor,
+    v_address: tl.tensor, Q_ROWS: tl.constexpr, KV_ROWS: tl.constexpr, Q_KIND: tl.constexpr,
+    K_KIND: tl.constexpr, V_KIND: tl.constexpr, Q_BYTES: tl.constexpr, K_BYTES: tl.constexpr,
+    V_BYTES: tl.constexpr, Q_ALIGN: tl.constexpr, K_ALIGN: tl.constexpr, V_ALIGN: tl.constexpr,
+    Q_PIECE: tl.constexpr, K_PIECE: tl.constexpr, V_PIECE: tl.constexpr, Q_PIECES: tl.constexpr,
+    K_PIECES: tl.constexpr, V_PIECES: tl.constexpr, COLS: tl.constexpr, R: tl.constexpr,
+) -> None:  # fmt: skip
+    """Three `linear_kernel`s of the same x in one launch. Grid: the programs of k, of v, then of q."""
+    of_kv: tl.constexpr = (KV_ROWS + R - 1) // R
+    number = tl.program_id(0)
+    if number < of_kv:
+        _rows_of(K_KIND, k_address, x, k, number * R, KV_ROWS, COLS, K_BYTES, K_ALIGN, R, K_PIECE, K_PIECES,
+                 False)
+    elif number < 2 * of_kv:
+        _rows_of(V_KIND, v_address, x, v, (number - of_kv) * R, KV_ROWS, COLS, V_BYTES, V_ALIGN, R, V_PIECE,
+                 V_PIECES, False)
+    else:
+        _rows_of(Q_KIND, q_address, x, q, (number - 2 * of_kv) * R, Q_ROWS, COLS, Q_BYTES, Q_ALIGN, R, Q_PIECE,
+                 Q_PIECES, False)
+
+
+@triton.jit
 def copy_bytes(source: tl.tensor, target: tl.tensor, nbytes: tl.tensor, WIDTH: tl.constexpr,
                SPAN: tl.constexpr) -> None:
     """nbytes from one address to another, SPAN words of 4 (or, where rows are aligned to 2, halves of 2)

@@ -1,6 +1,6 @@
 """Which mode serves misses best on this machine: measured with real steps, and watched afterwards.
 
-Every setting is tried for a few steps; the one of the least median time is kept. Then each window of steps is
+Every setting is tried for a few steps (of `split` those shares that the times of the others suggest); the one of the least median time is kept. Then each window of steps is
 compared with
 what the runner-up took: a setting that has become slower than that, in two windows running, is left for it.
 """
@@ -28,25 +28,34 @@ class Setting:
     share: float = 0.5
 
 
-SETTINGS = (
-    Setting("stream"), Setting("cpu"), Setting("split", 0.25), Setting("split", 0.4), Setting("split", 0.55),
-    Setting("split", 0.7),
-)  # fmt: skip
+SETTINGS = (Setting("stream"), Setting("cpu"))
+SPLIT_STEP = 0.1  # between the shares that are tried
+
+
+def splits_for(stream: float, cpu: float) -> list[Setting]:
+    """`split` settings worth trying, from the seconds of a step in `stream` and in `cpu`: the share with which
+    both engines would end together, and one step to each side.
+    """
+    middle = cpu / (stream + cpu)
+    shares = {round(min(0.9, max(0.1, middle + d)), 3) for d in (0.0, -SPLIT_STEP, SPLIT_STEP)}
+    return [Setting("split", share) for share in sorted(shares, key=lambda s: abs(s - middle))]
 
 
 class ModeChooser:
     """Fed with every step's seconds, it says what to use for the next."""
 
     def __init__(self, settings: Sequence[Setting] = SETTINGS,
-        remembered: dict[Setting, float] | None = None) -> None:
+        remembered: dict[Setting, float] | None = None, splits: bool = False) -> None:
         """`remembered`: seconds per step of settings measured before; if it has all of them, no trial is
-        needed.
+        needed. `splits`: after `stream` and `cpu`, splits between them are tried too.
         """
         if not settings:
             raise ValueError("no settings to choose from")
-        self.settings = tuple(settings)
-        self.seconds: dict[Setting, float] = {s: t for s,
-            t in (remembered or {}).items() if s in self.settings}
+        known = remembered or {}
+        again = tuple(s for s in known if splits and s.mode == "split")
+        self.settings = (*settings, *again)
+        self._splits = splits and not again
+        self.seconds: dict[Setting, float] = {s: t for s, t in known.items() if s in self.settings}
         self._times: list[float] = []
         self._slow_windows = 0
         self.current = self._next_trial() or self._best()
@@ -54,9 +63,12 @@ class ModeChooser:
     @property
     def settled(self) -> bool:
         """Whether every setting has been tried."""
-        return len(self.seconds) == len(self.settings)
+        return len(self.seconds) == len(self.settings) and not self._splits
 
     def _next_trial(self) -> Setting | None:
+        if self._splits and len(self.seconds) == len(self.settings):
+            self._splits = False
+            self.settings += tuple(splits_for(*(self.seconds[s] for s in SETTINGS)))
         return next((s for s in self.settings if s not in self.seconds), None)
 
     def _best(self) -> Setting:

@@ -106,7 +106,7 @@ class GpuResidency:
         launch, t, shape = self.gpu.launch, self.tables, self.shapes[layer]
         work, chosen, weights = t.work, self._chosen[0], self._weights[0]
         launch.route(h.values, router, self._chosen, self._weights, self.k, 1)
-        self._routed(layer, chosen)
+        self._routed(layer, self._chosen[:1])
         launch.resolve(t, chosen, layer, work, self.ffn)
         if self.worker is not None:
             region = self.worker.region
@@ -120,7 +120,7 @@ class GpuResidency:
             )
 
     def _routed(self, layer: int, chosen: Tensor) -> None:
-        """A layer's router has chosen, int32 [k] on the device. Benchmarks put a recorded trace in its
+        """A layer's router has chosen, int32 [tokens, k] on the device. Benchmarks put a recorded trace in its
         place.
         """
 
@@ -204,6 +204,7 @@ class GpuResidency:
         """A layer's experts for many tokens: resident ones together, the others one by one as they arrive."""
         gpu, tokens, shape = self.gpu, self.gpu.tokens, self.shapes[layer]
         gpu.launch.route(h.values, router, self._chosen, self._weights, self.k, tokens)
+        self._routed(layer, self._chosen[:tokens])
         chosen = self._chosen[:tokens].cpu().numpy()
         self._prefill_routing.append(chosen.astype(np.uint8))
         flat = chosen.reshape(-1)

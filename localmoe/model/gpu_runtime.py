@@ -132,7 +132,7 @@ class GpuRuntime:
             return
         self._machine = f"{self._device_name()}, {sum(self.plan.slots)} slots"
         self._times_path = default_directory() / f"{identity}.modes.json"
-        self.chooser = ModeChooser(SETTINGS, load_times(self._times_path, self._machine))
+        self.chooser = ModeChooser(SETTINGS, load_times(self._times_path, self._machine), splits=True)
         residency.set_mode(self.chooser.current.mode, self.chooser.current.share)
         if not self.chooser.settled:
             self._calibrate()

@@ -107,6 +107,9 @@ def matvecs(launch, kind):
     work = meta(K, dtype=i64), meta(K, dtype=i64), meta(K, dtype=i32)
     launch.linear(meta(HIDDEN), meta(VOCAB), Matrix(far, VOCAB, HIDDEN, kind))
     launch.linear(meta(HIDDEN), meta(HIDDEN), Matrix(far, HIDDEN, HIDDEN, kind), add=True)
+    kv = Matrix(far, HIDDEN // 4, HIDDEN, "q8_0")
+    launch.qkv(meta(HIDDEN), (meta(HIDDEN), meta(HIDDEN // 4), meta(HIDDEN // 4)),
+               (Matrix(far, HIDDEN, HIDDEN, kind), kv, kv))  # fmt: skip
     launch.gate_up(meta(HIDDEN), meta(K, FFN), shape, *work)
     launch.down(meta(K, FFN), meta(HIDDEN), meta(K), shape, *work)
 
@@ -189,7 +192,7 @@ def main(arches, kinds, matvec_only):
     for function, args, options in launches:
         for arch in arches:
             registers, stack, local = usage(compiled(function, args, options, arch))
-            matvec = function.__name__ in ("linear_kernel", "gate_up_kernel", "down_kernel")
+            matvec = function.__name__ in ("linear_kernel", "qkv_kernel", "gate_up_kernel", "down_kernel")
             spilled = matvec and (stack > 0 or local > 0)
             spills += spilled
             print(function.__name__, f"sm_{arch}", f"type {options.get('KIND', '-')}",

@@ -103,6 +103,21 @@ def check_linear(lab):
             lab.close(y[:rows], 2 * (w @ x))
 
 
+def check_qkv(lab):
+    """Three matrices of different types in one launch; rows that are no multiple of a tile's."""
+    for kinds in (("q4_k", "q8_0", "q6_k"), ("f16", "q5_0", "q4_k")):
+        cols, rows = 512, (150, 37, 37)
+        x = lab.normal(cols)
+        made = [lab.weights(r, cols, kind) for r, kind in zip(rows, kinds, strict=True)]
+        stored = [lab.tensor(data) for data, _ in made]
+        y = tuple(lab.poisoned(r + 3) for r in rows)
+        matrices = tuple(Matrix(t.data_ptr(), r, cols, k) for t, r, k in zip(stored, rows, kinds, strict=True))
+        lab.launch.qkv(lab.tensor(planes(x)), y, matrices)
+        for out, r, (_, w) in zip(y, rows, made, strict=True):
+            assert torch.isnan(out[r:]).all(), "rows beyond the matrix were written"
+            lab.close(out[:r], w @ x)
+
+
 def check_linear_many(lab):
     """Few tokens, whose weights are decoded tile by tile, and many, whose weights are widened first, in
     parts.

@@ -51,6 +51,26 @@ def test_a_mode_that_becomes_slower_is_left_after_two_windows():
     assert chooser.current == SETTINGS[1]
 
 
+def test_splits_are_tried_around_the_share_with_which_both_engines_end_together():
+    chooser = ModeChooser(splits=True)
+    trial = TRIAL_SKIPPED + TRIAL_STEPS
+    for mode, seconds in (("stream", 0.03), ("cpu", 0.01)):
+        assert chooser.current == Setting(mode)
+        steps(chooser, {Setting(mode): seconds}, trial)
+    tried = []
+    while not chooser.settled:
+        assert chooser.current.mode == "split"
+        tried.append(chooser.current.share)
+        # fastest at the share above
+        steps(chooser, {chooser.current: 0.005 + abs(chooser.current.share - 0.35) / 100}, trial)
+    assert tried[0] == 0.25
+    assert sorted(tried) == [0.15, 0.25, 0.35]
+    assert chooser.current == Setting("split", 0.35)
+    again = ModeChooser(remembered=chooser.seconds, splits=True)
+    assert again.settled
+    assert again.current == Setting("split", 0.35)
+
+
 def test_times_are_remembered_for_the_same_machine_only(tmp_path):
     path = tmp_path / "modes" / "m.json"
     save_times(path, "card A", {SETTINGS[0]: 0.5, SETTINGS[2]: 0.25})
