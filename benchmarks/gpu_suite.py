@@ -40,6 +40,10 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/gpu"), str(ROOT / "tests/model"), str(ROOT / "benchmarks")]
 
+# folders of its own: what was learned before would change the measurement
+for name in ("LOCALMOE_CACHE_DIR", "LOCALMOE_DATA_DIR", "LOCALMOE_CONFIG_DIR"):
+    os.environ.setdefault(name, tempfile.mkdtemp(prefix="localmoe-gpu-suite-"))
+
 import gpu_synthetic as synthetic  # noqa: E402
 
 from localmoe.kernels.gpu_launch import ExpertShape, Launcher, Tiles  # noqa: E402
@@ -438,8 +442,6 @@ def compile_tiles(number: int) -> None:
 
 
 def main() -> int:
-    # a cache of its own: what was learned before would change the measurement
-    os.environ.setdefault("LOCALMOE_CACHE_DIR", tempfile.mkdtemp(prefix="localmoe-gpu-suite-"))
     parser = argparse.ArgumentParser(description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", action="append", choices=PARTS, help="only these (default: all)")
