@@ -52,6 +52,7 @@ from localmoe.kernels.matrix import Matrix  # noqa: E402
 PARTS = ("kernels", "parity", "speed", "profile", "prefill", "large")
 GIB, BUDGETS = 1 << 30, [8, 12, 16, 24]
 CHECKS = ROOT / "tests/gpu/kernel_checks.py"
+MOST_BG = 2e12  # bytes/s: beyond any consumer card's memory; formula and roofline take no more
 SHAPES = ((4096, 14336), (14336, 4096))  # columns and rows of Mixtral 8x7B's expert matrices
 
 
@@ -231,22 +232,26 @@ class Suite:
                 moved += 2 * int(model.layout.expert_bytes[layer])
             return moved, time.perf_counter() - begin
 
-        rounds = 2 if self.dry else 256
+        # the best of several stretches: other work of the machine passes
+        rounds, stretches = (2, 1) if self.dry else (24, 8)
         residency.worker.begin_step()
-        work(rounds // 4)
-        moved, took = work(rounds)
-        start, end = (None, None) if self.dry else (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        if start is not None:
-            start.record()
-            for _ in range(32):  # longer than the worker's part
-                device.copy_(host, non_blocking=True)
-            end.record()
-        beside, in_all = work(rounds)
-        torch.cuda.synchronize() if start is not None else None
-        bus = 32 * host.numel() / start.elapsed_time(end) * 1e3 if start is not None else 0.0
+        bc = max(moved / took / 1e9 for moved, took in (work(rounds) for _ in range(stretches)))
+        bd = 0.0
+        for _ in range(stretches):
+            events = [] if self.dry else [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            if events:
+                events[0].record()
+                for _ in range(4):  # about as long as the worker's part
+                    device.copy_(host, non_blocking=True)
+                events[1].record()
+            moved, took = work(rounds)
+            if events:
+                events[1].synchronize()
+            bus = 4 * host.numel() / events[0].elapsed_time(events[1]) * 1e3 if events else 0.0
+            bd = max(bd, (moved / took + bus) / 1e9)
         residency.worker.end_step()
         residency.close()
-        return moved / took / 1e9, (beside / in_all + bus) / 1e9
+        return bc, bd
 
     # ------------------------------------------------------------ parity
     def parity(self) -> None:
@@ -398,14 +403,16 @@ class Suite:
 
 ALTERNATIVES = [
     replace(Tiles(), rows=rows, linear_warps=warps, gate_up_warps=warps, down_warps=warps)
-    for rows in (2, 4) for warps in (1, 2, 4)
+    for rows in (4, 8) for warps in (1, 2, 4)
 ]
 synthetic_int = np.ctypeslib.as_ctypes_type(np.int32)
 
 
 def formula(model: Any, bands: dict[str, float], hit_rate: float, mode: str, share: float) -> float:
-    """Seconds per token by design section 6, for two experts per layer."""
+    """Seconds per token by design section 6, for two experts per layer; the GPU's memory counts as 2 TB/s at
+    most."""
     bg, bp, bc, bd = (bands[k] * 1e9 for k in ("Bg", "Bp", "Bc", "Bd"))
+    bg = min(bg, MOST_BG)
     layers = model.size.layers
     a = 2 * float(model.layout.expert_bytes.sum())
     d = float(sum(x.nbytes for x in model.kept)) - model.weights.embedding.nbytes

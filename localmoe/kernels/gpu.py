@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from localmoe.errors import UsageError
 from localmoe.kernels.gpu_attention import BLOCK
-from localmoe.kernels.gpu_dot import PLANE_LIFTS
+from localmoe.kernels.gpu_dot import PLANE_LIFTS, planes_of
 from localmoe.kernels.gpu_formats import GPU_TYPES
 from localmoe.kernels.gpu_launch import ExpertShape, Launcher, Tiles
 from localmoe.kernels.gpu_memory import upload
@@ -98,7 +98,7 @@ class Gpu:
         self.logits = self.empty(s.vocab)
         pairs = chunk * max(1, s.experts_used)
         # one token: the experts' FFN activations, in planes
-        self.inner = self.empty(max(1, s.experts_used), s.ffn)
+        self.inner = self.empty(max(1, s.experts_used), planes_of(s.ffn))
         self.inner_many = self.empty(pairs if chunk > 1 else 0, s.ffn, dtype=torch.bfloat16)
         self.out_many = self.empty(pairs if chunk > 1 else 0, s.hidden)
         # one expert's (or layer's) largest matrix in bfloat16
@@ -117,7 +117,7 @@ class Gpu:
     def _rows(self, cols: int, for_matrices: bool) -> GpuRows:
         t = self.torch
         many = self.chunk if for_matrices and self.chunk > 1 else 0
-        return GpuRows(cols, self.empty(self.chunk, cols), self.empty(cols if for_matrices else 0),
+        return GpuRows(cols, self.empty(self.chunk, cols), self.empty(planes_of(cols) if for_matrices else 0),
                        self.empty(many, cols, dtype=t.bfloat16))  # fmt: skip
 
     def place(self, matrix: Matrix) -> Matrix:
@@ -280,7 +280,9 @@ class Gpu:
         """The last token's logits into `self.logits`, on the device."""
         if self.tokens > 1:
             last = h.values[self.tokens - 1]
-            h.planes.copy_((last.view(-1, 4) * self._lifts).t().reshape(-1))
+            whole = self.torch.nn.functional.pad(last, (0, h.planes.numel() - last.numel()))
+            pieces = whole.view(-1, 4, 4, 4) * self._lifts  # [pieces, quads, words, bytes]
+            h.planes.copy_(pieces.permute(3, 1, 0, 2).reshape(-1))
         self.launch.linear(h.planes, self.logits, self.place(output))
 
     def all_logits(self, h: GpuRows, output: Matrix) -> Floats:

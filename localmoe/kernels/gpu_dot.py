@@ -5,8 +5,9 @@ time where the format is aligned for it (Q4_K, Q5_K), else as 4-byte words, shif
 begin between two words (Q4_0, Q5_0, Q6_K, Q8_0). A tile is [pieces, rows], pieces along the lanes, and everything in it has one layout: no
 exchange between lanes until the sums of rows.
 
-Activations come in *planes*: value i is at `(i % 4) * (cols / 4) + i // 4`, so that a word of four codes meets
-x[plane s][u] for its byte s, and neighbouring words neighbouring activations.
+Activations come in *planes* (`planar`): a word of four codes meets plane s with its byte s, and each plane is
+cut again by which four of a lane's sixteen words a value belongs to, so that neighbouring lanes read neighbouring
+16 bytes.
 
 Codes become float32 without a conversion: the bits of byte s, masked where they are and read as a float32, are
 the denormal code * 2**(8 s - 149), which multiplies at full speed and exactly (byte 3 is moved to byte 2 before).
@@ -24,6 +25,18 @@ from localmoe.kernels.gpu_formats import half_at
 PLANE_LIFTS = (2.0**100, 2.0**92, 2.0**84, 2.0**84)
 _DROP0, _DROP1, _DROP2 = tl.constexpr(2.0**-100), tl.constexpr(2.0**-92), tl.constexpr(2.0**-84)
 _UNIT = tl.constexpr(2.0**49)
+
+
+def planes_of(cols: int) -> int:
+    """Values that the planes of `cols` activations take: whole pieces of 64."""
+    return -(-cols // 64) * 64
+
+
+@triton.jit
+def planar(i: tl.tensor, COLS: tl.constexpr) -> tl.tensor:
+    """Where value i of COLS lies: planes [4 bytes, 4 quads of words, pieces of 64, 4 words]."""
+    pieces: tl.constexpr = (COLS + 63) // 64
+    return ((i % 4 * 4 + i // 16 % 4) * pieces + i // 64) * 4 + i // 4 % 4
 
 
 @triton.jit
@@ -58,30 +71,37 @@ def _joined(low: tl.tensor, high: tl.tensor, shift: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _near(row: tl.tensor, start: tl.tensor, mask: tl.tensor) -> tl.tensor:
-    """For byte `start` [pieces] of rows (uint8 pointers [rows]), aligned to 2: pointers to the word that it
-    lies in [pieces, rows], by how many bits it lies behind the word's start, and whether it does."""
+    """For byte `start` [pieces] of rows (uint8 pointers [rows]), aligned to 2: pointers to the 8 bytes that it
+    lies in [pieces, rows], and how many bytes it lies behind their start."""
     at = row.to(tl.int64)[None, :] + start[:, None]
-    over = at & 2
-    return (at - over).to(tl.pointer_type(tl.uint32)), (over * 8).to(tl.uint64), mask & (over != 0)
+    over = at & 7
+    return (at - over).to(tl.pointer_type(tl.uint64)), over
 
 
 @triton.jit
 def _two_words(row: tl.tensor, start: tl.tensor, mask: tl.tensor) -> tl.tensor:
-    """Two words from byte `start`, aligned to 2 bytes: see `_near`."""
-    p, shift, beyond = _near(row, start, mask)
-    a, b = tl.load(p, mask=mask, other=0), tl.load(p + 1, mask=mask, other=0)
-    c = tl.load(p + 2, mask=beyond, other=0)
-    return _joined(a, b, shift), _joined(b, c, shift)
+    """Two words from byte `start`, aligned to 2 bytes: from the 8 bytes around it and the next, which are read
+    only where they hold some of it."""
+    p, over = _near(row, start, mask)
+    a, b = tl.load(p, mask=mask, other=0), tl.load(p + 1, mask=mask & (over != 0), other=0)
+    late, shift = (over & 4) != 0, ((over & 2) * 8).to(tl.uint64)
+    w1, w2 = (a >> 32).to(tl.uint32), b.to(tl.uint32)
+    v0, v1 = tl.where(late, w1, a.to(tl.uint32)), tl.where(late, w2, w1)
+    v2 = tl.where(late, (b >> 32).to(tl.uint32), w2)
+    return _joined(v0, v1, shift), _joined(v1, v2, shift)
 
 
 @triton.jit
 def _four_words(row: tl.tensor, start: tl.tensor, mask: tl.tensor) -> tl.tensor:
-    """Four words from byte `start`, aligned to 2 bytes: see `_near`."""
-    p, shift, beyond = _near(row, start, mask)
+    """Four words from byte `start`, aligned to 2 bytes: as `_two_words`."""
+    p, over = _near(row, start, mask)
     a, b = tl.load(p, mask=mask, other=0), tl.load(p + 1, mask=mask, other=0)
-    c, d = tl.load(p + 2, mask=mask, other=0), tl.load(p + 3, mask=mask, other=0)
-    e = tl.load(p + 4, mask=beyond, other=0)
-    return _joined(a, b, shift), _joined(b, c, shift), _joined(c, d, shift), _joined(d, e, shift)
+    c = tl.load(p + 2, mask=mask & (over != 0), other=0)
+    late, shift = (over & 4) != 0, ((over & 2) * 8).to(tl.uint64)
+    w1, w2, w3, w4 = (a >> 32).to(tl.uint32), b.to(tl.uint32), (b >> 32).to(tl.uint32), c.to(tl.uint32)
+    v0, v1, v2 = tl.where(late, w1, a.to(tl.uint32)), tl.where(late, w2, w1), tl.where(late, w3, w2)
+    v3, v4 = tl.where(late, w4, w3), tl.where(late, (c >> 32).to(tl.uint32), w4)
+    return _joined(v0, v1, shift), _joined(v1, v2, shift), _joined(v2, v3, shift), _joined(v3, v4, shift)
 
 
 @triton.jit
@@ -104,7 +124,7 @@ def _sum_of(s0: tl.tensor, s1: tl.tensor, s2: tl.tensor, s3: tl.tensor) -> tl.te
 
 @triton.jit
 def _x_quads(x: tl.tensor, at: tl.tensor, inside: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
-    """16 activations, planes[s][at .. at + 3], as sixteen tensors [pieces, 1], and their sum."""
+    """16 activations, four from `at` of each plane, as sixteen tensors [pieces, 1], and their sum."""
     one, here = x + tl.zeros([1], tl.int32), inside[:, None]
     a0, a1, a2, a3 = _quad(one, at, here)
     b0, b1, b2, b3 = _quad(one + PLANE, at, here)
@@ -144,7 +164,7 @@ def _half_of_64(
     q0, q1, q2, q3 = _quad(row, codes_at, mask)
     if KIND == 12:
         low, sum0 = _dot16(low, q0, q1, q2, q3, x, at, inside, PLANE, 0x0F)
-        high, sum1 = _dot16(high, q0, q1, q2, q3, x, at + 8, inside, PLANE, 0xF0)
+        high, sum1 = _dot16(high, q0, q1, q2, q3, x, at + PLANE // 2, inside, PLANE, 0xF0)
     else:
         f0, f1, f2, f3 = _quad(row, fifth_at, mask)
         f0, f1, f2, f3 = f0 >> up, f1 >> up, f2 >> up, f3 >> up
@@ -157,7 +177,7 @@ def _half_of_64(
         h1 = ((q1 >> 4) & 0x0F0F0F0F) | ((f1 << 3) & 0x10101010)
         h2 = ((q2 >> 4) & 0x0F0F0F0F) | ((f2 << 3) & 0x10101010)
         h3 = ((q3 >> 4) & 0x0F0F0F0F) | ((f3 << 3) & 0x10101010)
-        high, sum1 = _dot16(high, h0, h1, h2, h3, x, at + 8, inside, PLANE, 0x1F)
+        high, sum1 = _dot16(high, h0, h1, h2, h3, x, at + PLANE // 2, inside, PLANE, 0x1F)
     return low, high, sum0, sum1
 
 
@@ -176,10 +196,10 @@ def _piece_k45(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.te
     scales = tl.where(late, (c & 0x0F0F) | ((a >> 2) & 0x3030), a & 0x3F3F)
     minima = tl.where(late, ((c >> 4) & 0x0F0F) | ((b >> 2) & 0x3030), b & 0x3F3F)
     none = tl.zeros(mask.shape, tl.float32)
-    start, fifth, at, up = block * words + (part * 8 + codes), block * words + 4, piece * 16, (part * 2)[:, None]
+    start, fifth, at, up = block * words + (part * 8 + codes), block * words + 4, piece * 4, (part * 2)[:, None]
     low, high, sum0, sum1 = _half_of_64(KIND, none, none, row, start, fifth, up, mask, x, at, inside, PLANE)
-    low, high, sum2, sum3 = _half_of_64(KIND, low, high, row, start + 4, fifth + 4, up, mask, x, at + 4, inside,
-                                        PLANE)
+    low, high, sum2, sum3 = _half_of_64(KIND, low, high, row, start + 4, fifth + 4, up, mask, x,
+                                        at + PLANE // 4, inside, PLANE)
     upper: tl.constexpr = 0.0625 if KIND == 12 else 1.0
     value = (scales & 0xFF).to(tl.float32) * low + (scales >> 8 & 0xFF).to(tl.float32) * upper * high
     least = (minima & 0xFF).to(tl.float32) * (sum0 + sum2) + (minima >> 8 & 0xFF).to(tl.float32) * (sum1 + sum3)
@@ -190,13 +210,15 @@ def _piece_k45(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.te
 def _group_q6_k(low: tl.tensor, q0: tl.tensor, q1: tl.tensor, q2: tl.tensor, q3: tl.tensor, t0: tl.tensor,
                 t1: tl.tensor, t2: tl.tensor, t3: tl.tensor, scale: tl.tensor, mask: tl.tensor, x: tl.tensor,
                 at: tl.tensor, inside: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
-    """16 weights with one scale: nibbles in q, upper bits at bits 4 and 5 of the bytes of t; added to `low`."""
+    """16 weights with one scale (a signed byte, the lowest of the word): nibbles in q, upper bits at bits 4 and 5
+    of the bytes of t; added to `low`."""
     u0 = (q0 & 0x0F0F0F0F) | (t0 & 0x30303030)
     u1 = (q1 & 0x0F0F0F0F) | (t1 & 0x30303030)
     u2 = (q2 & 0x0F0F0F0F) | (t2 & 0x30303030)
     u3 = (q3 & 0x0F0F0F0F) | (t3 & 0x30303030)
     dot, total = _dot16(tl.zeros(mask.shape, tl.float32), u0, u1, u2, u3, x, at, inside, PLANE, 0x3F)
-    return low + tl.load(scale, mask=mask, other=0).to(tl.float32) * (dot * _UNIT - 32.0 * total)
+    signed = (scale & 0xFF).to(tl.uint8).to(tl.int8, bitcast=True).to(tl.float32)
+    return low + signed * (dot * _UNIT - 32.0 * total)
 
 
 @triton.jit
@@ -208,17 +230,19 @@ def _piece_q6_k(row: tl.tensor, piece: tl.tensor, mask: tl.tensor, x: tl.tensor,
     a0, a1, a2, a3 = _four_words(row, start + (half * 64 + part * 16), mask)
     b0, b1, b2, b3 = _four_words(row, start + (half * 64 + part * 16 + 32), mask)
     t0, t1, t2, t3 = _four_words(row, start + (128 + half * 32 + part * 16), mask)
-    scale = row[None, :].to(tl.pointer_type(tl.int8)) + (start + (192 + half * 8 + part))[:, None]
-    at = block * 64 + (half * 32 + part * 4)
+    first, second = _two_words(row, start + (192 + half * 8), mask)  # scales by quarter and part
+    first, second = first >> (part * 8)[:, None], second >> (part * 8)[:, None]
+    quad: tl.constexpr = PLANE // 4
+    at = (block * 4 + half * 2) * 4 + part * quad
     value = tl.zeros(mask.shape, tl.float32)
-    value = _group_q6_k(value, a0, a1, a2, a3, t0 << 4, t1 << 4, t2 << 4, t3 << 4, scale, mask, x, at, inside,
+    value = _group_q6_k(value, a0, a1, a2, a3, t0 << 4, t1 << 4, t2 << 4, t3 << 4, first, mask, x, at, inside,
                         PLANE)
-    value = _group_q6_k(value, b0, b1, b2, b3, t0 << 2, t1 << 2, t2 << 2, t3 << 2, scale + 2, mask, x, at + 8,
-                        inside, PLANE)
-    value = _group_q6_k(value, a0 >> 4, a1 >> 4, a2 >> 4, a3 >> 4, t0, t1, t2, t3, scale + 4, mask, x, at + 16,
+    value = _group_q6_k(value, b0, b1, b2, b3, t0 << 2, t1 << 2, t2 << 2, t3 << 2, first >> 16, mask, x,
+                        at + 2 * quad, inside, PLANE)
+    value = _group_q6_k(value, a0 >> 4, a1 >> 4, a2 >> 4, a3 >> 4, t0, t1, t2, t3, second, mask, x, at + 4,
                         inside, PLANE)
     value = _group_q6_k(value, b0 >> 4, b1 >> 4, b2 >> 4, b3 >> 4, t0 >> 2, t1 >> 2, t2 >> 2, t3 >> 2,
-                        scale + 6, mask, x, at + 24, inside, PLANE)
+                        second >> 16, mask, x, at + (2 * quad + 4), inside, PLANE)
     return half_at(row[None, :] + (start + 208)[:, None], mask) * value
 
 
@@ -242,23 +266,24 @@ def _piece_nibbles(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: t
     else:
         q0, q1, q2, q3 = _four_words(row, start + codes, mask)
     none = tl.zeros(mask.shape, tl.float32)
+    at = piece // 2 * 4 + piece % 2 * (PLANE // 2)
     if five:
         bits, _ = _two_words(row, start + head, mask)
         l0, l1 = _with_fifth(q0, bits), _with_fifth(q1, bits >> 4)
         l2, l3 = _with_fifth(q2, bits >> 8), _with_fifth(q3, bits >> 12)
-        low, sum0 = _dot16(none, l0, l1, l2, l3, x, piece * 8, inside, PLANE, 0x1F)
+        low, sum0 = _dot16(none, l0, l1, l2, l3, x, at, inside, PLANE, 0x1F)
         h0, h1 = _with_fifth(q0 >> 4, bits >> 16), _with_fifth(q1 >> 4, bits >> 20)
         h2, h3 = _with_fifth(q2 >> 4, bits >> 24), _with_fifth(q3 >> 4, bits >> 28)
-        high, sum1 = _dot16(none, h0, h1, h2, h3, x, piece * 8 + 4, inside, PLANE, 0x1F)
+        high, sum1 = _dot16(none, h0, h1, h2, h3, x, at + PLANE // 4, inside, PLANE, 0x1F)
     else:
-        low, sum0 = _dot16(none, q0, q1, q2, q3, x, piece * 8, inside, PLANE, 0x0F)
-        high, sum1 = _dot16(none, q0, q1, q2, q3, x, piece * 8 + 4, inside, PLANE, 0xF0)
+        low, sum0 = _dot16(none, q0, q1, q2, q3, x, at, inside, PLANE, 0x0F)
+        high, sum1 = _dot16(none, q0, q1, q2, q3, x, at + PLANE // 4, inside, PLANE, 0xF0)
         high *= 0.0625
-    at = row[None, :] + start[:, None]
+    block = row[None, :] + start[:, None]
     dot, total = (low + high) * _UNIT, sum0 + sum1
     if head == 4:
-        return half_at(at, mask) * dot + half_at(at + 2, mask) * total
-    return half_at(at, mask) * (dot - (16.0 if five else 8.0) * total)
+        return half_at(block, mask) * dot + half_at(block + 2, mask) * total
+    return half_at(block, mask) * (dot - (16.0 if five else 8.0) * total)
 
 
 @triton.jit
@@ -268,9 +293,10 @@ def _piece_q8_0(row: tl.tensor, piece: tl.tensor, mask: tl.tensor, x: tl.tensor,
     q0, q1, q2, q3 = _four_words(row, piece * 34 + 2, mask)
     r0, r1, r2, r3 = _four_words(row, piece * 34 + 18, mask)
     sign: tl.constexpr = 0x80808080
+    at = piece // 2 * 4 + piece % 2 * (PLANE // 2)
     dot = tl.zeros(mask.shape, tl.float32)
-    dot, sum0 = _dot16(dot, q0 ^ sign, q1 ^ sign, q2 ^ sign, q3 ^ sign, x, piece * 8, inside, PLANE, 0xFF)
-    dot, sum1 = _dot16(dot, r0 ^ sign, r1 ^ sign, r2 ^ sign, r3 ^ sign, x, piece * 8 + 4, inside, PLANE, 0xFF)
+    dot, sum0 = _dot16(dot, q0 ^ sign, q1 ^ sign, q2 ^ sign, q3 ^ sign, x, at, inside, PLANE, 0xFF)
+    dot, sum1 = _dot16(dot, r0 ^ sign, r1 ^ sign, r2 ^ sign, r3 ^ sign, x, at + PLANE // 4, inside, PLANE, 0xFF)
     dot = dot * _UNIT - 128.0 * (sum0 + sum1)
     return half_at(row[None, :] + (piece * 34)[:, None], mask) * dot
 
@@ -292,7 +318,8 @@ def _piece_plain(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.
         b = (b.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
         c = (c.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
         d = (d.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
-    at, here = (x + piece)[:, None], inside[:, None]
+    at = (x + piece // 4 % 4 * (PLANE // 4) + piece // 16 * 4 + piece % 4)[:, None]
+    here = inside[:, None]
     value = a.to(tl.float32) * (tl.load(at, mask=here, other=0.0) * _DROP0)
     value += b.to(tl.float32) * (tl.load(at + PLANE, mask=here, other=0.0) * _DROP1)
     value += c.to(tl.float32) * (tl.load(at + 2 * PLANE, mask=here, other=0.0) * _DROP2)
@@ -302,8 +329,8 @@ def _piece_plain(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.
 @triton.jit
 def piece_dots(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.tensor, x: tl.tensor,
                inside: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
-    """Partial dots [pieces, rows]: uint8 row pointers [rows], piece numbers [pieces], lifted planes of PLANE
-    values.
+    """Partial dots [pieces, rows]: uint8 row pointers [rows], piece numbers [pieces], planes with PLANE
+    values for each byte.
     """
     if KIND == 12 or KIND == 13:
         return _piece_k45(KIND, row, piece, mask, x, inside, PLANE)
@@ -327,5 +354,6 @@ def row_dots(
     for first in range(0, pieces, PIECES):
         piece = first + tl.arange(0, PIECES)
         inside = piece < pieces
-        total += piece_dots(KIND, row, piece, rows_in[None, :] & inside[:, None], x, inside, COLS // 4)
+        total += piece_dots(KIND, row, piece, rows_in[None, :] & inside[:, None], x, inside,
+                            (COLS + 63) // 64 * 16)
     return tl.sum(total, 0)

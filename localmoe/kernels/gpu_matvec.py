@@ -18,14 +18,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from localmoe.kernels.gpu_dot import plane_lift, row_dots
+from localmoe.kernels.gpu_dot import planar, plane_lift, row_dots
 from localmoe.kernels.gpu_formats import pointer8
-
-
-@triton.jit
-def planar(i: tl.tensor, COLS: tl.constexpr) -> tl.tensor:
-    """Where value i of COLS lies in planes of four (see gpu_dot)."""
-    return i % 4 * (COLS // 4) + i // 4
 
 
 @triton.jit
@@ -101,8 +95,7 @@ def gate_up_kernel(
     COLS: tl.constexpr, FFN: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr, R: tl.constexpr,
     PIECE: tl.constexpr, PIECES: tl.constexpr, SPAN: tl.constexpr,
 ) -> None:  # fmt: skip
-    """hidden[choice] = silu(gate · x) * (up · x) for R FFN rows of one chosen expert; hidden [k, ffn] in
-    planes.
+    """hidden[choice] = silu(gate · x) * (up · x) for R FFN rows of one chosen expert; hidden [k, planes_of(ffn)].
 
     Grid (k, ceil(ffn / R)): the choices alternate, so that reads over the bus and from GPU memory overlap.
     """
@@ -128,7 +121,7 @@ def gate_up_kernel(
         up = tl.sum(tl.where(which == 1, pairs, 0.0), 0)
         out = first + tl.arange(0, R)
         value = gate / (1.0 + tl.exp(-gate)) * up * plane_lift(out)
-        tl.store(hidden + choice * FFN + planar(out, FFN), value, mask=out < limit)
+        tl.store(hidden + choice * ((FFN + 63) // 64 * 64) + planar(out, FFN), value, mask=out < limit)
 
 
 @triton.jit
@@ -162,6 +155,6 @@ def down_kernel(
                         copy_bytes(come_from + at, base + at, size, ALIGN, SPAN)
                 tl.debug_barrier()
             row = pointer8(base, ALIGN) + r.to(tl.int64) * ROW_BYTES
-            out = row_dots(KIND, row, r < ROWS, hidden + choice * FFN, limit // PIECE, FFN, R, PIECES)
+            out = row_dots(KIND, row, r < ROWS, hidden + choice * ((FFN + 63) // 64 * 64), limit // PIECE, FFN, R, PIECES)
             value += tl.load(weights + choice) * out
     tl.store(y + r, value, mask=r < ROWS)

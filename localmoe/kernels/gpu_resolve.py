@@ -12,8 +12,8 @@ never waits for the host. One program per layer; its tables stay in device memor
     class_of int32 [layers]; slot_base, slot_bytes int64 [classes]; slots, filled int32 [classes]
 
 `mode` 0 admits at once (the pass that reads a miss over the bus also stores it); otherwise the wish, a
-newcomer and its
-victim (or -1: a slot is free), goes to `wishes`, for the host to fulfil by background copies.
+newcomer, its victim (or -1: a slot is free) and by how much its score is higher, goes to `wishes`, for the host
+to fulfil by background copies.
 """
 
 from __future__ import annotations
@@ -197,8 +197,10 @@ def resolve_kernel(
                     admitted += 1
                 else:
                     wish = (wished % _MOST_WISHES).to(tl.int32)
-                    tl.store(wishes + wish * 2, flat)
-                    tl.store(wishes + wish * 2 + 1, victim)
+                    tl.store(wishes + wish * 3, flat)
+                    tl.store(wishes + wish * 3 + 1, victim)
+                    gain = worth - tl.where(victim >= 0, least >> 24, 0)
+                    tl.store(wishes + wish * 3 + 2, gain.to(tl.int32))
                     wished += 1
             own_rows = tl.where(come_from == 0, 0, rows)
             tl.store(source + c, come_from)

@@ -72,7 +72,7 @@ class GpuResidency:
         self.tables = DeviceTables(gpu, layout, statistics, slots, host.home, self.ffn)
         largest = max(c.slot_bytes for c in layout.classes)
         self.copies = Copies(gpu, host, largest)
-        self.bytes_per_step = 2 * largest if bytes_per_step is None else bytes_per_step
+        self.bytes_per_step = largest if bytes_per_step is None else bytes_per_step
         t = gpu.torch
         self._chosen = t.zeros((gpu.chunk, self.k), dtype=t.int32, device=gpu.device)
         self._weights = t.zeros((gpu.chunk, self.k), dtype=t.float32, device=gpu.device)
@@ -142,22 +142,25 @@ class GpuResidency:
             self._fulfil(wished)
 
     def _fulfil(self, wished: int) -> None:
-        """Starts copies for the newest wishes, as far as this step's bytes go; what is left over will be
-        wished again.
+        """Starts copies for the step's best wishes, as far as its bytes go; what is left over will be wished
+        again.
         """
         tables = self.tables
-        tables.pull()
         first = max(self._wishes_seen, wished - MOST_WISHES)
-        wishes = tables.wishes.cpu().numpy()
+        latest = tables.wishes.cpu().numpy()[np.arange(first, wished) % MOST_WISHES]
         self._wishes_seen = wished
+        latest = latest[(latest[:, 2] >= policy.COPY_GAIN) | (latest[:, 1] < 0)]
+        if not len(latest):
+            return
+        tables.pull()
         budget = self.bytes_per_step
         on_the_way = {(a.layer, a.expert) for a in self._admissions}
-        for number in range(wished - 1, first - 1, -1):
-            layer, expert = divmod(int(wishes[number % MOST_WISHES, 0]), self.layout.experts)
+        for flat, victim, _ in latest[np.argsort(-latest[:, 2], kind="stable")].tolist():
+            layer, expert = divmod(flat, self.layout.experts)
             if tables.slot_of_host[layer, expert] >= 0 or (layer, expert) in on_the_way:
                 continue
             size = int(self.layout.expert_bytes[layer])
-            slot = self._slot_for(layer, int(wishes[number % MOST_WISHES, 1])) if size <= budget else -1
+            slot = self._slot_for(layer, victim) if size <= budget else -1
             if slot < 0:
                 continue
             budget -= size

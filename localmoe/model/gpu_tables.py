@@ -63,7 +63,7 @@ class DeviceTables:
         self.staging = d(np.array(self.staging_addresses, np.int64))
         self.mode = d(np.zeros(1, np.int32))
         self.share = d(np.full(k + 1, ffn, np.int32))
-        self.counters, self.wishes = d(np.zeros(8, np.int64)), d(np.zeros((MOST_WISHES, 2), np.int32))
+        self.counters, self.wishes = d(np.zeros(8, np.int64)), d(np.zeros((MOST_WISHES, 3), np.int32))
         self.work = Work(d(np.zeros(k, np.int64)), d(np.zeros(k, np.int64)), d(np.zeros(k, np.int32)))
         names = ("estimates", "used", "totals", "evidence", "pending", "clock")
         self.estimates, self.used, self.totals, self.evidence, self.pending, self.clock = (

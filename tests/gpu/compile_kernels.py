@@ -166,7 +166,7 @@ def the_rest(launch):
         slots=meta(2, dtype=i32),
         filled=meta(2, dtype=i32), staging=meta(K, dtype=flat), mode=meta(1, dtype=i32),
         share=meta(K + 1, dtype=i32),
-        counters=meta(8, dtype=flat), wishes=meta(512, 2, dtype=i32),
+        counters=meta(8, dtype=flat), wishes=meta(512, 3, dtype=i32),
     )  # fmt: skip
     work = SimpleNamespace(source=meta(K, dtype=i64), target=meta(K, dtype=i64), rows=meta(K, dtype=i32))
     launch.resolve(tables, meta(K, dtype=i32), 7, work, FFN)

@@ -77,11 +77,14 @@ LIFTS = np.array([2.0**100, 2.0**92, 2.0**84, 2.0**84], np.float32)
 
 
 def planes(x):
-    return np.ascontiguousarray((x.reshape(-1, 4) * LIFTS.astype(x.dtype)).T).reshape(x.shape)
+    """[pieces of 64, 4 quads, 4 words, 4 bytes] → [bytes, quads, pieces, words], lifted; the last piece padded."""
+    whole = np.zeros(-(-len(x) // 64) * 64, x.dtype)
+    whole[: len(x)] = x
+    return (whole.reshape(-1, 4, 4, 4) * LIFTS.astype(x.dtype)).transpose(3, 1, 0, 2).reshape(-1).copy()
 
 
-def from_planes(x):
-    return np.ascontiguousarray(x.reshape(4, -1).T / LIFTS).reshape(-1)
+def from_planes(x, cols):
+    return (x.reshape(4, 4, -1, 4).transpose(2, 1, 3, 0) / LIFTS).reshape(-1)[:cols]
 
 
 def cols_for(kind, blocks):
@@ -261,14 +264,14 @@ def check_norm_and_embed(lab):
             lab.launch.embed(lab.tensor(ids), x, Matrix(stored.data_ptr(), 9, cols, kind), tokens)
             lab.close(x, w[ids], 1e-6)
         weight = lab.normal(cols)
-        h, p, half = lab.poisoned(tokens, cols), lab.poisoned(cols), lab.poisoned(tokens, cols,
+        h, p, half = lab.poisoned(tokens, cols), lab.poisoned(-(-cols // 64) * 64), lab.poisoned(tokens, cols,
             dtype=torch.bfloat16)
         lab.launch.norm(x, lab.tensor(weight), h, p, half, 1e-5, tokens)
         v = x.cpu().numpy().astype(np.float64)
         wanted = v / np.sqrt((v * v).mean(1, keepdims=True) + 1e-5) * weight
         lab.close(h, wanted)
         if tokens == 1:
-            lab.close(torch.from_numpy(from_planes(p.cpu().numpy())), wanted[0])
+            lab.close(torch.from_numpy(from_planes(p.cpu().numpy(), cols)), wanted[0])
         else:
             lab.close(half, wanted, 8e-3)
 
@@ -368,11 +371,11 @@ def check_attention(lab):
         partial = lab.poisoned(heads, context // 256, dim + 2)
         for t in (0, 37, tokens - tokens % 37):
             if t in wanted:
-                one = lab.poisoned(heads * dim)
+                one = lab.poisoned(-(-heads * dim // 64) * 64)
                 position.fill_(t)
                 lab.launch.attend(tq[t].contiguous(), one, cache, position, partial, scale, window,
                     context // 256)
-                lab.close(torch.from_numpy(from_planes(one.cpu().numpy())), wanted[t], 2e-3 if q8 else 1e-5)
+                lab.close(torch.from_numpy(from_planes(one.cpu().numpy(), heads * dim)), wanted[t], 2e-3 if q8 else 1e-5)
 
 
 CHECKS = {name.removeprefix("check_"): f for name, f in list(globals().items()) if name.startswith("check_")}

@@ -59,7 +59,10 @@ class Reference:
                 self.slot_of[layer, expert] = slot
                 decisions.append(("into", slot))
             else:
-                self.wishes.append((layer * EXPERTS + expert, victim))
+                worth = policy.scores(self.statistics).ravel()
+                newcomer = layer * EXPERTS + expert
+                gain = worth[newcomer] - (worth[victim] if victim >= 0 else 0)
+                self.wishes.append((newcomer, victim, int(gain)))
                 decisions.append(("wish", None))
         if layer == LAYERS - 1:
             self.statistics.end_token()
@@ -68,7 +71,7 @@ class Reference:
 
 def fulfil(reference, tables, rng):
     """The host moves the last wish in, at times, as the background copies do."""
-    newcomer, victim = reference.wishes[-1]
+    newcomer, victim, _ = reference.wishes[-1]
     number = int(CLASS_OF[newcomer // EXPERTS])
     if reference.slot_of.flat[newcomer] >= 0 or rng.random() < 0.4:
         return
@@ -105,7 +108,7 @@ def main(device, tokens):
             filled=on(np.zeros(2, np.int32)),
             staging=on(np.array([71, 72])), mode=on(np.array([mode], np.int32)),
             share=on(np.array([FFN, 256, 128], np.int32)),
-            counters=on(np.zeros(8, np.int64)), wishes=on(np.zeros((MOST_WISHES, 2), np.int32)),
+            counters=on(np.zeros(8, np.int64)), wishes=on(np.zeros((MOST_WISHES, 3), np.int32)),
         )  # fmt: skip
         work = SimpleNamespace(
             source=on(np.zeros(K, np.int64)), target=on(np.zeros(K, np.int64)), rows=on(np.zeros(K, np.int32))
