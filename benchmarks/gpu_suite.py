@@ -49,7 +49,7 @@ import gpu_synthetic as synthetic  # noqa: E402
 from localmoe.kernels.gpu_launch import ExpertShape, Launcher, Tiles  # noqa: E402
 from localmoe.kernels.matrix import Matrix  # noqa: E402
 
-PARTS = ("kernels", "parity", "speed", "profile", "prefill", "large")
+PARTS = ("kernels", "speed", "prefill", "profile", "parity", "large")
 GIB, BUDGETS = 1 << 30, [8, 12, 16, 24]
 CHECKS = ROOT / "tests/gpu/kernel_checks.py"
 MOST_BG = 2e12  # bytes/s: beyond any consumer card's memory; formula and roofline take no more
@@ -189,10 +189,12 @@ class Suite:
             work()
         return graph.replay
 
-    def bandwidths(self) -> dict[str, float]:
-        """Bg, Bp, Bc, Bd of design section 6, GB/s."""
-        found = self.results.get("bandwidth_GBps")
-        if found:
+    def bandwidths(self, again: bool = False) -> dict[str, float]:
+        """Bg, Bp, Bc, Bd of design section 6, GB/s. `again`: measured anew, and the best of both times counts
+        (just after a large model was made, a virtual machine's RAM is slower for a while).
+        """
+        found = self.results.get("bandwidth_GBps", {})
+        if found and not again:
             return dict(found)
         size = 1 << 20 if self.dry else GIB
         a = torch.empty(size, dtype=torch.uint8, device=self.device)
@@ -202,7 +204,8 @@ class Suite:
         bg = 2 * size / self.seconds(lambda: b.copy_(a)) / 1e9
         bp = size / self.seconds(lambda: a.copy_(host, non_blocking=True), 8) / 1e9
         bc, bd = self.cpu_bandwidths(a, host)
-        found = {k: round(v, 4) for k, v in (("Bg", bg), ("Bp", bp), ("Bc", bc), ("Bd", bd))}
+        now = {"Bg": bg, "Bp": bp, "Bc": bc, "Bd": bd}
+        found = {k: round(max(v, found.get(k, 0.0)), 4) for k, v in now.items()}
         self.results["bandwidth_GBps"] = found
         self.note("kernels", "bandwidth GB/s", found)
         return found
@@ -228,7 +231,7 @@ class Suite:
                 ids[:], ranks[:] = [turns % s.experts, (turns + 1) % s.experts], [0, 1]
                 region.set_flag(L.POSTED, turns)
                 while region.flag(L.DONE) != turns and time.perf_counter() - begin < 60:
-                    pass
+                    time.sleep(2e-5)  # a busy loop here would take a core from the worker
                 moved += 2 * int(model.layout.expert_bytes[layer])
             return moved, time.perf_counter() - begin
 
@@ -287,27 +290,35 @@ class Suite:
         part = self.mixtral.layers / synthetic.MIXTRAL_8X7B.layers  # of the model, and so of the budgets
         budgets = {f"{g} GiB": model.slots_for(int(g * part * GIB), 2048) for g in self.budgets}
         budgets["unlimited"] = model.slots_for(1 << 60, 2048)
-        self.table("speed", self.mixtral, budgets, 32, 72)
+        self.table("speed", self.mixtral, budgets, 24, 56)
 
     def table(self, part: str, size: synthetic.Size, budgets: dict[str, list[int]], steps: int,
         warm: int) -> None:
-        model = self.model(size)
+        """Tokens/s by budget and mode; then, with bandwidths measured once more, the formula beside them."""
+        model, rows = self.model(size), {}
         for name, slots in budgets.items():
             share = sum(slots) / (size.layers * size.experts)
-            modes = ["stream"] if share == 1.0 else ["static", "stream", "cpu", "split", "auto"]
-            for mode in modes:
+            for mode in ["stream"] if share == 1.0 else ["static", "stream", "cpu", "split", "auto"]:
                 runtime = model.open(self.device, slots, 1, 2048 if not self.dry else 256,
                                      0 if mode == "static" else None, spread=mode != "static")  # fmt: skip
                 try:
-                    self.note(part, f"{name}, {mode}", self.rate(runtime, model, mode, steps, warm, share))
+                    before = {"static": 8, "auto": warm + 40}.get(mode, warm)
+                    rows[f"{name}, {mode}"] = found = self.rate(runtime, mode, steps, 1 if self.dry else before)
+                    self.note(part, f"{name}, {mode}", found)
                 finally:
                     runtime.close()
                     del runtime
                     gc.collect()  # its slots, before the next one's
+        bands = self.bandwidths(again=True)
+        for name, found in rows.items():
+            mode = "static" if name.endswith("static") else found["mode"]
+            expected = 1 / formula(model, bands, found["hit_rate"], mode, found["resident"])
+            found["formula_tokens_per_s"] = round(expected, 2)
+            found["measured_over_formula"] = round(found["tokens_per_s"] / expected, 3)
+            self.note(part, name, found)
 
-    def rate(self, runtime: Any, model: Any, mode: str, steps: int, warm: int, share: float) -> dict[str,
-        Any]:
-        """Tokens/s of decoding, and beside the formula for the hit rate that was measured."""
+    def rate(self, runtime: Any, mode: str, steps: int, warm: int) -> dict[str, Any]:
+        """Tokens/s of decoding (median step) and what the residency did meanwhile."""
         bands = self.bandwidths()
         if mode == "auto":
             from localmoe.model.gpu_auto import ModeChooser
@@ -327,16 +338,11 @@ class Suite:
             decoder.extend([token % 300])
             times.append(time.perf_counter() - begin)
         after = runtime.residency.status()
-        copied = (after["bytes_copied"] - before["bytes_copied"]) / steps
         hits, misses = after["hits"] - before["hits"], after["misses"] - before["misses"]
-        rate, seconds = hits / max(1, hits + misses), statistics.median(times)
-        actual = after["mode"]
-        expected = formula(model, bands, rate, actual if mode != "static" else "static", share)
         return {
-            "tokens_per_s": round(1 / seconds, 2), "hit_rate": round(rate, 3), "mode": actual,
-            "resident": round(share, 3), "GPU's share": round(after["share"], 3), "MB_admitted": round(copied / 1e6),
-            "formula_tokens_per_s": round(1 / expected, 2),
-            "measured_over_formula": round(expected / seconds, 3),
+            "tokens_per_s": round(1 / statistics.median(times), 2), "hit_rate": round(hits / (hits + misses), 3),
+            "mode": after["mode"], "resident": round(runtime.plan.share, 3), "GPU's share": round(after["share"], 3),
+            "MB_admitted": round((after["bytes_copied"] - before["bytes_copied"]) / steps / 1e6),
         }  # fmt: skip
 
     # ------------------------------------------------------------ profile
@@ -402,7 +408,7 @@ class Suite:
 
 
 ALTERNATIVES = [
-    replace(Tiles(), rows=rows, linear_warps=warps, gate_up_warps=warps, down_warps=warps)
+    Tiles(rows, {}, linear_warps=warps, gate_up_warps=warps, down_warps=warps, few_warps={})
     for rows in (4, 8) for warps in (1, 2, 4)
 ]
 synthetic_int = np.ctypeslib.as_ctypes_type(np.int32)

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import triton
+import triton.language as tl
 
 from localmoe.experts.layout import ExpertLayout
 from localmoe.experts.statistics import ExpertStatistics
@@ -191,6 +193,14 @@ class SyntheticHost:
         return int(self.home[layer, expert]) - self.arena.address
 
 
+@triton.jit
+def follow_kernel(trace: tl.tensor, position: tl.tensor, chosen: tl.tensor, K: tl.constexpr) -> None:
+    """chosen[token] = trace[position + token], K experts each."""
+    token = tl.program_id(0)
+    for c in tl.static_range(K):
+        tl.store(chosen + token * K + c, tl.load(trace + (tl.load(position) + token) * K + c))
+
+
 class TracedResidency(GpuResidency):
     """Routing follows a trace of Mixtral's locality (65 % repeat), by position."""
 
@@ -200,8 +210,5 @@ class TracedResidency(GpuResidency):
         self._trace = self.gpu.to_device(np.ascontiguousarray(trace.transpose(1, 0, 2).astype(np.int32)))
 
     def _routed(self, layer: int, chosen: Any) -> None:
-        if chosen.shape[0] == 1:  # recorded in a graph: the position is in device memory
-            chosen.copy_(self._trace[layer].index_select(0, self.gpu.position))
-        else:
-            first = int(self.gpu.position)
-            chosen.copy_(self._trace[layer, first : first + chosen.shape[0]])
+        tokens, k = chosen.shape
+        follow_kernel[(tokens,)](self._trace[layer], self.gpu.position, chosen, K=k, num_warps=1)

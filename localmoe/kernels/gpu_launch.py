@@ -8,7 +8,7 @@ tested.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from localmoe.kernels import gpu_attention as A
@@ -27,13 +27,19 @@ Tensor = Any  # torch.Tensor, without importing torch
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """Sizes of tiles: a matvec program has `rows` rows, and its lanes take that many pieces at once."""
+    """Sizes of tiles: a matvec program has `rows` rows, and its lanes take that many pieces at once.
+
+    Measured on an H200 (benchmarks/results/gpu.json, decision 064).
+    """
 
     rows: int = 4
-    # warps that share a row's columns: more where there are few rows
+    # rows of gate and up together where a type does well with more
+    wide_rows: dict[str, int] = field(default_factory=lambda: {"q4_k": 8})
+    # warps that share a row's columns
     linear_warps: int = 2
     gate_up_warps: int = 1
-    down_warps: int = 2
+    down_warps: int = 4
+    few_warps: dict[str, int] = field(default_factory=lambda: {"q6_k": 1})  # of down, by type
     tokens: int = 64  # prefill of up to so many tokens decodes weights tile by tile: tokens and rows of a tile
     columns: int = 64
     # prefill of more widens them first: tokens, rows and columns of a tile, and how many are loaded ahead
@@ -42,7 +48,7 @@ class Tiles:
     keys: int = 64  # attention: positions of a tile
 
 
-INTERPRETED = Tiles(rows=64, tokens=32, columns=128, keys=128, many=(64, 128, 128))
+INTERPRETED = Tiles(rows=64, wide_rows={}, tokens=32, columns=128, keys=128, many=(64, 128, 128))
 
 
 def power_of_two(n: int) -> int:
@@ -155,7 +161,7 @@ class Launcher:
         rows: Tensor) -> None:
         """hidden float32 [k, ffn], each row in planes, of the chosen experts: see gpu_matvec."""
         gate, k = shape.gate, int(source.shape[0])
-        at_once = max(1, self.tiles.rows // 2)
+        at_once = max(1, self.tiles.wide_rows.get(gate.type, self.tiles.rows) // 2)
         V.gate_up_kernel[(k, _ceil(gate.rows, at_once))](
             planes, hidden, source, target, rows, UP_START=shape.starts[1], KIND=gate.kind, COLS=gate.cols,
             FFN=gate.rows,
@@ -171,13 +177,14 @@ class Launcher:
         """y float32 [hidden] += the weighted sum of the chosen experts' outputs, in router order."""
         down, k = shape.down, int(source.shape[0])
         block = FORMATS[down.type]
+        warps = self.tiles.few_warps.get(down.type, self.tiles.down_warps)
         V.down_kernel[(_ceil(down.rows, self.tiles.rows),)](
             hidden, y, weights, source, target, rows, DOWN_START=shape.starts[2], KIND=down.kind,
             FFN=down.cols,
             ROWS=down.rows, ROW_BYTES=down.row_bytes, ALIGN=alignment(down.row_bytes), BLOCK=block.block_size,
             BLOCK_BYTES=block.block_bytes, K=k, R=self.tiles.rows,
-            SPAN=self._span(down.row_bytes, self.tiles.down_warps),
-            **self._pieces(down.kind, down.cols, self.tiles.down_warps), enable_fp_fusion=True,
+            SPAN=self._span(down.row_bytes, warps),
+            **self._pieces(down.kind, down.cols, warps), enable_fp_fusion=True,
         )  # fmt: skip
 
     def _span(self, row_bytes: int, warps: int) -> int:

@@ -29,7 +29,7 @@ class Setting:
 
 
 SETTINGS = (Setting("stream"), Setting("cpu"))
-SPLIT_STEP = 0.1  # between the shares that are tried
+SPLIT_STEP, LEAST, MOST = 0.1, 0.1, 0.9  # between the shares that are tried, and their bounds
 
 
 def splits_for(stream: float, cpu: float) -> list[Setting]:
@@ -37,8 +37,21 @@ def splits_for(stream: float, cpu: float) -> list[Setting]:
     both engines would end together, and one step to each side.
     """
     middle = cpu / (stream + cpu)
-    shares = {round(min(0.9, max(0.1, middle + d)), 3) for d in (0.0, -SPLIT_STEP, SPLIT_STEP)}
+    shares = {round(min(MOST, max(LEAST, middle + d)), 3) for d in (0.0, -SPLIT_STEP, SPLIT_STEP)}
     return [Setting("split", share) for share in sorted(shares, key=lambda s: abs(s - middle))]
+
+
+def further(seconds: dict[Setting, float]) -> list[Setting]:
+    """The next share to try, where the best split so far is the outermost to one side (RAM's bandwidth, which
+    both engines share, moves the best away from where they would end together).
+    """
+    splits = sorted((s for s in seconds if s.mode == "split"), key=lambda s: s.share)
+    best = min(splits, key=lambda s: seconds[s])
+    if best == splits[0] and best.share - SPLIT_STEP >= LEAST:
+        return [Setting("split", round(best.share - SPLIT_STEP, 3))]
+    if best == splits[-1] and best.share + SPLIT_STEP <= MOST:
+        return [Setting("split", round(best.share + SPLIT_STEP, 3))]
+    return []
 
 
 class ModeChooser:
@@ -52,10 +65,10 @@ class ModeChooser:
         if not settings:
             raise ValueError("no settings to choose from")
         known = remembered or {}
-        again = tuple(s for s in known if splits and s.mode == "split")
-        self.settings = (*settings, *again)
-        self._splits = splits and not again
+        self._splits = splits
+        self.settings = (*settings, *(s for s in known if splits and s.mode == "split"))
         self.seconds: dict[Setting, float] = {s: t for s, t in known.items() if s in self.settings}
+        self._extend()
         self._times: list[float] = []
         self._slow_windows = 0
         self.current = self._next_trial() or self._best()
@@ -63,12 +76,16 @@ class ModeChooser:
     @property
     def settled(self) -> bool:
         """Whether every setting has been tried."""
-        return len(self.seconds) == len(self.settings) and not self._splits
+        return len(self.seconds) == len(self.settings)
+
+    def _extend(self) -> None:
+        """Once everything so far has been timed: splits, or further ones."""
+        if self._splits and self.settled:
+            first = not any(s.mode == "split" for s in self.settings)
+            more = splits_for(*(self.seconds[s] for s in SETTINGS)) if first else further(self.seconds)
+            self.settings += tuple(more)
 
     def _next_trial(self) -> Setting | None:
-        if self._splits and len(self.seconds) == len(self.settings):
-            self._splits = False
-            self.settings += tuple(splits_for(*(self.seconds[s] for s in SETTINGS)))
         return next((s for s in self.settings if s not in self.seconds), None)
 
     def _best(self) -> Setting:
@@ -81,6 +98,7 @@ class ModeChooser:
             if len(self._times) < TRIAL_SKIPPED + TRIAL_STEPS:
                 return False
             self.seconds[self.current] = statistics.median(self._times[TRIAL_SKIPPED:])
+            self._extend()
             return self._use(self._next_trial() or self._best())
         if len(self._times) < WINDOW:
             return False
