@@ -50,7 +50,7 @@ from localmoe.kernels.gpu_launch import ExpertShape, Launcher, Tiles  # noqa: E4
 from localmoe.kernels.matrix import Matrix  # noqa: E402
 
 PARTS = ("kernels", "speed", "prefill", "profile", "parity", "large")
-GIB, BUDGETS = 1 << 30, [8, 12, 16, 24]
+GIB, BUDGETS = 1 << 30, [24, 12, 16, 8]
 CHECKS = ROOT / "tests/gpu/kernel_checks.py"
 MOST_BG = 2e12  # bytes/s: beyond any consumer card's memory; formula and roofline take no more
 SHAPES = ((4096, 14336), (14336, 4096))  # columns and rows of Mixtral 8x7B's expert matrices
@@ -59,7 +59,7 @@ SHAPES = ((4096, 14336), (14336, 4096))  # columns and rows of Mixtral 8x7B's ex
 class Suite:
     def __init__(self, dry: bool, out: Path, layers: int | None, budgets: list[int]) -> None:
         self.dry, self.out, self.device = dry, out, "cpu" if dry else "cuda"
-        self.budgets = budgets
+        self.budgets, self.began = budgets, time.perf_counter()
         self.mixtral = replace(synthetic.MIXTRAL_8X7B, layers=layers or synthetic.MIXTRAL_8X7B.layers)
         self.results: dict[str, Any] = {
             "measured": not dry,
@@ -74,7 +74,7 @@ class Suite:
         self.results.setdefault(part, {})[name] = value
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self.out.write_text(json.dumps(self.results, indent=1) + "\n")
-        print(f"{part}: {name}: {value}", flush=True)
+        print(f"{time.perf_counter() - self.began:.0f} s: {part}: {name}: {value}", flush=True)
 
     def model(self, size: synthetic.Size) -> synthetic.Synthetic:
         if size.name not in self._models:
@@ -288,8 +288,8 @@ class Suite:
             return
         model = self.model(self.mixtral)
         part = self.mixtral.layers / synthetic.MIXTRAL_8X7B.layers  # of the model, and so of the budgets
-        budgets = {f"{g} GiB": model.slots_for(int(g * part * GIB), 2048) for g in self.budgets}
-        budgets["unlimited"] = model.slots_for(1 << 60, 2048)
+        budgets = {"unlimited": model.slots_for(1 << 60, 2048)}
+        budgets |= {f"{g} GiB": model.slots_for(int(g * part * GIB), 2048) for g in self.budgets}
         self.table("speed", self.mixtral, budgets, 24, 56)
 
     def table(self, part: str, size: synthetic.Size, budgets: dict[str, list[int]], steps: int,
@@ -304,18 +304,22 @@ class Suite:
                 try:
                     before = {"static": 8, "auto": warm + 40}.get(mode, warm)
                     rows[f"{name}, {mode}"] = found = self.rate(runtime, mode, steps, 1 if self.dry else before)
-                    self.note(part, f"{name}, {mode}", found)
+                    print(f"{part}: {name}, {mode}: {found}", flush=True)
                 finally:
                     runtime.close()
                     del runtime
                     gc.collect()  # its slots, before the next one's
-        bands = self.bandwidths(again=True)
+            self.judge(part, model, rows, self.bandwidths())
+        self.judge(part, model, rows, self.bandwidths(again=True))
+
+    def judge(self, part: str, model: Any, rows: dict[str, Any], bands: dict[str, float]) -> None:
+        """Adds the formula's rate, and what was measured as a share of it."""
         for name, found in rows.items():
             mode = "static" if name.endswith("static") else found["mode"]
             expected = 1 / formula(model, bands, found["hit_rate"], mode, found["resident"])
             found["formula_tokens_per_s"] = round(expected, 2)
             found["measured_over_formula"] = round(found["tokens_per_s"] / expected, 3)
-            self.note(part, name, found)
+        self.note(part, "rates", rows)
 
     def rate(self, runtime: Any, mode: str, steps: int, warm: int) -> dict[str, Any]:
         """Tokens/s of decoding (median step) and what the residency did meanwhile."""

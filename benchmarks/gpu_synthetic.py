@@ -5,6 +5,7 @@ routing that follows a trace of Mixtral's locality instead of the (meaningless) 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ from localmoe.kernels.matrix import Matrix
 from localmoe.kernels.pool import Pool, usable_cores
 from localmoe.model.decoder import rope_table
 from localmoe.model.gpu_experts import GpuResidency
-from localmoe.model.gpu_runtime import GpuPlan, GpuRuntime, _transformer
+from localmoe.model.gpu_runtime import GpuPlan, GpuRuntime, _place_all, _transformer
 from localmoe.model.weights import LayerWeights, Weights
 from quant.blocks import FORMATS
 from quant.recipes import more_bits
@@ -69,6 +70,7 @@ class Synthetic:
     def __init__(self, size: Size, pin: bool) -> None:
         self.size, rng = size, np.random.default_rng(1)
         self.kept: list[Any] = []
+        self._placed: tuple[dict[int, Any], dict[int, Any]] | None = None
         s = size
         self.config: Any = SimpleNamespace(
             name=s.name, layers=s.layers, hidden=s.hidden, ffn=s.ffn, heads=s.heads, kv_heads=s.kv_heads,
@@ -144,10 +146,19 @@ class Synthetic:
                         residency.copies.start(layer, expert, target).before_next(
                             residency.copies.compute_stream())
                         residency.tables.move(layer, expert, slot)
+        self._share_placed(gpu)
         plan = GpuPlan(0, 0, 0, 0, slots, residency.tables.nbytes, sum(slots) / (s.layers * s.experts))
         weights = replace(self.weights)
         return GpuRuntime(gpu, _transformer(weights, residency.layers()), self.config, residency, plan, None,
             pool)
+
+    def _share_placed(self, gpu: Gpu) -> None:
+        """Weights that every token needs are put on the device once for all budgets."""
+        if self._placed is None:
+            _place_all(gpu, self.weights)
+            self._placed = dict(gpu._placed), dict(gpu._matrices)
+        gpu._placed.update(self._placed[0])
+        gpu._matrices.update(self._placed[1])
 
     def slots_for(self, budget: int, context: int) -> list[int]:
         """Slots per size class in `budget` bytes, after other weights, KV cache and 1 GiB for everything
@@ -193,6 +204,12 @@ class SyntheticHost:
         return int(self.home[layer, expert]) - self.arena.address
 
 
+@cache
+def mixtral_trace(layers: int, experts: int, chosen: int) -> np.ndarray:
+    """uint8 [4096, layers, chosen]"""
+    return generate_trace(4096, layers, experts, chosen, seed=3)
+
+
 @triton.jit
 def follow_kernel(trace: tl.tensor, position: tl.tensor, chosen: tl.tensor, K: tl.constexpr) -> None:
     """chosen[token] = trace[position + token], K experts each."""
@@ -206,7 +223,7 @@ class TracedResidency(GpuResidency):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        trace = generate_trace(4096, self.layout.layers, self.layout.experts, self.k, seed=3)
+        trace = mixtral_trace(self.layout.layers, self.layout.experts, self.k)
         self._trace = self.gpu.to_device(np.ascontiguousarray(trace.transpose(1, 0, 2).astype(np.int32)))
 
     def _routed(self, layer: int, chosen: Any) -> None:
