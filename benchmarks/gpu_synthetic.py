@@ -20,7 +20,7 @@ from localmoe.experts.traces import generate_trace
 from localmoe.kernels.gpu import Gpu
 from localmoe.kernels.gpu_launch import ExpertShape
 from localmoe.kernels.gpu_memory import HostArena
-from localmoe.kernels.handshake import LayerFormats, Region, Worker
+from localmoe.kernels.handshake import PATIENCE, LayerFormats, Region, Worker
 from localmoe.kernels.matrix import Matrix
 from localmoe.kernels.pool import Pool, usable_cores
 from localmoe.model.decoder import rope_table
@@ -128,7 +128,7 @@ class Synthetic:
         s = self.size
         gpu = Gpu(self.shape, device, chunk, rope_table(self.config, context))
         fresh = ExpertStatistics(s.layers, s.experts, 2)
-        pool = Pool(max(1, usable_cores() - 1))  # as open_gpu
+        pool = Pool(max(1, usable_cores() - 1), PATIENCE)  # as open_gpu
         arena = HostArena(Region.nbytes_for(s.hidden, 2), device != "cpu")
         region = Region(arena.address, s.hidden, 2, arena)
         worker = Worker(region, pool, [LayerFormats(x.gate, x.up, x.down) for x in self.shapes],

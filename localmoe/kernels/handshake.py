@@ -57,6 +57,9 @@ from localmoe.kernels.pool import ARGS, Pool, _run, keep_awake
 from localmoe.kernels.simd import define, load_i32, load_i64, store_i64
 from quant.compiled import compiled
 
+PATIENCE = 400_000
+"""Looks without a job before a pool thread sleeps, some 20 ms: only the next step wakes it, and a thread that
+loses its core for a few milliseconds must not send all the others to sleep for the rest of this one."""
 SPINS = 4_000  # looks before the core is offered to others, and before sleeping pool threads are kept awake
 
 _YIELD = "sched_yield"

@@ -38,7 +38,7 @@ from localmoe.kernels.simd import load_i64, store_i64
 from quant.compiled import compiled
 
 # Byte offsets in the control block; each shared counter has cache lines of its own.
-EPOCH, DONE, STOP, TASK, ITEMS, ARGS_AT, THREADS, ARGS = 0, 128, 256, 384, 392, 400, 408, 448
+EPOCH, DONE, STOP, TASK, ITEMS, ARGS_AT, THREADS, PATIENCE, ARGS = 0, 128, 256, 384, 392, 400, 408, 416, 448
 TICKETS, TICKET_BYTES, MOST_ARGS = 1024, 128, 24  # one ticket for each thread
 SPINS = 20_000  # about a millisecond of pause instructions
 EPOCH_BITS = 32
@@ -105,9 +105,9 @@ def keep_awake(control: int) -> None:
 
 @compiled("int64(int64, int64, int64)")
 def _serve(control: int, worker: int, seen: int) -> int:
-    """Works on every job that appears; returns the last epoch seen once nothing came for SPINS turns."""
-    idle = 0
-    while idle < SPINS and load_acquire(control + STOP) == 0:
+    """Works on every job that appears; returns the last epoch seen once nothing came for PATIENCE turns."""
+    idle, patience = 0, load_i64(control + PATIENCE)
+    while idle < patience and load_acquire(control + STOP) == 0:
         epoch = load_acquire(control + EPOCH)
         if epoch != seen:
             seen = epoch
@@ -122,7 +122,8 @@ def _serve(control: int, worker: int, seen: int) -> int:
 class Pool:
     """`threads` threads, the caller's among them. One job at a time; not for use by two callers at once."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, patience: int = SPINS) -> None:
+        """`patience`: how many looks without a job before a worker sleeps until `wake`."""
         if threads < 1:
             raise ValueError(f"a pool needs at least one thread, not {threads}")
         self.threads = threads
@@ -130,7 +131,7 @@ class Pool:
         block = np.zeros(words + 16, np.int64)
         skip = -block.ctypes.data % 128 // 8  # align to two cache lines
         self._block = block[skip : skip + words]
-        self._block[THREADS // 8] = threads
+        self._block[THREADS // 8], self._block[PATIENCE // 8] = threads, patience
         self.control = int(self._block.ctypes.data)  # the address that compiled code starts jobs by
         self._arguments = self._block[ARGS // 8 : ARGS // 8 + MOST_ARGS]
         self._wakeups = [threading.Event() for _ in range(threads - 1)]

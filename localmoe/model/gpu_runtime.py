@@ -206,7 +206,7 @@ def open_gpu(
     Raises:
         UsageError: the settings cannot be met; the message says which would do.
     """
-    from localmoe.kernels.handshake import LayerFormats, Region, Worker
+    from localmoe.kernels.handshake import PATIENCE, LayerFormats, Region, Worker
     from localmoe.kernels.pool import Pool
     from localmoe.model.decoder import rope_table
     from localmoe.model.memory import shape_of
@@ -228,7 +228,7 @@ def open_gpu(
     pool, worker = None, None
     everything_fits = plan.share == 1.0 and bool((host.home != 0).all())
     if not everything_fits:
-        pool = Pool(max(1, threads - 1))  # the thread that waits for the GPU keeps a core busy
+        pool = Pool(max(1, threads - 1), PATIENCE)  # the thread that waits for the GPU keeps a core busy
         arena = HostArena(Region.nbytes_for(config.hidden, config.experts_used), on_gpu)
         region = Region(arena.address, config.hidden, config.experts_used, arena)
         worker = Worker(region, pool, [LayerFormats(s.gate, s.up, s.down) for s in shapes], host.parts,
