@@ -211,8 +211,9 @@ class Suite:
         return found
 
     def cpu_bandwidths(self, device: Any, host: Any) -> tuple[float, float]:
-        """Bc, the CPU worker's rate on cold experts, asked as the GPU asks it; and Bd, what worker and bus read
-        from RAM together."""
+        """Bc, the CPU worker's rate on cold experts, asked as the GPU asks it; and Bd, what worker and bus
+        read from RAM together.
+        """
         from localmoe.kernels import handshake_layout as L
 
         model = self.model(synthetic.TINY if self.dry else self.mixtral)

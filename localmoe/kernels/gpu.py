@@ -243,11 +243,15 @@ class Gpu:
         order = t.arange(self.tokens, dtype=t.int32, device=self.device)
         if self.tokens > self.launch.tiles.tokens:
             address = int(self._placed[gate.address].data_ptr())
-            self.launch.expert_many(h.half, self.inner_many, self.out_many, shape, address, order, self.scratch)
+            self.launch.expert_many(
+                h.half, self.inner_many, self.out_many, shape, address, order, self.scratch
+            )
         else:
             starts = t.tensor([0, self.tokens], dtype=t.int32, device=self.device)
             active = t.zeros(1, dtype=t.int32, device=self.device)
-            self.launch.gate_up_many(h.half, self.inner_many, shape, active, where, starts, order, self.tokens)
+            self.launch.gate_up_many(
+                h.half, self.inner_many, shape, active, where, starts, order, self.tokens
+            )
             self.launch.down_many(self.inner_many, self.out_many, shape, active, where, starts, self.tokens)
         weights = t.ones(self.tokens, dtype=t.float32, device=self.device)
         self.launch.combine(x.values, self.out_many, weights, order, self.shape.hidden, 1, self.tokens)

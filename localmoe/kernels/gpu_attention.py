@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from localmoe.kernels.gpu_dot import planar, plane_lift
+from localmoe.kernels.gpu_words import planar, plane_lift
 
 BLOCK = 256
 

@@ -1,18 +1,11 @@
 """Dot products of quantized rows with one token's float32 activations, for Triton matvec kernels.
 
-A lane takes a *piece* of a row: 64 weights of a K-quant or a block of 32, whose codes it loads 16 bytes at a
-time where the format is aligned for it (Q4_K, Q5_K), else as 4-byte words, shifted together where a block may
-begin between two words (Q4_0, Q5_0, Q6_K, Q8_0). A tile is [pieces, rows], pieces along the lanes, and everything in it has one layout: no
-exchange between lanes until the sums of rows.
+A lane takes a *piece* of a row: 64 weights of a K-quant, or a block of 32; `gpu_words` says how it reads.
 
-Activations come in *planes* (`planar`): a word of four codes meets plane s with its byte s, and each plane is
-cut again by which four of a lane's sixteen words a value belongs to, so that neighbouring lanes read neighbouring
-16 bytes.
-
-Codes become float32 without a conversion: the bits of byte s, masked where they are and read as a float32, are
-the denormal code * 2**(8 s - 149), which multiplies at full speed and exactly (byte 3 is moved to byte 2 before).
-Whoever writes planes has multiplied plane s by 2**(100 - 8 s) (`plane_lift`), so that sums of code * x come out
-as 2**-49 of themselves: one mask and one multiply-add per weight.
+Codes become float32 without a conversion: the bits of byte s, masked where they are and read as a float32,
+are the denormal code * 2**(8 s - 149), which multiplies at full speed and exactly (byte 3 is moved to byte
+2 before). Activations have been lifted by 2**(100 - 8 s), so that sums of code * x come out as 2**-49 of
+themselves: one mask and one multiply-add per weight.
 """
 
 from __future__ import annotations
@@ -21,94 +14,17 @@ import triton
 import triton.language as tl
 
 from localmoe.kernels.gpu_formats import half_at
+from localmoe.kernels.gpu_words import four_words, quad, two_words
 
-PLANE_LIFTS = (2.0**100, 2.0**92, 2.0**84, 2.0**84)
 _DROP0, _DROP1, _DROP2 = tl.constexpr(2.0**-100), tl.constexpr(2.0**-92), tl.constexpr(2.0**-84)
 _UNIT = tl.constexpr(2.0**49)
-
-
-def planes_of(cols: int) -> int:
-    """Values that the planes of `cols` activations take: whole pieces of 64."""
-    return -(-cols // 64) * 64
-
-
-@triton.jit
-def planar(i: tl.tensor, COLS: tl.constexpr) -> tl.tensor:
-    """Where value i of COLS lies: planes [4 bytes, 4 quads of words, pieces of 64, 4 words]."""
-    pieces: tl.constexpr = (COLS + 63) // 64
-    return ((i % 4 * 4 + i // 16 % 4) * pieces + i // 64) * 4 + i // 4 % 4
-
-
-@triton.jit
-def plane_lift(i: tl.tensor) -> tl.tensor:
-    """What value i is multiplied with in planes."""
-    plane = i % 4
-    return tl.where(plane == 0, 2.0**100, tl.where(plane == 1, 2.0**92, 2.0**84))
-
-
-@triton.jit
-def _quad(row: tl.tensor, start: tl.tensor, mask: tl.tensor) -> tl.tensor:
-    """Four neighbouring elements from `start` [pieces] of rows (pointers [rows]): four tensors [pieces,
-    rows], by one load of 16 bytes where the alignment is known to allow it.
-
-    Offsets are added to pointers of the loaded type: only so does the compiler see neighbours.
-    """
-    at = start[:, None, None] + tl.arange(0, 4)[None, None, :]
-    value = tl.load(row[None, :, None] + at, mask=mask[:, :, None] & (tl.arange(0, 4) < 4)[None, None, :],
-                    other=0)
-    even, odd = tl.split(tl.reshape(value, [value.shape[0], value.shape[1], 2, 2]))
-    first, third = tl.split(even)
-    second, fourth = tl.split(odd)
-    return first, second, third, fourth
-
-
-@triton.jit
-def _joined(low: tl.tensor, high: tl.tensor, shift: tl.tensor) -> tl.tensor:
-    """32 of the 64 bits of two words, from bit `shift` on."""
-    both = (high.to(tl.uint64) << 32) | low.to(tl.uint64)
-    return (both >> shift).to(tl.uint32)
-
-
-@triton.jit
-def _near(row: tl.tensor, start: tl.tensor, mask: tl.tensor) -> tl.tensor:
-    """For byte `start` [pieces] of rows (uint8 pointers [rows]), aligned to 2: pointers to the 8 bytes that it
-    lies in [pieces, rows], and how many bytes it lies behind their start."""
-    at = row.to(tl.int64)[None, :] + start[:, None]
-    over = at & 7
-    return (at - over).to(tl.pointer_type(tl.uint64)), over
-
-
-@triton.jit
-def _two_words(row: tl.tensor, start: tl.tensor, mask: tl.tensor) -> tl.tensor:
-    """Two words from byte `start`, aligned to 2 bytes: from the 8 bytes around it and the next, which are read
-    only where they hold some of it."""
-    p, over = _near(row, start, mask)
-    a, b = tl.load(p, mask=mask, other=0), tl.load(p + 1, mask=mask & (over != 0), other=0)
-    late, shift = (over & 4) != 0, ((over & 2) * 8).to(tl.uint64)
-    w1, w2 = (a >> 32).to(tl.uint32), b.to(tl.uint32)
-    v0, v1 = tl.where(late, w1, a.to(tl.uint32)), tl.where(late, w2, w1)
-    v2 = tl.where(late, (b >> 32).to(tl.uint32), w2)
-    return _joined(v0, v1, shift), _joined(v1, v2, shift)
-
-
-@triton.jit
-def _four_words(row: tl.tensor, start: tl.tensor, mask: tl.tensor) -> tl.tensor:
-    """Four words from byte `start`, aligned to 2 bytes: as `_two_words`."""
-    p, over = _near(row, start, mask)
-    a, b = tl.load(p, mask=mask, other=0), tl.load(p + 1, mask=mask, other=0)
-    c = tl.load(p + 2, mask=mask & (over != 0), other=0)
-    late, shift = (over & 4) != 0, ((over & 2) * 8).to(tl.uint64)
-    w1, w2, w3, w4 = (a >> 32).to(tl.uint32), b.to(tl.uint32), (b >> 32).to(tl.uint32), c.to(tl.uint32)
-    v0, v1, v2 = tl.where(late, w1, a.to(tl.uint32)), tl.where(late, w2, w1), tl.where(late, w3, w2)
-    v3, v4 = tl.where(late, w4, w3), tl.where(late, (c >> 32).to(tl.uint32), w4)
-    return _joined(v0, v1, shift), _joined(v1, v2, shift), _joined(v2, v3, shift), _joined(v3, v4, shift)
 
 
 @triton.jit
 def _dot4(total: tl.tensor, codes: tl.tensor, x0: tl.tensor, x1: tl.tensor, x2: tl.tensor, x3: tl.tensor,
           CODE: tl.constexpr) -> tl.tensor:
-    """Adds to `total` 2**-49 of the dot product of a word's four codes with lifted activations; CODE: their bits
-    in each byte, whatever their place (16 times the codes where these are the upper nibbles).
+    """`total` and 2**-49 of the dot product of a word's four codes with lifted activations; CODE: their
+    bits in each byte, whatever their place (16 times the codes where these are the upper nibbles).
     """
     total += (codes & CODE).to(tl.float32, bitcast=True) * x0
     total += (codes & (CODE << 8)).to(tl.float32, bitcast=True) * x1
@@ -126,11 +42,12 @@ def _sum_of(s0: tl.tensor, s1: tl.tensor, s2: tl.tensor, s3: tl.tensor) -> tl.te
 def _x_quads(x: tl.tensor, at: tl.tensor, inside: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
     """16 activations, four from `at` of each plane, as sixteen tensors [pieces, 1], and their sum."""
     one, here = x + tl.zeros([1], tl.int32), inside[:, None]
-    a0, a1, a2, a3 = _quad(one, at, here)
-    b0, b1, b2, b3 = _quad(one + PLANE, at, here)
-    c0, c1, c2, c3 = _quad(one + 2 * PLANE, at, here)
-    d0, d1, d2, d3 = _quad(one + 3 * PLANE, at, here)
-    total = _sum_of((a0 + a1) + (a2 + a3), (b0 + b1) + (b2 + b3), (c0 + c1) + (c2 + c3), (d0 + d1) + (d2 + d3))
+    a0, a1, a2, a3 = quad(one, at, here)
+    b0, b1, b2, b3 = quad(one + PLANE, at, here)
+    c0, c1, c2, c3 = quad(one + 2 * PLANE, at, here)
+    d0, d1, d2, d3 = quad(one + 3 * PLANE, at, here)
+    ab = (a0 + a1) + (a2 + a3), (b0 + b1) + (b2 + b3)
+    total = _sum_of(ab[0], ab[1], (c0 + c1) + (c2 + c3), (d0 + d1) + (d2 + d3))
     return a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3, total
 
 
@@ -139,7 +56,7 @@ def _dot16(
     dot: tl.tensor, q0: tl.tensor, q1: tl.tensor, q2: tl.tensor, q3: tl.tensor, x: tl.tensor, at: tl.tensor,
     inside: tl.tensor, PLANE: tl.constexpr, CODE: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """Four words' codes with the 16 activations from `at`: `_dot4` added to `dot`, and the activations' sum."""
+    """`_dot4` of four words' codes with the 16 activations from `at`, and these activations' sum."""
     a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3, total = _x_quads(x, at, inside, PLANE)
     dot = _dot4(dot, q0, a0, b0, c0, d0, CODE)
     dot = _dot4(dot, q1, a1, b1, c1, d1, CODE)
@@ -161,12 +78,12 @@ def _half_of_64(
     """16 bytes of codes: 16 weights each of two sub-blocks, added to `low` and `high` (of Q4_K, 16 times as
     much), and the sums of their activations.
     """
-    q0, q1, q2, q3 = _quad(row, codes_at, mask)
+    q0, q1, q2, q3 = quad(row, codes_at, mask)
     if KIND == 12:
         low, sum0 = _dot16(low, q0, q1, q2, q3, x, at, inside, PLANE, 0x0F)
         high, sum1 = _dot16(high, q0, q1, q2, q3, x, at + PLANE // 2, inside, PLANE, 0xF0)
     else:
-        f0, f1, f2, f3 = _quad(row, fifth_at, mask)
+        f0, f1, f2, f3 = quad(row, fifth_at, mask)
         f0, f1, f2, f3 = f0 >> up, f1 >> up, f2 >> up, f3 >> up
         l0 = (q0 & 0x0F0F0F0F) | ((f0 << 4) & 0x10101010)
         l1 = (q1 & 0x0F0F0F0F) | ((f1 << 4) & 0x10101010)
@@ -189,20 +106,22 @@ def _piece_k45(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.te
     codes: tl.constexpr = 4 if KIND == 12 else 12
     block, part = piece // 4, piece % 4
     row = row.to(tl.pointer_type(tl.uint32))
-    halves, a, b, c = _quad(row, block * words, mask)
+    halves, a, b, c = quad(row, block * words, mask)
     # two sub-blocks' scales and minima, 6 bits each, as bytes 0 and 1
     shift, late = (part % 2 * 16)[:, None], (part >= 2)[:, None]
     a, b, c = a >> shift, b >> shift, c >> shift
     scales = tl.where(late, (c & 0x0F0F) | ((a >> 2) & 0x3030), a & 0x3F3F)
     minima = tl.where(late, ((c >> 4) & 0x0F0F) | ((b >> 2) & 0x3030), b & 0x3F3F)
     none = tl.zeros(mask.shape, tl.float32)
-    start, fifth, at, up = block * words + (part * 8 + codes), block * words + 4, piece * 4, (part * 2)[:, None]
+    start, fifth = block * words + (part * 8 + codes), block * words + 4
+    at, up = piece * 4, (part * 2)[:, None]
     low, high, sum0, sum1 = _half_of_64(KIND, none, none, row, start, fifth, up, mask, x, at, inside, PLANE)
     low, high, sum2, sum3 = _half_of_64(KIND, low, high, row, start + 4, fifth + 4, up, mask, x,
                                         at + PLANE // 4, inside, PLANE)
     upper: tl.constexpr = 0.0625 if KIND == 12 else 1.0
     value = (scales & 0xFF).to(tl.float32) * low + (scales >> 8 & 0xFF).to(tl.float32) * upper * high
-    least = (minima & 0xFF).to(tl.float32) * (sum0 + sum2) + (minima >> 8 & 0xFF).to(tl.float32) * (sum1 + sum3)
+    least = (minima & 0xFF).to(tl.float32) * (sum0 + sum2)
+    least += (minima >> 8 & 0xFF).to(tl.float32) * (sum1 + sum3)
     return _half_of(halves) * _UNIT * value - _half_of(halves >> 16) * least
 
 
@@ -210,8 +129,9 @@ def _piece_k45(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.te
 def _group_q6_k(low: tl.tensor, q0: tl.tensor, q1: tl.tensor, q2: tl.tensor, q3: tl.tensor, t0: tl.tensor,
                 t1: tl.tensor, t2: tl.tensor, t3: tl.tensor, scale: tl.tensor, mask: tl.tensor, x: tl.tensor,
                 at: tl.tensor, inside: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
-    """16 weights with one scale (a signed byte, the lowest of the word): nibbles in q, upper bits at bits 4 and 5
-    of the bytes of t; added to `low`."""
+    """`low` and the dot of 16 weights with one scale (a signed byte, the word's lowest): nibbles in q,
+    upper bits at bits 4 and 5 of the bytes of t.
+    """
     u0 = (q0 & 0x0F0F0F0F) | (t0 & 0x30303030)
     u1 = (q1 & 0x0F0F0F0F) | (t1 & 0x30303030)
     u2 = (q2 & 0x0F0F0F0F) | (t2 & 0x30303030)
@@ -227,10 +147,10 @@ def _piece_q6_k(row: tl.tensor, piece: tl.tensor, mask: tl.tensor, x: tl.tensor,
     """Q6_K: 16 weights of each quarter of half a block; quarters share bytes of upper bits."""
     block, half, part = piece // 4, piece % 4 // 2, piece % 2
     start = block * 210
-    a0, a1, a2, a3 = _four_words(row, start + (half * 64 + part * 16), mask)
-    b0, b1, b2, b3 = _four_words(row, start + (half * 64 + part * 16 + 32), mask)
-    t0, t1, t2, t3 = _four_words(row, start + (128 + half * 32 + part * 16), mask)
-    first, second = _two_words(row, start + (192 + half * 8), mask)  # scales by quarter and part
+    a0, a1, a2, a3 = four_words(row, start + (half * 64 + part * 16), mask)
+    b0, b1, b2, b3 = four_words(row, start + (half * 64 + part * 16 + 32), mask)
+    t0, t1, t2, t3 = four_words(row, start + (128 + half * 32 + part * 16), mask)
+    first, second = two_words(row, start + (192 + half * 8), mask)  # scales by quarter and part
     first, second = first >> (part * 8)[:, None], second >> (part * 8)[:, None]
     quad: tl.constexpr = PLANE // 4
     at = (block * 4 + half * 2) * 4 + part * quad
@@ -262,13 +182,13 @@ def _piece_nibbles(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: t
     start = piece * (codes + 16)
     if head == 4:
         words = row.to(tl.pointer_type(tl.uint32))
-        q0, q1, q2, q3 = _quad(words, piece * ((codes + 16) // 4) + codes // 4, mask)
+        q0, q1, q2, q3 = quad(words, piece * ((codes + 16) // 4) + codes // 4, mask)
     else:
-        q0, q1, q2, q3 = _four_words(row, start + codes, mask)
+        q0, q1, q2, q3 = four_words(row, start + codes, mask)
     none = tl.zeros(mask.shape, tl.float32)
     at = piece // 2 * 4 + piece % 2 * (PLANE // 2)
     if five:
-        bits, _ = _two_words(row, start + head, mask)
+        bits, _ = two_words(row, start + head, mask)
         l0, l1 = _with_fifth(q0, bits), _with_fifth(q1, bits >> 4)
         l2, l3 = _with_fifth(q2, bits >> 8), _with_fifth(q3, bits >> 12)
         low, sum0 = _dot16(none, l0, l1, l2, l3, x, at, inside, PLANE, 0x1F)
@@ -290,13 +210,14 @@ def _piece_nibbles(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: t
 def _piece_q8_0(row: tl.tensor, piece: tl.tensor, mask: tl.tensor, x: tl.tensor, inside: tl.tensor,
                 PLANE: tl.constexpr) -> tl.tensor:
     """Q8_0: one block; signed bytes become codes of 0..255 by turning their sign bit."""
-    q0, q1, q2, q3 = _four_words(row, piece * 34 + 2, mask)
-    r0, r1, r2, r3 = _four_words(row, piece * 34 + 18, mask)
+    q0, q1, q2, q3 = four_words(row, piece * 34 + 2, mask)
+    r0, r1, r2, r3 = four_words(row, piece * 34 + 18, mask)
     sign: tl.constexpr = 0x80808080
     at = piece // 2 * 4 + piece % 2 * (PLANE // 2)
     dot = tl.zeros(mask.shape, tl.float32)
     dot, sum0 = _dot16(dot, q0 ^ sign, q1 ^ sign, q2 ^ sign, q3 ^ sign, x, at, inside, PLANE, 0xFF)
-    dot, sum1 = _dot16(dot, r0 ^ sign, r1 ^ sign, r2 ^ sign, r3 ^ sign, x, at + PLANE // 4, inside, PLANE, 0xFF)
+    dot, sum1 = _dot16(dot, r0 ^ sign, r1 ^ sign, r2 ^ sign, r3 ^ sign, x, at + PLANE // 4, inside, PLANE,
+                       0xFF)
     dot = dot * _UNIT - 128.0 * (sum0 + sum1)
     return half_at(row[None, :] + (piece * 34)[:, None], mask) * dot
 
@@ -312,7 +233,7 @@ def _piece_plain(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.
     else:
         tl.static_assert(KIND == 30)
         row = row.to(tl.pointer_type(tl.uint16))
-    a, b, c, d = _quad(row, piece * 4, mask)
+    a, b, c, d = quad(row, piece * 4, mask)
     if KIND == 30:
         a = (a.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
         b = (b.to(tl.uint32) << 16).to(tl.float32, bitcast=True)

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from localmoe.kernels.gpu_formats import decode32, pointer8
-from localmoe.kernels.gpu_dot import planar, plane_lift
+from localmoe.kernels.gpu_words import planar, plane_lift
 
 
 @triton.jit

@@ -40,7 +40,8 @@ class Tiles:
     gate_up_warps: int = 1
     down_warps: int = 4
     few_warps: dict[str, int] = field(default_factory=lambda: {"q6_k": 1})  # of down, by type
-    tokens: int = 64  # prefill of up to so many tokens decodes weights tile by tile: tokens and rows of a tile
+    # prefill of up to so many tokens decodes weights tile by tile: tokens and rows of a tile
+    tokens: int = 64
     columns: int = 64
     # prefill of more widens them first: tokens, rows and columns of a tile, and how many are loaded ahead
     many: tuple[int, int, int] = (128, 128, 64)
@@ -143,7 +144,9 @@ class Launcher:
     def qkv(
         self, planes: Tensor, y: tuple[Tensor, Tensor, Tensor], matrices: tuple[Matrix, Matrix, Matrix]
     ) -> None:
-        """Queries, keys and values, y float32 [rows] each, of x in planes; keys and values have as many rows."""
+        """Queries, keys and values, y float32 [rows] each, of x in planes; keys and values have as many
+        rows.
+        """
         q, k, v = matrices
         rows, warps, options = self.tiles.rows, self.tiles.linear_warps, {}
         for name, m in zip("QKV", matrices, strict=True):
@@ -286,8 +289,9 @@ class Launcher:
         self, x: Tensor, hidden: Tensor, out: Tensor, shape: ExpertShape, address: int, token_of: Tensor,
         scratch: Tensor,
     ) -> None:  # fmt: skip
-        """One expert at `address` for the tokens int32 [pairs] of x bfloat16: hidden bfloat16 [pairs, ffn], out
-        float32 [pairs, hidden] are its pairs' rows. `scratch`: bfloat16, at least a row of each matrix.
+        """One expert at `address` for the tokens int32 [pairs] of x bfloat16: hidden bfloat16 [pairs,
+        ffn], out float32 [pairs, hidden] are its pairs' rows. `scratch`: bfloat16, at least a row of each
+        matrix.
         """
         gate, up, down, pairs = shape.gate, shape.up, shape.down, int(token_of.shape[0])
         bm, bn, bk = self.tiles.many

@@ -18,8 +18,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from localmoe.kernels.gpu_dot import planar, plane_lift, row_dots
+from localmoe.kernels.gpu_dot import row_dots
 from localmoe.kernels.gpu_formats import pointer8
+from localmoe.kernels.gpu_words import planar, plane_lift
 
 
 @triton.jit
@@ -68,8 +69,8 @@ def qkv_kernel(
         _rows_of(V_KIND, v_address, x, v, (number - of_kv) * R, KV_ROWS, COLS, V_BYTES, V_ALIGN, R, V_PIECE,
                  V_PIECES, False)
     else:
-        _rows_of(Q_KIND, q_address, x, q, (number - 2 * of_kv) * R, Q_ROWS, COLS, Q_BYTES, Q_ALIGN, R, Q_PIECE,
-                 Q_PIECES, False)
+        _rows_of(Q_KIND, q_address, x, q, (number - 2 * of_kv) * R, Q_ROWS, COLS, Q_BYTES, Q_ALIGN, R,
+                 Q_PIECE, Q_PIECES, False)
 
 
 @triton.jit
@@ -95,7 +96,8 @@ def gate_up_kernel(
     COLS: tl.constexpr, FFN: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr, R: tl.constexpr,
     PIECE: tl.constexpr, PIECES: tl.constexpr, SPAN: tl.constexpr,
 ) -> None:  # fmt: skip
-    """hidden[choice] = silu(gate · x) * (up · x) for R FFN rows of one chosen expert; hidden [k, planes_of(ffn)].
+    """hidden[choice] = silu(gate · x) * (up · x) for R FFN rows of a chosen expert; hidden [k,
+    planes_of(ffn)].
 
     Grid (k, ceil(ffn / R)): the choices alternate, so that reads over the bus and from GPU memory overlap.
     """
@@ -155,6 +157,7 @@ def down_kernel(
                         copy_bytes(come_from + at, base + at, size, ALIGN, SPAN)
                 tl.debug_barrier()
             row = pointer8(base, ALIGN) + r.to(tl.int64) * ROW_BYTES
-            out = row_dots(KIND, row, r < ROWS, hidden + choice * ((FFN + 63) // 64 * 64), limit // PIECE, FFN, R, PIECES)
+            x = hidden + choice * ((FFN + 63) // 64 * 64)
+            out = row_dots(KIND, row, r < ROWS, x, limit // PIECE, FFN, R, PIECES)
             value += tl.load(weights + choice) * out
     tl.store(y + r, value, mask=r < ROWS)

@@ -43,8 +43,8 @@ def product_kernel(
     COLS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, ADD: tl.constexpr,
     GPU: tl.constexpr,
 ) -> None:  # fmt: skip
-    """y[tokens, rows] (+)= x[tokens, cols] · wᵀ; x, w bfloat16, y float32 with `stride` values from row to row.
-    Grid (tokens / BM, rows / BN): programs that run together share weights.
+    """y[tokens, rows] (+)= x[tokens, cols] · wᵀ; x, w bfloat16, y float32, `stride` values from row to
+    row. Grid (tokens / BM, rows / BN): programs that run together share weights.
     """
     t = tl.program_id(0) * BM + tl.arange(0, BM)
     r = tl.program_id(1) * BN + tl.arange(0, BN)
@@ -70,8 +70,8 @@ def swiglu_product_kernel(
     rows: tl.tensor, stride: tl.tensor, COLS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     BK: tl.constexpr, GPU: tl.constexpr,
 ) -> None:  # fmt: skip
-    """hidden[pair] = silu(gate · x) * (up · x) with x of the pair's token; gate, up bfloat16 [rows, cols], hidden
-    bfloat16 with `stride` values from pair to pair. Grid as `product_kernel`.
+    """hidden[pair] = silu(gate · x) * (up · x) with the pair's token's x; gate, up bfloat16 [rows, cols],
+    hidden bfloat16, `stride` values from pair to pair. Grid as `product_kernel`.
     """
     pair = tl.program_id(0) * BM + tl.arange(0, BM)
     r = tl.program_id(1) * BN + tl.arange(0, BN)

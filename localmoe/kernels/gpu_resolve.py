@@ -12,8 +12,8 @@ never waits for the host. One program per layer; its tables stay in device memor
     class_of int32 [layers]; slot_base, slot_bytes int64 [classes]; slots, filled int32 [classes]
 
 `mode` 0 admits at once (the pass that reads a miss over the bus also stores it); otherwise the wish, a
-newcomer, its victim (or -1: a slot is free) and by how much its score is higher, goes to `wishes`, for the host
-to fulfil by background copies.
+newcomer, its victim (or -1: a slot is free) and by how much its score is higher, goes to `wishes`, for the
+host to fulfil by background copies.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which mode serves misses best on this machine: measured with real steps, and watched afterwards.
 
-Every setting is tried for a few steps (of `split` those shares that the times of the others suggest); the one of the least median time is kept. Then each window of steps is
-compared with
-what the runner-up took: a setting that has become slower than that, in two windows running, is left for it.
+Every setting is tried for a few steps (of `split` those shares that the times of the others suggest); the
+one of the least median time is kept. Then each window of steps is compared with what the runner-up took: a
+setting that has become slower than that, in two windows running, is left for it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ SPLIT_STEP, LEAST, MOST = 0.1, 0.1, 0.9  # between the shares that are tried, an
 
 
 def splits_for(stream: float, cpu: float) -> list[Setting]:
-    """`split` settings worth trying, from the seconds of a step in `stream` and in `cpu`: the share with which
-    both engines would end together, and one step to each side.
+    """`split` settings worth trying, from the seconds of a step in `stream` and in `cpu`: the share with
+    which both engines would end together, and one step to each side.
     """
     middle = cpu / (stream + cpu)
     shares = {round(min(MOST, max(LEAST, middle + d)), 3) for d in (0.0, -SPLIT_STEP, SPLIT_STEP)}

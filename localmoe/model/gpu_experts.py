@@ -43,8 +43,8 @@ class Admission:
 
 @dataclass(slots=True)
 class Pairs:
-    """A chunk's pairs of token and expert, sorted by expert: where each expert is (int64 [experts]), where its
-    pairs start (int32 [experts + 1]), on the host and on the device, and their tokens (int32 [pairs]).
+    """A chunk's pairs of token and expert, sorted by expert: where each expert is (int64 [experts]), where
+    its pairs start (int32 [experts + 1]), on the host and on the device, and their tokens (int32 [pairs]).
     """
 
     place_host: NDArray[np.int64]
@@ -120,8 +120,8 @@ class GpuResidency:
             )
 
     def _routed(self, layer: int, chosen: Tensor) -> None:
-        """A layer's router has chosen, int32 [tokens, k] on the device. Benchmarks put a recorded trace in its
-        place.
+        """A layer's router has chosen, int32 [tokens, k] on the device. Benchmarks put a recorded trace in
+        its place.
         """
 
     def begin_step(self) -> None:

@@ -125,8 +125,10 @@ def others(launch, kind):
     for tokens in (48, 512):
         launch.linear_many(meta(tokens, HIDDEN, dtype=bf16), meta(tokens, HIDDEN),
                            Matrix(far, HIDDEN, HIDDEN, kind), tokens, scratch, add=True)  # fmt: skip
-    launch.expert_many(meta(512, HIDDEN, dtype=bf16), meta(512, FFN, dtype=bf16), meta(512, HIDDEN), shape, far,
-                       meta(512, dtype=i32), scratch)  # fmt: skip
+    launch.expert_many(
+        meta(512, HIDDEN, dtype=bf16), meta(512, FFN, dtype=bf16), meta(512, HIDDEN), shape, far,
+        meta(512, dtype=i32), scratch,
+    )  # fmt: skip
     launch.gate_up_many(
         meta(512, HIDDEN, dtype=bf16), meta(1024, FFN, dtype=bf16), shape, listed, place, starts,
         meta(1024, dtype=i32), 512

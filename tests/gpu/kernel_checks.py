@@ -77,7 +77,9 @@ LIFTS = np.array([2.0**100, 2.0**92, 2.0**84, 2.0**84], np.float32)
 
 
 def planes(x):
-    """[pieces of 64, 4 quads, 4 words, 4 bytes] → [bytes, quads, pieces, words], lifted; the last piece padded."""
+    """[pieces of 64, 4 quads, 4 words, 4 bytes] → [bytes, quads, pieces, words], lifted; the last piece
+    padded.
+    """
     whole = np.zeros(-(-len(x) // 64) * 64, x.dtype)
     whole[: len(x)] = x
     return (whole.reshape(-1, 4, 4, 4) * LIFTS.astype(x.dtype)).transpose(3, 1, 0, 2).reshape(-1).copy()
@@ -114,7 +116,9 @@ def check_qkv(lab):
         made = [lab.weights(r, cols, kind) for r, kind in zip(rows, kinds, strict=True)]
         stored = [lab.tensor(data) for data, _ in made]
         y = tuple(lab.poisoned(r + 3) for r in rows)
-        matrices = tuple(Matrix(t.data_ptr(), r, cols, k) for t, r, k in zip(stored, rows, kinds, strict=True))
+        matrices = tuple(
+            Matrix(t.data_ptr(), r, cols, kind) for t, r, kind in zip(stored, rows, kinds, strict=True)
+        )
         lab.launch.qkv(lab.tensor(planes(x)), y, matrices)
         for out, r, (_, w) in zip(y, rows, made, strict=True):
             assert torch.isnan(out[r:]).all(), "rows beyond the matrix were written"
@@ -375,7 +379,8 @@ def check_attention(lab):
                 position.fill_(t)
                 lab.launch.attend(tq[t].contiguous(), one, cache, position, partial, scale, window,
                     context // 256)
-                lab.close(torch.from_numpy(from_planes(one.cpu().numpy(), heads * dim)), wanted[t], 2e-3 if q8 else 1e-5)
+                got = torch.from_numpy(from_planes(one.cpu().numpy(), heads * dim))
+                lab.close(got, wanted[t], 2e-3 if q8 else 1e-5)
 
 
 CHECKS = {name.removeprefix("check_"): f for name, f in list(globals().items()) if name.startswith("check_")}

@@ -5,6 +5,7 @@ test_gpu_model.py.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import tiny_models
 
 import localmoe
 from localmoe.experts.layout import ExpertLayout
+from localmoe.kernels import gpu_launch
 from localmoe.model.config import ModelConfig
 from localmoe.model.gpu_runtime import SET_ASIDE, open_gpu, plan_gpu
 from localmoe.model.weights import bind
@@ -144,5 +146,22 @@ def dense(directory):
     print("dense: right")
 
 
+def many(directory):
+    """More tokens than weights are decoded for tile by tile: these are widened first. A mixture and a
+    dense model; beside each other, since bfloat16's own error is larger than what they differ by.
+    """
+    ids = (IDS * 6)[:40]
+    for metadata in ({}, {"expert_count": None, "expert_used_count": None}):
+        case = Case(directory, **metadata)
+        widened, _ = case.run(ids, STEPS[:1])
+        few, gpu_launch.INTERPRETED = gpu_launch.INTERPRETED, replace(gpu_launch.INTERPRETED, tokens=64)
+        decoded, _ = case.run(ids, STEPS[:1])
+        gpu_launch.INTERPRETED = few
+        assert not np.array_equal(widened, decoded), "both went the same way"
+        close(widened, decoded, 1e-2)
+    print("many: right")
+
+
 if __name__ == "__main__":
-    {"modes": modes, "prefill": prefill, "file_only": file_only, "dense": dense}[sys.argv[2]](sys.argv[1])
+    cases = {"modes": modes, "prefill": prefill, "file_only": file_only, "dense": dense, "many": many}
+    cases[sys.argv[2]](sys.argv[1])

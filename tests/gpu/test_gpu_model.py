@@ -9,6 +9,7 @@ def test_the_gpu_path_agrees_with_the_cpu(run_interpreted, tmp_path, case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["modes", "file_only"])
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("case", ["modes", "file_only", "many"])
 def test_modes_agree_with_the_cpu(run_interpreted, tmp_path, case):
-    assert f"{case}: right" in run_interpreted("model_parity.py", str(tmp_path), case, timeout=290)
+    assert f"{case}: right" in run_interpreted("model_parity.py", str(tmp_path), case, timeout=580)
