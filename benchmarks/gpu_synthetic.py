@@ -18,8 +18,8 @@ from localmoe.experts.layout import ExpertLayout
 from localmoe.experts.statistics import ExpertStatistics
 from localmoe.experts.traces import generate_trace
 from localmoe.kernels.gpu import Gpu
-from localmoe.kernels.gpu_launch import ExpertShape
 from localmoe.kernels.gpu_memory import HostArena
+from localmoe.kernels.gpu_tiles import ExpertShape
 from localmoe.kernels.handshake import PATIENCE, LayerFormats, Region, Worker
 from localmoe.kernels.matrix import Matrix
 from localmoe.kernels.pool import Pool, usable_cores

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from localmoe.errors import UsageError
 from localmoe.kernels.gpu_attention import BLOCK
-from localmoe.kernels.gpu_dot import PLANE_LIFTS, planes_of
 from localmoe.kernels.gpu_formats import GPU_TYPES
-from localmoe.kernels.gpu_launch import ExpertShape, Launcher, Tiles
+from localmoe.kernels.gpu_launch import Launcher
 from localmoe.kernels.gpu_memory import upload
+from localmoe.kernels.gpu_tiles import ExpertShape, Tiles
+from localmoe.kernels.gpu_words import PLANE_LIFTS, planes_of
 from localmoe.kernels.matrix import Matrix
 
 if TYPE_CHECKING:

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from localmoe.experts import policy
 from localmoe.experts.layout import ExpertLayout
 from localmoe.experts.statistics import ExpertStatistics
-from localmoe.kernels.gpu_launch import ExpertShape
 from localmoe.kernels.gpu_resolve import HITS, MISSES, MOST_WISHES, WISHED
+from localmoe.kernels.gpu_tiles import ExpertShape
 from localmoe.model.gpu_copies import Arrival, Copies
+from localmoe.model.gpu_expert_prefill import ExpertPass
 from localmoe.model.gpu_host import HostExperts
 from localmoe.model.gpu_tables import BACKGROUND, STREAM, DeviceTables
 
@@ -39,19 +40,6 @@ class Admission:
     expert: int
     slot: int
     coming: Future[Arrival]
-
-
-@dataclass(slots=True)
-class Pairs:
-    """A chunk's pairs of token and expert, sorted by expert: where each expert is (int64 [experts]), where
-    its pairs start (int32 [experts + 1]), on the host and on the device, and their tokens (int32 [pairs]).
-    """
-
-    place_host: NDArray[np.int64]
-    starts_host: NDArray[np.int32]
-    place: Tensor
-    starts: Tensor
-    token_of: Tensor
 
 
 class GpuResidency:
@@ -79,6 +67,7 @@ class GpuResidency:
         self.epoch = t.zeros(1, dtype=t.int32, device=gpu.device)
         self._admissions: list[Admission] = []
         self._wishes_seen = 0
+        self._pass = ExpertPass(gpu, layout, self.tables, self.copies, self.k)
         self._prefill_routing: list[NDArray[np.uint8]] = []
         self.mode, self.share = "stream", 1.0
         self.decoded = 0
@@ -204,87 +193,13 @@ class GpuResidency:
         self._prefill_routing = []
 
     def prefill(self, layer: int, x: Any, h: Any, router: Tensor) -> None:
-        """A layer's experts for many tokens: resident ones together, the others one by one as they arrive."""
-        gpu, tokens, shape = self.gpu, self.gpu.tokens, self.shapes[layer]
+        """A layer's experts for many tokens: see gpu_expert_prefill."""
+        gpu, tokens = self.gpu, self.gpu.tokens
         gpu.launch.route(h.values, router, self._chosen, self._weights, self.k, tokens)
         self._routed(layer, self._chosen[:tokens])
         chosen = self._chosen[:tokens].cpu().numpy()
         self._prefill_routing.append(chosen.astype(np.uint8))
-        flat = chosen.reshape(-1)
-        order = np.argsort(flat, kind="stable").astype(np.int32)
-        counts = np.bincount(flat, minlength=self.layout.experts)
-        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-        place_of = np.empty_like(order)
-        place_of[order] = np.arange(order.size, dtype=np.int32)
-        resident = self.tables.slot_of_host[layer] >= 0
-        hits = np.flatnonzero(counts * resident)
-        misses = sorted(np.flatnonzero(counts * ~resident).tolist(), key=lambda e: -int(counts[e]))
-        targets, place = self._targets(layer, misses)
-        pairs = Pairs(
-            place, starts, gpu.to_device(place), gpu.to_device(starts), gpu.to_device(order // self.k)
-        )
-        arrivals: list[Arrival] = []
-        used: list[Any] = []  # events: the transit slot of the n-th miss has been computed with
-        ahead = len(self.tables.staging_addresses)
-        for turn in range(min(ahead, len(misses))):
-            arrivals.append(self._fetch(layer, misses[turn], targets[turn], self.copies.mark()))
-        self._compute(h, shape, hits.tolist(), pairs)
-        for turn, expert in enumerate(misses):
-            arrivals[turn].before_next(self.copies.compute_stream())
-            self._compute(h, shape, [expert], pairs)
-            used.append(self.copies.mark())
-            if turn + ahead < len(misses):
-                arrivals.append(self._fetch(layer, misses[turn + ahead], targets[turn + ahead], used[turn]))
-            if targets[turn] >= 0:
-                self.tables.move(layer, expert, targets[turn])
-        weights = self._weights[:tokens].contiguous()
-        gpu.launch.combine(x.values, gpu.out_many, weights, gpu.to_device(place_of), shape.down.rows, self.k,
-            tokens)
-
-    def _targets(self, layer: int, misses: list[int]) -> tuple[list[int], NDArray[np.int64]]:
-        """A free slot for some of the missing (this layer's share of the free ones), a transit slot, written
-        as -1 - number, for the rest; and the address of every expert int64 [experts].
-        """
-        tables = self.tables
-        place = tables.home_host[layer].copy()
-        for expert in np.flatnonzero(tables.slot_of_host[layer] >= 0):
-            place[expert] = tables.slot_address(layer, int(tables.slot_of_host[layer, expert]))
-        same = self.layout.classes[int(self.layout.class_of[layer])].layers
-        share = -(-tables.free(layer) // sum(other >= layer for other in same))
-        targets = []
-        for turn, expert in enumerate(misses):
-            if turn < share and tables.free(layer):
-                targets.append(tables.take_free(layer))
-                place[expert] = tables.slot_address(layer, targets[-1])
-            else:
-                number = turn % len(tables.staging_addresses)
-                targets.append(-1 - number)
-                place[expert] = tables.staging_addresses[number]
-        return targets, place
-
-    def _fetch(self, layer: int, expert: int, target: int, after: Any) -> Arrival:
-        tables = self.tables
-        if target >= 0:
-            return self.copies.start(layer, expert, tables.slot(layer, target), after)
-        at = (-1 - target) * tables.transit_bytes
-        return self.copies.start(layer, expert, tables.transit[at : at + tables.transit_bytes], after)
-
-    def _compute(self, h: Any, shape: ExpertShape, active: list[int], pairs: Pairs) -> None:
-        """The active experts' outputs: one by one those of many tokens, all others together."""
-        gpu, counts = self.gpu, np.diff(pairs.starts_host)
-        few = [e for e in active if counts[e] <= gpu.launch.tiles.tokens]
-        for expert in active:
-            if expert not in few:
-                own = slice(int(pairs.starts_host[expert]), int(pairs.starts_host[expert + 1]))
-                gpu.launch.expert_many(
-                    h.half, gpu.inner_many[own], gpu.out_many[own], shape, int(pairs.place_host[expert]),
-                    pairs.token_of[own], gpu.scratch,
-                )  # fmt: skip
-        if few:
-            listed, most = gpu.to_device(np.array(few, np.int32)), int(counts[few].max())
-            gpu.launch.gate_up_many(h.half, gpu.inner_many, shape, listed, pairs.place, pairs.starts,
-                                    pairs.token_of, most)  # fmt: skip
-            gpu.launch.down_many(gpu.inner_many, gpu.out_many, shape, listed, pairs.place, pairs.starts, most)
+        self._pass.run(layer, self.shapes[layer], chosen, self._weights[:tokens].contiguous(), x, h)
 
     def end_prefill(self) -> None:
         """After a pass of several tokens: its routing enters the statistics."""

@@ -20,8 +20,8 @@ from localmoe.experts.layout import ExpertLayout
 from localmoe.experts.sizes import format_size, round_up_setting
 from localmoe.experts.store import StatisticsStore, default_directory
 from localmoe.kernels.gpu import Gpu
-from localmoe.kernels.gpu_launch import ExpertShape
 from localmoe.kernels.gpu_memory import HostArena, free_bytes
+from localmoe.kernels.gpu_tiles import ExpertShape
 from localmoe.model.config import ModelConfig
 from localmoe.model.gpu_auto import SETTINGS, ModeChooser, load_times, save_times
 from localmoe.model.gpu_experts import GpuResidency

@@ -29,7 +29,8 @@ from localmoe.kernels import (
     gpu_prefill,
     gpu_product,
 )
-from localmoe.kernels.gpu_launch import ExpertShape, Launcher
+from localmoe.kernels.gpu_launch import Launcher
+from localmoe.kernels.gpu_tiles import ExpertShape
 from localmoe.kernels.matrix import Matrix
 
 TYPES = {

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from localmoe.kernels.gpu_formats import GPU_TYPES, row_bytes
-from localmoe.kernels.gpu_launch import ExpertShape, Launcher
+from localmoe.kernels.gpu_launch import Launcher
+from localmoe.kernels.gpu_tiles import ExpertShape
 from localmoe.kernels.matrix import Matrix
 from quant.blocks import FORMATS
 

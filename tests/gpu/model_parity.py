@@ -15,7 +15,7 @@ import tiny_models
 
 import localmoe
 from localmoe.experts.layout import ExpertLayout
-from localmoe.kernels import gpu_launch
+from localmoe.kernels import gpu_launch_many as launching
 from localmoe.model.config import ModelConfig
 from localmoe.model.gpu_runtime import SET_ASIDE, open_gpu, plan_gpu
 from localmoe.model.weights import bind
@@ -154,9 +154,10 @@ def many(directory):
     for metadata in ({}, {"expert_count": None, "expert_used_count": None}):
         case = Case(directory, **metadata)
         widened, _ = case.run(ids, STEPS[:1])
-        few, gpu_launch.INTERPRETED = gpu_launch.INTERPRETED, replace(gpu_launch.INTERPRETED, tokens=64)
+        usual = launching.INTERPRETED
+        launching.INTERPRETED = replace(usual, tokens=64)
         decoded, _ = case.run(ids, STEPS[:1])
-        gpu_launch.INTERPRETED = few
+        launching.INTERPRETED = usual
         assert not np.array_equal(widened, decoded), "both went the same way"
         close(widened, decoded, 1e-2)
     print("many: right")

@@ -1,0 +1,203 @@
+"""gpu_suite's kernels: checks against NumPy, bandwidths of memory, bus and CPU, and of matvecs by tiles."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gpu_synthetic as synthetic
+import numpy as np
+import torch
+from gpu_suite_base import Suite
+
+from localmoe.kernels import handshake_layout as L
+from localmoe.kernels.gpu_launch import Launcher
+from localmoe.kernels.gpu_tiles import ExpertShape, Tiles
+from localmoe.kernels.matrix import Matrix
+
+ROOT = Path(__file__).resolve().parents[1]
+CHECKS = ROOT / "tests/gpu/kernel_checks.py"
+GIB = 1 << 30
+SHAPES = ((4096, 14336), (14336, 4096))  # columns and rows of Mixtral 8x7B's expert matrices
+ALTERNATIVES = [
+    Tiles(rows, {}, linear_warps=warps, gate_up_warps=warps, down_warps=warps, few_warps={})
+    for rows in (4, 8) for warps in (1, 2, 4)
+]
+synthetic_int = np.ctypeslib.as_ctypes_type(np.int32)
+
+
+class Kernels(Suite):
+    def kernels(self) -> None:
+        checks = self.start_checks()
+        self.model(synthetic.TINY if self.dry else self.mixtral)  # meanwhile
+        for name, process in checks.items():
+            said, _ = process.communicate(timeout=280)
+            right = process.returncode == 0
+            self.note("kernels", f"check {name}", "right" if right else said[-600:])
+        self.bandwidths()
+        for kind in ("q4_k", "q6_k"):
+            for cols, rows in [(256, 512)] if self.dry else SHAPES:
+                self.note("kernels", f"matvec {kind} {rows}x{cols} GB/s", self.matvec(kind, rows, cols))
+            self.note("kernels", f"experts with {kind} down GB/s", self.experts(kind))
+
+    def start_checks(self) -> dict[str, subprocess.Popen[str]]:
+        """A process per check of tests/gpu/kernel_checks.py, and one for each set of tiles, which leaves its
+        compiled kernels in Triton's cache."""
+        import kernel_checks
+
+        names = ["norm_and_embed", "route"] if self.dry else list(kernel_checks.CHECKS)
+        commands = {name: [str(CHECKS), f"--device={self.device}", name] for name in names}
+        if not self.dry:
+            suite = str(ROOT / "benchmarks/gpu_suite.py")
+            commands |= {f"tiles {i}": [suite, f"--compile={i}"] for i in range(len(ALTERNATIVES))}
+        return {
+            name: subprocess.Popen(
+                [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+            for name, command in commands.items()
+        }  # fmt: skip
+
+    def matvec(self, kind: str, rows: int, cols: int) -> dict[str, float]:
+        """GB/s of weights by tiles, over many matrices: together far beyond the L2 cache."""
+        copies = 2 if self.dry else 24
+        data = torch.from_numpy(synthetic.random_rows(rows, cols, kind, np.random.default_rng(0)))
+        many = data.to(self.device).repeat(copies, 1, 1)
+        x, y = torch.randn(cols, device=self.device), torch.empty(rows, device=self.device)
+        matrices = [Matrix(int(m.data_ptr()), rows, cols, kind) for m in many]
+        rates = {}
+        for tiles in [None] if self.dry else ALTERNATIVES:
+            launch = Launcher(self.dry, tiles)
+
+            def work(launch: Launcher = launch) -> None:
+                for m in matrices:
+                    launch.linear(x, y, m)
+
+            name = f"rows {tiles.rows}, warps {tiles.linear_warps}" if tiles else "interpreted"
+            rates[name] = round(many.numel() / self.seconds(self.graph(work)) / 1e9, 1)
+        return rates
+
+    def experts(self, down: str) -> dict[str, float]:
+        """GB/s of the two kernels of resident experts by tiles: gate and up in q4_k, down in `down`."""
+        (cols, ffn), count = ((256, 512), 2) if self.dry else (SHAPES[0], 12)
+        shape = expert_shape(cols, ffn, down)
+        slots = torch.randint(0, 256, (count, shape.nbytes), dtype=torch.uint8, device=self.device)
+        slots &= 0x3B  # no scale that is infinite or not a number
+        address = torch.tensor([int(s.data_ptr()) for s in slots], device=self.device)
+        rows = torch.full((2,), ffn, dtype=torch.int32, device=self.device)
+        x, y = torch.randn(cols, device=self.device), torch.zeros(cols, device=self.device)
+        inner, weights = torch.randn(2, ffn, device=self.device), torch.full((2,), 0.5, device=self.device)
+        rates = {}
+        for tiles in [None] if self.dry else ALTERNATIVES:
+            launch = Launcher(self.dry, tiles)
+
+            def gate_up(launch: Launcher = launch) -> None:
+                for i in range(0, count, 2):
+                    launch.gate_up(x, inner, shape, address[i : i + 2], address[i : i + 2], rows)
+
+            def downs(launch: Launcher = launch) -> None:
+                for i in range(0, count, 2):
+                    launch.down(inner, y, weights, shape, address[i : i + 2], address[i : i + 2], rows)
+
+            name = f"rows {tiles.rows}, warps {tiles.linear_warps}" if tiles else "interpreted"
+            inner_bytes = shape.gate.nbytes + shape.up.nbytes
+            for part, work, nbytes in (
+                ("gate and up", gate_up, inner_bytes), ("down", downs, shape.down.nbytes)
+            ):  # fmt: skip
+                took = self.seconds(self.graph(work))
+                rates[f"{part}, {name}"] = round(count * nbytes / took / 1e9, 1)
+        return rates
+
+    def bandwidths(self, again: bool = False) -> dict[str, float]:
+        """Bg, Bp, Bc, Bd of design section 6, GB/s. `again`: measured anew, and the best of both times counts
+        (just after a large model was made, a virtual machine's RAM is slower for a while).
+        """
+        found = self.results.get("bandwidth_GBps", {})
+        if found and not again:
+            return dict(found)
+        size = 1 << 20 if self.dry else GIB
+        a = torch.empty(size, dtype=torch.uint8, device=self.device)
+        b = torch.empty_like(a)
+        host = torch.zeros(size, dtype=torch.uint8)
+        host = host if self.dry else host.pin_memory()
+        bg = 2 * size / self.seconds(lambda: b.copy_(a)) / 1e9
+        bp = size / self.seconds(lambda: a.copy_(host, non_blocking=True), 8) / 1e9
+        bc, bd = self.cpu_bandwidths(a, host)
+        now = {"Bg": bg, "Bp": bp, "Bc": bc, "Bd": bd}
+        found = {k: round(max(v, found.get(k, 0.0)), 4) for k, v in now.items()}
+        self.results["bandwidth_GBps"] = found
+        self.note("kernels", "bandwidth GB/s", found)
+        return found
+
+    def cpu_bandwidths(self, device: Any, host: Any) -> tuple[float, float]:
+        """Bc, the CPU worker's rate on cold experts, asked as the GPU asks it; and Bd, what worker and bus
+        read from RAM together.
+        """
+        model = self.model(synthetic.TINY if self.dry else self.mixtral)
+        s, residency = model.size, model.open(self.device, [0] * len(model.layout.classes), 1, 64).residency
+        region = residency.worker.region
+        header = np.ctypeslib.as_array((synthetic_int * 3).from_address(region.address + L.HEADER))
+        ids, ranks = ((synthetic_int * 2).from_address(region.address + at) for at in (L.IDS, L.RANKS))
+        turns = 0
+
+        def work(rounds: int) -> tuple[int, float]:
+            nonlocal turns
+            residency.worker.begin_step()  # wakes whoever sleeps
+            moved, begin = 0, time.perf_counter()
+            for _ in range(rounds):
+                layer, turns = turns % s.layers, turns + 1
+                header[:] = layer, 2, 0
+                ids[:], ranks[:] = [turns % s.experts, (turns + 1) % s.experts], [0, 1]
+                region.set_flag(L.POSTED, turns)
+                while region.flag(L.DONE) != turns and time.perf_counter() - begin < 60:
+                    time.sleep(2e-5)  # a busy loop here would take a core from the worker
+                moved += 2 * int(model.layout.expert_bytes[layer])
+            return moved, time.perf_counter() - begin
+
+        # the best of several stretches: other work of the machine passes
+        rounds, stretches = (2, 1) if self.dry else (24, 8)
+        bc = max(moved / took / 1e9 for moved, took in (work(rounds) for _ in range(stretches)))
+        bd = 0.0
+        for _ in range(stretches):
+            events = [] if self.dry else [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            if events:
+                events[0].record()
+                for _ in range(4):  # about as long as the worker's part
+                    device.copy_(host, non_blocking=True)
+                events[1].record()
+            moved, took = work(rounds)
+            if events:
+                events[1].synchronize()
+            bus = 4 * host.numel() / events[0].elapsed_time(events[1]) * 1e3 if events else 0.0
+            bd = max(bd, (moved / took + bus) / 1e9)
+        residency.worker.end_step()
+        residency.close()
+        return bc, bd
+
+
+def expert_shape(cols: int, ffn: int, down: str) -> ExpertShape:
+    gate, last = Matrix(0, ffn, cols, "q4_k"), Matrix(0, cols, ffn, down)
+    return ExpertShape(gate, gate, last, (0, gate.nbytes, 2 * gate.nbytes))
+
+
+def compile_tiles(number: int) -> None:
+    """Compiles the matvecs of one set of tiles by running them once."""
+    launch = Launcher(False, ALTERNATIVES[number])
+    for down in ("q4_k", "q6_k"):
+        shape = expert_shape(*SHAPES[0], down)
+        where = torch.zeros(2, dtype=torch.int64, device="cuda")
+        none = torch.zeros(2, dtype=torch.int32, device="cuda")  # rows: nothing is read
+        x, y = torch.zeros(shape.gate.cols, device="cuda"), torch.zeros(shape.gate.cols, device="cuda")
+        inner, weights = torch.zeros(2, shape.gate.rows, device="cuda"), torch.zeros(2, device="cuda")
+        launch.gate_up(x, inner, shape, where, where, none)
+        launch.down(inner, y, weights, shape, where, where, none)
+    for kind in ("q4_k", "q6_k"):
+        for cols, rows in SHAPES:
+            data = torch.from_numpy(synthetic.random_rows(rows, cols, kind, np.random.default_rng(0))).cuda()
+            x, y = torch.randn(cols, device="cuda"), torch.empty(rows, device="cuda")
+            launch.linear(x, y, Matrix(int(data.data_ptr()), rows, cols, kind))
+    torch.cuda.synchronize()

@@ -1,0 +1,165 @@
+"""gpu_suite's tokens per second: by budget and mode beside the design's formula, by kernel, and of
+prefill.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from dataclasses import replace
+from typing import Any
+
+import gpu_synthetic as synthetic
+import numpy as np
+from gpu_suite_kernels import GIB, Kernels
+
+MOST_BG = 2e12  # bytes/s: beyond any consumer card's memory; formula and roofline take no more
+
+
+class Speed(Kernels):
+    def speed(self) -> None:
+        if self.dry:
+            self.table("speed", synthetic.TINY, {"little": [1, 1]}, 2, 1)
+            return
+        model = self.model(self.mixtral)
+        part = self.mixtral.layers / synthetic.MIXTRAL_8X7B.layers  # of the model, and so of the budgets
+        budgets = {"unlimited": model.slots_for(1 << 60, 2048)}
+        budgets |= {f"{g} GiB": model.slots_for(int(g * part * GIB), 2048) for g in self.budgets}
+        self.table("speed", self.mixtral, budgets, 24, 56)
+
+    def table(self, part: str, size: synthetic.Size, budgets: dict[str, list[int]], steps: int,
+        warm: int) -> None:
+        """Tokens/s by budget and mode; then, with bandwidths measured once more, the formula beside them."""
+        model, rows = self.model(size), {}
+        for name, slots in budgets.items():
+            share = sum(slots) / (size.layers * size.experts)
+            for mode in ["stream"] if share == 1.0 else ["static", "stream", "cpu", "split", "auto"]:
+                runtime = model.open(self.device, slots, 1, 2048 if not self.dry else 256,
+                                     0 if mode == "static" else None, spread=mode != "static")  # fmt: skip
+                try:
+                    before = 1 if self.dry else {"static": 8, "auto": warm + 40}.get(mode, warm)
+                    rows[f"{name}, {mode}"] = found = self.rate(runtime, mode, steps, before)
+                    print(f"{part}: {name}, {mode}: {found}", flush=True)
+                finally:
+                    runtime.close()
+                    del runtime
+                    gc.collect()  # its slots, before the next one's
+            self.judge(part, model, rows, self.bandwidths())
+        self.judge(part, model, rows, self.bandwidths(again=True))
+
+    def judge(self, part: str, model: Any, rows: dict[str, Any], bands: dict[str, float]) -> None:
+        """Adds the formula's rate, and what was measured as a share of it."""
+        for name, found in rows.items():
+            mode = "static" if name.endswith("static") else found["mode"]
+            expected = 1 / formula(model, bands, found["hit_rate"], mode, found["resident"])
+            found["formula_tokens_per_s"] = round(expected, 2)
+            found["measured_over_formula"] = round(found["tokens_per_s"] / expected, 3)
+        self.note(part, "rates", rows)
+
+    def rate(self, runtime: Any, mode: str, steps: int, warm: int) -> dict[str, Any]:
+        """Tokens/s of decoding (median step) and what the residency did meanwhile."""
+        bands = self.bandwidths()
+        if mode == "auto":
+            from localmoe.model.gpu_auto import ModeChooser
+
+            runtime.chooser = ModeChooser(splits=True)
+            runtime.residency.set_mode(runtime.chooser.current.mode)
+        else:
+            split = bands["Bp"] / (bands["Bp"] + bands["Bc"])
+            runtime.residency.set_mode({"static": "cpu"}.get(mode, mode), split)
+        decoder = runtime.decoder(256 if self.dry else 2048)
+        for token in range(warm):
+            decoder.extend([token % 300])
+        before = runtime.residency.status()
+        times = []
+        for token in range(steps):
+            begin = time.perf_counter()
+            decoder.extend([token % 300])
+            times.append(time.perf_counter() - begin)
+        after = runtime.residency.status()
+        hits, misses = after["hits"] - before["hits"], after["misses"] - before["misses"]
+        return {
+            "tokens_per_s": round(1 / statistics.median(times), 2),
+            "hit_rate": round(hits / (hits + misses), 3), "mode": after["mode"],
+            "resident": round(runtime.plan.share, 3), "GPU's share": round(after["share"], 3),
+            "MB_admitted": round((after["bytes_copied"] - before["bytes_copied"]) / steps / 1e6),
+        }  # fmt: skip
+
+    # ------------------------------------------------------------ profile
+    def profile(self) -> None:
+        """Kernels of a decoded token, microseconds in all, by torch's profiler."""
+        if self.dry:
+            return
+        from torch.profiler import ProfilerActivity, profile
+
+        model = self.model(self.mixtral)
+        runtime = model.open(self.device, model.slots_for(1 << 60, 2048), 1, 2048)
+        try:
+            decoder = runtime.decoder(2048)
+            for token in range(8):
+                decoder.extend([token])
+            with profile(activities=[ProfilerActivity.CUDA]) as seen:
+                for token in range(4):
+                    decoder.extend([token])
+            found = [e for e in seen.key_averages() if e.device_time_total]
+            found.sort(key=lambda e: -e.device_time_total)
+            times = {e.key[:60]: [round(e.device_time_total / 4, 1), e.count // 4] for e in found[:24]}
+            self.note("profile", "microseconds of a token, launches", times)
+        finally:
+            runtime.close()
+
+    # ------------------------------------------------------------ prefill
+    def prefill(self) -> None:
+        model, tokens = self.model(synthetic.TINY if self.dry else self.mixtral), 24 if self.dry else 2048
+        everything = [len(c.layers) * model.size.experts for c in model.layout.classes]
+        context = 256 if self.dry else 4096
+        for name, slots in (("no expert", [0] * len(everything)), ("every expert", everything)):
+            runtime = model.open(self.device, slots, tokens, context)
+            try:
+                decoder = runtime.decoder(context)
+                ids = np.random.default_rng(2).integers(3, 300, tokens).tolist()
+                decoder.extend(ids)  # compiles
+                times, repeats, before = [], 1 if self.dry else 3, runtime.residency.copies.bytes_copied
+                for _ in range(repeats):
+                    decoder.rewind(0)
+                    begin = time.perf_counter()
+                    decoder.extend(ids)
+                    times.append(time.perf_counter() - begin)
+                took = statistics.median(times)
+                moved = (runtime.residency.copies.bytes_copied - before) / repeats
+                self.note("prefill", f"{tokens} tokens, {name} resident", {
+                    "tokens_per_s": round(tokens / took, 1), "seconds": round(took, 3),
+                    "expert_GB_moved": round(moved / 1e9, 2),
+                    "share_of_bus": round(moved / took / 1e9 / self.bandwidths()["Bp"], 3),
+                })  # fmt: skip
+            finally:
+                runtime.close()
+                del runtime, decoder
+                gc.collect()
+
+    def large(self) -> None:
+        if self.dry:
+            return
+        # what a machine of 128 GB can pin beside everything else
+        size = replace(synthetic.MIXTRAL_8X22B, layers=16)
+        model = self.model(size)
+        budgets = {"a third": [int(0.33 * len(c.layers) * size.experts) for c in model.layout.classes]}
+        budgets["all"] = [len(c.layers) * size.experts for c in model.layout.classes]
+        self.table("large", size, budgets, 40, 60)
+
+
+def formula(model: Any, bands: dict[str, float], hit_rate: float, mode: str, share: float) -> float:
+    """Seconds per token by design section 6, for two experts per layer; the GPU's memory counts as 2 TB/s at
+    most."""
+    bg, bp, bc, bd = (bands[k] * 1e9 for k in ("Bg", "Bp", "Bc", "Bd"))
+    bg = min(bg, MOST_BG)
+    layers = model.size.layers
+    a = 2 * float(model.layout.expert_bytes.sum())
+    d = float(sum(x.nbytes for x in model.kept)) - model.weights.embedding.nbytes
+    if mode == "static":
+        return d / bg + share * a / bg + (1 - share) * a / bc
+    x = {"stream": bp, "cpu": bc, "split": min(bp + bc, bd)}[mode]
+    e, m = a / 2 / layers, 1 - hit_rate
+    odds = ((1 - m) ** 2, 2 * m * (1 - m), m * m)
+    return d / bg + layers * sum(p * max((2 - k) * e / bg, k * e / x) for k, p in enumerate(odds))

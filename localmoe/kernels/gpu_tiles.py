@@ -1,0 +1,59 @@
+"""Sizes of tiles for Triton kernels, and how an expert lies in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from localmoe.kernels.matrix import Matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Sizes of tiles: a matvec program has `rows` rows, and its lanes take that many pieces at once.
+
+    Measured on an H200 (benchmarks/results/gpu.json, decision 064).
+    """
+
+    rows: int = 4
+    # rows of gate and up together where a type does well with more
+    wide_rows: dict[str, int] = field(default_factory=lambda: {"q4_k": 8})
+    # warps that share a row's columns
+    linear_warps: int = 2
+    gate_up_warps: int = 1
+    down_warps: int = 4
+    few_warps: dict[str, int] = field(default_factory=lambda: {"q6_k": 1})  # of down, by type
+    # prefill of up to so many tokens decodes weights tile by tile: tokens and rows of a tile
+    tokens: int = 64
+    columns: int = 64
+    # prefill of more widens them first: tokens, rows and columns of a tile, and how many are loaded ahead
+    many: tuple[int, int, int] = (128, 128, 64)
+    stages: int = 3
+    keys: int = 64  # attention: positions of a tile
+
+
+INTERPRETED = Tiles(rows=64, wide_rows={}, tokens=32, columns=128, keys=128, many=(64, 128, 128))
+
+
+def power_of_two(n: int) -> int:
+    """The least power of two that is not under n."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+def ceil_div(n: int, size: int) -> int:
+    return -(-n // size)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertShape:
+    """How one expert lies in memory, gate, up and down one after another: types, widths and where up and
+    down begin.
+    """
+
+    gate: Matrix  # addresses are not used
+    up: Matrix
+    down: Matrix
+    starts: tuple[int, int, int]
+
+    @property
+    def nbytes(self) -> int:
+        return self.starts[2] + self.down.nbytes
