@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from localmoe.kernels.gpu_formats import half_at
-from localmoe.kernels.gpu_words import four_words, quad, two_words
+from localmoe.kernels.gpu_words import by_piece, by_row, four_words, quad, sum_pieces, two_words
 
 _DROP0, _DROP1, _DROP2 = tl.constexpr(2.0**-100), tl.constexpr(2.0**-92), tl.constexpr(2.0**-84)
 _UNIT = tl.constexpr(2.0**49)
@@ -40,8 +40,8 @@ def _sum_of(s0: tl.tensor, s1: tl.tensor, s2: tl.tensor, s3: tl.tensor) -> tl.te
 
 @triton.jit
 def _x_quads(x: tl.tensor, at: tl.tensor, inside: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
-    """16 activations, four from `at` of each plane, as sixteen tensors [pieces, 1], and their sum."""
-    one, here = x + tl.zeros([1], tl.int32), inside[:, None]
+    """16 activations, four from `at` of each plane, as sixteen tensors pieces by 1, and their sum."""
+    one, here = x + tl.zeros([1], tl.int32), by_piece(inside)
     a0, a1, a2, a3 = quad(one, at, here)
     b0, b1, b2, b3 = quad(one + PLANE, at, here)
     c0, c1, c2, c3 = quad(one + 2 * PLANE, at, here)
@@ -108,13 +108,13 @@ def _piece_k45(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.te
     row = row.to(tl.pointer_type(tl.uint32))
     halves, a, b, c = quad(row, block * words, mask)
     # two sub-blocks' scales and minima, 6 bits each, as bytes 0 and 1
-    shift, late = (part % 2 * 16)[:, None], (part >= 2)[:, None]
+    shift, late = by_piece(part % 2 * 16), by_piece(part >= 2)
     a, b, c = a >> shift, b >> shift, c >> shift
     scales = tl.where(late, (c & 0x0F0F) | ((a >> 2) & 0x3030), a & 0x3F3F)
     minima = tl.where(late, ((c >> 4) & 0x0F0F) | ((b >> 2) & 0x3030), b & 0x3F3F)
     none = tl.zeros(mask.shape, tl.float32)
     start, fifth = block * words + (part * 8 + codes), block * words + 4
-    at, up = piece * 4, (part * 2)[:, None]
+    at, up = piece * 4, by_piece(part * 2)
     low, high, sum0, sum1 = _half_of_64(KIND, none, none, row, start, fifth, up, mask, x, at, inside, PLANE)
     low, high, sum2, sum3 = _half_of_64(KIND, low, high, row, start + 4, fifth + 4, up, mask, x,
                                         at + PLANE // 4, inside, PLANE)
@@ -151,7 +151,7 @@ def _piece_q6_k(row: tl.tensor, piece: tl.tensor, mask: tl.tensor, x: tl.tensor,
     b0, b1, b2, b3 = four_words(row, start + (half * 64 + part * 16 + 32), mask)
     t0, t1, t2, t3 = four_words(row, start + (128 + half * 32 + part * 16), mask)
     first, second = two_words(row, start + (192 + half * 8), mask)  # scales by quarter and part
-    first, second = first >> (part * 8)[:, None], second >> (part * 8)[:, None]
+    first, second = first >> by_piece(part * 8), second >> by_piece(part * 8)
     quad: tl.constexpr = PLANE // 4
     at = (block * 4 + half * 2) * 4 + part * quad
     value = tl.zeros(mask.shape, tl.float32)
@@ -163,7 +163,7 @@ def _piece_q6_k(row: tl.tensor, piece: tl.tensor, mask: tl.tensor, x: tl.tensor,
                         inside, PLANE)
     value = _group_q6_k(value, b0 >> 4, b1 >> 4, b2 >> 4, b3 >> 4, t0 >> 2, t1 >> 2, t2 >> 2, t3 >> 2,
                         second >> 16, mask, x, at + (2 * quad + 4), inside, PLANE)
-    return half_at(row[None, :] + (start + 208)[:, None], mask) * value
+    return half_at(by_row(row) + by_piece(start + 208), mask) * value
 
 
 @triton.jit
@@ -199,7 +199,7 @@ def _piece_nibbles(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: t
         low, sum0 = _dot16(none, q0, q1, q2, q3, x, at, inside, PLANE, 0x0F)
         high, sum1 = _dot16(none, q0, q1, q2, q3, x, at + PLANE // 4, inside, PLANE, 0xF0)
         high *= 0.0625
-    block = row[None, :] + start[:, None]
+    block = by_row(row) + by_piece(start)
     dot, total = (low + high) * _UNIT, sum0 + sum1
     if head == 4:
         return half_at(block, mask) * dot + half_at(block + 2, mask) * total
@@ -219,7 +219,7 @@ def _piece_q8_0(row: tl.tensor, piece: tl.tensor, mask: tl.tensor, x: tl.tensor,
     dot, sum1 = _dot16(dot, r0 ^ sign, r1 ^ sign, r2 ^ sign, r3 ^ sign, x, at + PLANE // 4, inside, PLANE,
                        0xFF)
     dot = dot * _UNIT - 128.0 * (sum0 + sum1)
-    return half_at(row[None, :] + (piece * 34)[:, None], mask) * dot
+    return half_at(by_row(row) + by_piece(piece * 34), mask) * dot
 
 
 @triton.jit
@@ -239,8 +239,8 @@ def _piece_plain(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.
         b = (b.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
         c = (c.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
         d = (d.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
-    at = (x + piece // 4 % 4 * (PLANE // 4) + piece // 16 * 4 + piece % 4)[:, None]
-    here = inside[:, None]
+    at = by_piece(x + piece // 4 % 4 * (PLANE // 4) + piece // 16 * 4 + piece % 4)
+    here = by_piece(inside)
     value = a.to(tl.float32) * (tl.load(at, mask=here, other=0.0) * _DROP0)
     value += b.to(tl.float32) * (tl.load(at + PLANE, mask=here, other=0.0) * _DROP1)
     value += c.to(tl.float32) * (tl.load(at + 2 * PLANE, mask=here, other=0.0) * _DROP2)
@@ -250,7 +250,7 @@ def _piece_plain(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.
 @triton.jit
 def piece_dots(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.tensor, x: tl.tensor,
                inside: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
-    """Partial dots [pieces, rows]: uint8 row pointers [rows], piece numbers [pieces], planes with PLANE
+    """Partial dots pieces by rows: uint8 row pointers [rows], piece numbers [pieces], planes with PLANE
     values for each byte.
     """
     if KIND == 12 or KIND == 13:
@@ -271,10 +271,10 @@ def row_dots(
     COLS: tl.constexpr, R: tl.constexpr, PIECES: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
     """Dot products of R rows with x over the first `pieces` pieces, PIECES at a time → float32 [R]."""
-    total = tl.zeros([PIECES, R], tl.float32)
+    total = by_piece(tl.zeros([PIECES], tl.float32)) + by_row(tl.zeros([R], tl.float32))
     for first in range(0, pieces, PIECES):
         piece = first + tl.arange(0, PIECES)
         inside = piece < pieces
-        total += piece_dots(KIND, row, piece, rows_in[None, :] & inside[:, None], x, inside,
+        total += piece_dots(KIND, row, piece, by_row(rows_in) & by_piece(inside), x, inside,
                             (COLS + 63) // 64 * 16)
-    return tl.sum(total, 0)
+    return sum_pieces(total)

@@ -118,10 +118,10 @@ class Launcher(ManyLauncher):
         block = FORMATS[down.type]
         warps = self.tiles.few_warps.get(down.type, self.tiles.down_warps)
         V.down_kernel[(ceil_div(down.rows, self.tiles.rows),)](
-            hidden, y, weights, source, target, rows, DOWN_START=shape.starts[2], KIND=down.kind,
+            hidden, y, weights, source, target, rows, k, DOWN_START=shape.starts[2], KIND=down.kind,
             FFN=down.cols,
             ROWS=down.rows, ROW_BYTES=down.row_bytes, ALIGN=alignment(down.row_bytes), BLOCK=block.block_size,
-            BLOCK_BYTES=block.block_bytes, K=k, R=self.tiles.rows,
+            BLOCK_BYTES=block.block_bytes, R=self.tiles.rows,
             SPAN=self._span(down.row_bytes, warps),
             **self._pieces(down.kind, down.cols, warps), enable_fp_fusion=True,
         )  # fmt: skip

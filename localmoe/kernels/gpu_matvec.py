@@ -129,35 +129,37 @@ def gate_up_kernel(
 @triton.jit
 def down_kernel(
     hidden: tl.tensor, y: tl.tensor, weights: tl.tensor, source: tl.tensor, target: tl.tensor,
-    gpu_rows: tl.tensor, DOWN_START: tl.constexpr,
+    gpu_rows: tl.tensor, k: tl.tensor, DOWN_START: tl.constexpr,
     KIND: tl.constexpr, FFN: tl.constexpr, ROWS: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr,
-    BLOCK: tl.constexpr, BLOCK_BYTES: tl.constexpr, K: tl.constexpr, R: tl.constexpr,
+    BLOCK: tl.constexpr, BLOCK_BYTES: tl.constexpr, R: tl.constexpr,
     PIECE: tl.constexpr, PIECES: tl.constexpr, SPAN: tl.constexpr,
 ) -> None:  # fmt: skip
-    """y[r] += sum over choices, in router order, of weight * (down · hidden[choice]); R rows of `ROWS` per
-    program.
+    """y[r] += sum over k choices, in router order, of weight * (down · hidden[choice]); R rows of `ROWS` per
+    program. `k` is no constant: unrolled, the choices would take each other's registers.
     """
     first = tl.program_id(0) * R
     r = first + tl.arange(0, R)
     value = tl.load(y + r, mask=r < ROWS, other=0.0)
-    for choice in range(K):
+    for choice in range(k):
         limit = tl.load(gpu_rows + choice)
         if limit > 0:
-            come_from, base = tl.load(source + choice) + DOWN_START, tl.load(target + choice) + DOWN_START
+            come_from, base = tl.load(source + choice), tl.load(target + choice)
             if come_from != base:
+                read, write = come_from + DOWN_START, base + DOWN_START
                 start = first.to(tl.int64) * ROW_BYTES
                 if limit == FFN:
                     size = tl.minimum(R, ROWS - first) * ROW_BYTES
-                    copy_bytes(come_from + start, base + start, size, ALIGN, SPAN)
+                    copy_bytes(read + start, write + start, size, ALIGN, SPAN)
                 # only the first columns of each row, in whole words: a row's bytes are a multiple of them
                 else:
                     size = (limit // BLOCK * BLOCK_BYTES + ALIGN - 1) // ALIGN * ALIGN
                     for i in range(tl.minimum(R, ROWS - first)):
                         at = start + i * ROW_BYTES
-                        copy_bytes(come_from + at, base + at, size, ALIGN, SPAN)
+                        copy_bytes(read + at, write + at, size, ALIGN, SPAN)
                 tl.debug_barrier()
-            row = pointer8(base, ALIGN) + r.to(tl.int64) * ROW_BYTES
-            x = hidden + choice * ((FFN + 63) // 64 * 64)
+            # the hint goes to what was loaded: added to first, it would be lost
+            row = pointer8(base, ALIGN) + DOWN_START + r.to(tl.int64) * ROW_BYTES
+            x = tl.multiple_of(hidden + choice * ((FFN + 63) // 64 * 64), 16)
             out = row_dots(KIND, row, r < ROWS, x, limit // PIECE, FFN, R, PIECES)
             value += tl.load(weights + choice) * out
     tl.store(y + r, value, mask=r < ROWS)

@@ -97,7 +97,7 @@ def down_many_kernel(
         pair = first + tl.arange(0, BM)
         here = pair < count
         r = tl.program_id(1) * BN + tl.arange(0, BN)
-        row = pointer8(tl.load(place + expert) + DOWN_START, ALIGN) + r.to(tl.int64) * ROW_BYTES
+        row = pointer8(tl.load(place + expert), ALIGN) + DOWN_START + r.to(tl.int64) * ROW_BYTES
         value = _tile(KIND, hidden, (start + pair).to(tl.int64), here, row, r < ROWS, FFN, BM, BN, GPU)
         at = out + (start + pair)[:, None].to(tl.int64) * ROWS + r[None, :]
         tl.store(at, value, mask=here[:, None] & (r < ROWS)[None, :])

@@ -16,6 +16,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# Which of two axes without neighbours goes along the lanes is the compiler's choice: the first until Triton 3.6,
+# then the last. Pieces go there; a tile is [pieces, rows] or [rows, pieces].
+_PIECES_FIRST = tl.constexpr(tuple(int(n) for n in triton.__version__.split(".")[:2]) < (3, 7))
 PLANE_LIFTS = (2.0**100, 2.0**92, 2.0**84, 2.0**84)
 
 
@@ -39,14 +42,41 @@ def plane_lift(i: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
+def by_piece(value: tl.tensor) -> tl.tensor:
+    """[pieces] as a tile's axis."""
+    if _PIECES_FIRST:
+        return value[:, None]
+    else:
+        return value[None, :]
+
+
+@triton.jit
+def by_row(value: tl.tensor) -> tl.tensor:
+    """[rows] as a tile's axis."""
+    if _PIECES_FIRST:
+        return value[None, :]
+    else:
+        return value[:, None]
+
+
+@triton.jit
+def sum_pieces(tile: tl.tensor) -> tl.tensor:
+    """A tile's sums [rows]."""
+    if _PIECES_FIRST:
+        return tl.sum(tile, 0)
+    else:
+        return tl.sum(tile, 1)
+
+
+@triton.jit
 def quad(row: tl.tensor, start: tl.tensor, mask: tl.tensor) -> tl.tensor:
     """Four neighbouring elements from `start` [pieces] of rows (pointers [rows]): four tensors [pieces,
     rows], by one load of 16 bytes where the alignment is known to allow it.
 
     Offsets are added to pointers of the loaded type: only so does the compiler see neighbours.
     """
-    at = start[:, None, None] + tl.arange(0, 4)[None, None, :]
-    value = tl.load(row[None, :, None] + at, mask=mask[:, :, None] & (tl.arange(0, 4) < 4)[None, None, :],
+    at = by_piece(start)[:, :, None] + tl.arange(0, 4)[None, None, :]
+    value = tl.load(by_row(row)[:, :, None] + at, mask=mask[:, :, None] & (tl.arange(0, 4) < 4)[None, None, :],
                     other=0)
     even, odd = tl.split(tl.reshape(value, [value.shape[0], value.shape[1], 2, 2]))
     first, third = tl.split(even)
@@ -66,7 +96,7 @@ def _near(row: tl.tensor, start: tl.tensor) -> tl.tensor:
     """For byte `start` [pieces] of rows (uint8 pointers [rows]), aligned to 2: pointers to the 8 bytes it
     lies in [pieces, rows], and how many bytes it lies behind their start.
     """
-    at = row.to(tl.int64)[None, :] + start[:, None]
+    at = by_row(row.to(tl.int64)) + by_piece(start)
     over = at & 7
     return (at - over).to(tl.pointer_type(tl.uint64)), over
 
