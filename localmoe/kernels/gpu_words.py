@@ -16,8 +16,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Which of two axes without neighbours goes along the lanes is the compiler's choice: the first until Triton 3.6,
-# then the last. Pieces go there; a tile is [pieces, rows] or [rows, pieces].
+# Which of two axes without neighbours goes along the lanes is the compiler's choice: the first until Triton
+# 3.6, then the last. Pieces go there: a tile is [pieces, rows] or [rows, pieces].
 _PIECES_FIRST = tl.constexpr(tuple(int(n) for n in triton.__version__.split(".")[:2]) < (3, 7))
 PLANE_LIFTS = (2.0**100, 2.0**92, 2.0**84, 2.0**84)
 
@@ -76,8 +76,8 @@ def quad(row: tl.tensor, start: tl.tensor, mask: tl.tensor) -> tl.tensor:
     Offsets are added to pointers of the loaded type: only so does the compiler see neighbours.
     """
     at = by_piece(start)[:, :, None] + tl.arange(0, 4)[None, None, :]
-    value = tl.load(by_row(row)[:, :, None] + at, mask=mask[:, :, None] & (tl.arange(0, 4) < 4)[None, None, :],
-                    other=0)
+    inside = mask[:, :, None] & (tl.arange(0, 4) < 4)[None, None, :]
+    value = tl.load(by_row(row)[:, :, None] + at, mask=inside, other=0)
     even, odd = tl.split(tl.reshape(value, [value.shape[0], value.shape[1], 2, 2]))
     first, third = tl.split(even)
     second, fourth = tl.split(odd)
