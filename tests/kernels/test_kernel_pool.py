@@ -122,6 +122,20 @@ def test_idle_workers_cost_no_processor_time():
         pool.close()
 
 
+def test_a_patient_pool_stays_awake_and_still_ends():
+    """The GPU's: what one thread waits for must not send the others to sleep within a step."""
+    pool = Pool(2, patience=1 << 40)
+    try:
+        pool.wake()
+        time.sleep(0.1)
+        start = time.process_time()
+        time.sleep(0.3)
+        assert time.process_time() - start > 0.02
+    finally:
+        pool.close()
+    assert not [t for t in workers() if t in pool._workers]
+
+
 def test_closing_twice_or_not_at_all_leaves_no_thread():
     before = len(workers())
     pool = Pool(4)
