@@ -21,7 +21,10 @@ class Tiles:
     linear_warps: int = 2
     gate_up_warps: int = 1
     down_warps: int = 4
-    few_warps: dict[str, int] = field(default_factory=lambda: {"q6_k": 1})  # of down, by type
+    # of down, by type: Q6_K was faster so on the GPU measured, the others spill registers with more
+    few_warps: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("q6_k", "q4_0", "q4_1", "q5_0", "q5_1"), 1)
+    )
     # prefill of up to so many tokens decodes weights tile by tile: tokens and rows of a tile
     tokens: int = 64
     columns: int = 64
