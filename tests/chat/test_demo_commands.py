@@ -55,7 +55,9 @@ def test_all_commands(demo: Demo) -> None:
         chat.say("/branch", "* 2  2 turns  Who are you?")
         chat.say("/branch 1", ">>> Who are you?")
         chat.say("/set temperature 0")
-        chat.type("/undo\r", ">>> Who are you?")
+        chat.type("/undo\r", "Stepped back before your last prompt")
+        # the same words stand further up: wait for those at the prompt
+        program.wait(lambda: program.text().split("\n")[-1].strip() == ">>> Who are you?", 40)
         program.type("\x15")
         chat.say(f"/file {demo.home}/picture.png", "(500 B)")
         chat.say(f"/file {demo.home}/large.txt", "large.txt takes", "the context holds 2,048")
