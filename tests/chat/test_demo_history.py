@@ -39,7 +39,8 @@ def test_nothing_is_lost_by_undo_and_branches(demo: Demo) -> None:
     with demo.chat() as chat:
         chat.say("hello")
         chat.type("/undo\r")
-        chat.see(">>> hello")  # the prompt comes back, to be changed
+        # the prompt comes back, to be changed; the same words stand further up
+        chat.wait(lambda: chat.text().split("\n")[-1].strip() == ">>> hello")
         chat.type("\x15My name is Ada.\r")
         chat.see("Ada.", "tok/s")
         chat.prompt()

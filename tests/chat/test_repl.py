@@ -95,7 +95,8 @@ def test_commands_on_the_conversation(start: Start, home: Path) -> None:
         chat.say("second")
         chat.say("/regen")
         chat.type("/undo\r")
-        chat.see(">>> second")  # the prompt comes back, to be changed
+        # the prompt comes back, to be changed; the same words stand further up
+        chat.wait(lambda: chat.text().split("\n")[-1].strip() == ">>> second")
         chat.type("\x15third\r")
         chat.see("You said: third")
         chat.prompt()
