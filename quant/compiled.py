@@ -56,7 +56,7 @@ def cache_directory() -> Path:
         import platformdirs
 
         root = platformdirs.user_cache_dir("localmoe", appauthor=False)
-    return Path(root) / f"kernels-{digest.hexdigest()[:16]}"
+    return Path(root).expanduser() / f"kernels-{digest.hexdigest()[:16]}"
 
 
 def drop_old_caches(keep: int = 4) -> None:

@@ -22,8 +22,7 @@ MARGIN_SHIFT = 2
 MARGIN = ONE >> 6
 COPY_GAIN = ONE >> 3
 """A copy behind the decoding costs the bus what a miss costs: an exchange must gain this much to be worth
-one. On traces of Mixtral's locality a tenth of the copies are left, and the hit rate stays within half a
-point.
+one (decision 066).
 """
 
 

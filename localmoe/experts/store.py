@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localmoe.experts.statistics import ONE, SHIFTS, TOKENS, ExpertStatistics, kept
+from localmoe.settings import cache_directory
 
 if sys.platform != "win32":
     import fcntl
@@ -33,12 +34,7 @@ _LARGEST_FILE = 64 << 20
 
 def default_directory() -> Path:
     """Where statistics live: `$LOCALMOE_CACHE_DIR` or the platform's cache directory, under `experts`."""
-    root = os.environ.get("LOCALMOE_CACHE_DIR")
-    if not root:
-        import platformdirs
-
-        root = platformdirs.user_cache_dir("localmoe", appauthor=False)
-    return Path(root) / "experts"
+    return cache_directory() / "experts"
 
 
 class _UnusableError(ValueError):

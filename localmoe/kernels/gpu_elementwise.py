@@ -10,6 +10,12 @@ from localmoe.kernels.gpu_words import planar, plane_lift
 
 
 @triton.jit
+def swiglu(gate: tl.tensor, up: tl.tensor) -> tl.tensor:
+    """silu(gate) * up (Shazeer 2020)."""
+    return gate / (1.0 + tl.exp(-gate)) * up
+
+
+@triton.jit
 def embed_kernel(
     ids: tl.tensor, x: tl.tensor, address: tl.tensor, KIND: tl.constexpr, COLS: tl.constexpr,
     ROW_BYTES: tl.constexpr,

@@ -18,6 +18,7 @@ from localmoe.kernels.gpu_formats import GEOMETRY, alignment
 from localmoe.kernels.gpu_launch_many import ManyLauncher
 from localmoe.kernels.gpu_resolve import resolve_kernel
 from localmoe.kernels.gpu_tiles import ExpertShape, ceil_div, power_of_two
+from localmoe.kernels.gpu_words import planes_of
 from localmoe.kernels.matrix import Matrix
 from quant.blocks import FORMATS
 
@@ -105,7 +106,7 @@ class Launcher(ManyLauncher):
             planes, hidden, source, target, rows, UP_START=shape.starts[1], KIND=gate.kind, COLS=gate.cols,
             FFN=gate.rows,
             ROW_BYTES=gate.row_bytes, ALIGN=alignment(gate.row_bytes), R=at_once,
-            SPAN=self._span(gate.row_bytes, self.tiles.gate_up_warps),
+            SPAN=self._span(gate.row_bytes, self.tiles.gate_up_warps), PLANES=planes_of(gate.rows),
             **self._pieces(gate.kind, gate.cols, self.tiles.gate_up_warps), enable_fp_fusion=True,
         )  # fmt: skip
 
@@ -122,7 +123,7 @@ class Launcher(ManyLauncher):
             FFN=down.cols,
             ROWS=down.rows, ROW_BYTES=down.row_bytes, ALIGN=alignment(down.row_bytes), BLOCK=block.block_size,
             BLOCK_BYTES=block.block_bytes, R=self.tiles.rows,
-            SPAN=self._span(down.row_bytes, warps),
+            SPAN=self._span(down.row_bytes, warps), PLANES=planes_of(down.cols),
             **self._pieces(down.kind, down.cols, warps), enable_fp_fusion=True,
         )  # fmt: skip
 

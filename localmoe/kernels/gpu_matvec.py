@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from localmoe.kernels.gpu_dot import row_dots
+from localmoe.kernels.gpu_elementwise import swiglu
 from localmoe.kernels.gpu_formats import pointer8
 from localmoe.kernels.gpu_words import planar, plane_lift
 
@@ -94,10 +95,9 @@ def gate_up_kernel(
     x: tl.tensor, hidden: tl.tensor, source: tl.tensor, target: tl.tensor, gpu_rows: tl.tensor,
     UP_START: tl.constexpr, KIND: tl.constexpr,
     COLS: tl.constexpr, FFN: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr, R: tl.constexpr,
-    PIECE: tl.constexpr, PIECES: tl.constexpr, SPAN: tl.constexpr,
+    PIECE: tl.constexpr, PIECES: tl.constexpr, SPAN: tl.constexpr, PLANES: tl.constexpr,
 ) -> None:  # fmt: skip
-    """hidden[choice] = silu(gate · x) * (up · x) for R FFN rows of a chosen expert; hidden [k,
-    planes_of(ffn)].
+    """hidden[choice] = silu(gate · x) * (up · x) for R FFN rows of a chosen expert; hidden [k, PLANES].
 
     Grid (k, ceil(ffn / R)): the choices alternate, so that reads over the bus and from GPU memory overlap.
     """
@@ -122,8 +122,8 @@ def gate_up_kernel(
         gate = tl.sum(tl.where(which == 0, pairs, 0.0), 0)
         up = tl.sum(tl.where(which == 1, pairs, 0.0), 0)
         out = first + tl.arange(0, R)
-        value = gate / (1.0 + tl.exp(-gate)) * up * plane_lift(out)
-        tl.store(hidden + choice * ((FFN + 63) // 64 * 64) + planar(out, FFN), value, mask=out < limit)
+        value = swiglu(gate, up) * plane_lift(out)
+        tl.store(hidden + choice * PLANES + planar(out, FFN), value, mask=out < limit)
 
 
 @triton.jit
@@ -132,7 +132,7 @@ def down_kernel(
     gpu_rows: tl.tensor, k: tl.tensor, DOWN_START: tl.constexpr,
     KIND: tl.constexpr, FFN: tl.constexpr, ROWS: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_BYTES: tl.constexpr, R: tl.constexpr,
-    PIECE: tl.constexpr, PIECES: tl.constexpr, SPAN: tl.constexpr,
+    PIECE: tl.constexpr, PIECES: tl.constexpr, SPAN: tl.constexpr, PLANES: tl.constexpr,
 ) -> None:  # fmt: skip
     """y[r] += sum over k choices, in router order, of weight * (down · hidden[choice]); R rows of `ROWS` per
     program. `k` is no constant: unrolled, the choices would take each other's registers.
@@ -159,7 +159,7 @@ def down_kernel(
                 tl.debug_barrier()
             # the hint goes to what was loaded: added to first, it would be lost
             row = pointer8(base, ALIGN) + DOWN_START + r.to(tl.int64) * ROW_BYTES
-            x = tl.multiple_of(hidden + choice * ((FFN + 63) // 64 * 64), 16)
+            x = tl.multiple_of(hidden + choice * PLANES, 16)
             out = row_dots(KIND, row, r < ROWS, x, limit // PIECE, FFN, R, PIECES)
             value += tl.load(weights + choice) * out
     tl.store(y + r, value, mask=r < ROWS)

@@ -11,7 +11,29 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from localmoe.kernels.gpu_elementwise import swiglu
 from localmoe.kernels.gpu_formats import decode32, pointer8
+
+
+@triton.jit
+def multiplied(x: tl.tensor, w: tl.tensor, total: tl.tensor, GPU: tl.constexpr) -> tl.tensor:
+    """total + x · wᵀ of bfloat16 tiles. The interpreter multiplies no bfloat16: there the rounded values are
+    widened again.
+    """
+    if GPU:
+        return tl.dot(x, tl.trans(w), total)
+    return tl.dot(x.to(tl.float32), tl.trans(w.to(tl.float32)), total)
+
+
+@triton.jit
+def store_tile(y: tl.tensor, value: tl.tensor, t: tl.tensor, tokens: tl.tensor, r: tl.tensor, rows: tl.tensor,
+               stride: tl.tensor, ADD: tl.constexpr) -> None:
+    """y[t, r] (+)= value for the tokens and rows there are; `stride` values from one token to the next."""
+    at = y + t[:, None].to(tl.int64) * stride + r[None, :]
+    inside = (t < tokens)[:, None] & (r < rows)[None, :]
+    if ADD:
+        value += tl.load(at, mask=inside, other=0.0)
+    tl.store(at, value, mask=inside)
 
 
 @triton.jit
@@ -20,18 +42,13 @@ def _tile(
     row_in: tl.tensor,
     COLS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, GPU: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """x[tokens] · W[rows]ᵀ: float32 [BM, BN], 32 columns at a time. The interpreter multiplies no bfloat16:
-    there the
-    rounded values are widened again."""
+    """x[tokens] · W[rows]ᵀ: float32 [BM, BN], 32 columns at a time."""
     total = tl.zeros([BM, BN], tl.float32)
     lane = tl.arange(0, 32)
     for sub in range(COLS // 32):
         a = tl.load(x + tokens[:, None] * COLS + sub * 32 + lane[None, :], mask=token_in[:, None], other=0.0)
         w = decode32(KIND, row, sub + tl.zeros([BN], tl.int32), row_in).to(tl.bfloat16)
-        if GPU:
-            total = tl.dot(a, tl.trans(w), total)
-        else:
-            total = tl.dot(a.to(tl.float32), tl.trans(w.to(tl.float32)), total)
+        total = multiplied(a, w, total, GPU)
     return total
 
 
@@ -46,11 +63,7 @@ def linear_many_kernel(
     r = tl.program_id(1) * BN + tl.arange(0, BN)
     row = pointer8(address, ALIGN) + r.to(tl.int64) * ROW_BYTES
     value = _tile(KIND, x, t.to(tl.int64), t < tokens, row, r < rows, COLS, BM, BN, GPU)
-    at = y + t[:, None].to(tl.int64) * rows + r[None, :]
-    inside = (t < tokens)[:, None] & (r < rows)[None, :]
-    if ADD:
-        value += tl.load(at, mask=inside, other=0.0)
-    tl.store(at, value, mask=inside)
+    store_tile(y, value, t, tokens, r, rows, rows, ADD)
 
 
 @triton.jit
@@ -76,7 +89,7 @@ def gate_up_many_kernel(
         row = pointer8(tl.load(place + expert), ALIGN) + r.to(tl.int64) * ROW_BYTES
         gate = _tile(KIND, x, token, here, row, r < FFN, COLS, BM, BN, GPU)
         up = _tile(KIND, x, token, here, row + UP_START, r < FFN, COLS, BM, BN, GPU)
-        value = gate / (1.0 + tl.exp(-gate)) * up
+        value = swiglu(gate, up)
         at = hidden + (start + pair)[:, None].to(tl.int64) * FFN + r[None, :]
         tl.store(at, value.to(tl.bfloat16), mask=here[:, None] & (r < FFN)[None, :])
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from localmoe.kernels.gpu_elementwise import swiglu
 from localmoe.kernels.gpu_formats import decode32, pointer8
+from localmoe.kernels.gpu_prefill import multiplied, store_tile
 
 
 @triton.jit
@@ -27,14 +29,6 @@ def widen_kernel(
     values = decode32(KIND, row + sub * 0, sub, inside)
     at = sub[:, None] * 32 + tl.arange(0, 32)[None, :]
     tl.store(out + r * COLS + at, values.to(tl.bfloat16), mask=inside[:, None])
-
-
-@triton.jit
-def _step(x: tl.tensor, w: tl.tensor, total: tl.tensor, GPU: tl.constexpr) -> tl.tensor:
-    """The interpreter multiplies no bfloat16: there the rounded values are widened again."""
-    if GPU:
-        return tl.dot(x, tl.trans(w), total)
-    return tl.dot(x.to(tl.float32), tl.trans(w.to(tl.float32)), total)
 
 
 @triton.jit
@@ -56,12 +50,8 @@ def product_kernel(
         left = k[None, :] < COLS - first
         a = tl.load(from_x + first, mask=(t < tokens)[:, None] & left, other=0.0)
         b = tl.load(from_w + first, mask=(r < rows)[:, None] & left, other=0.0)
-        total = _step(a, b, total, GPU)
-    at = y + t[:, None].to(tl.int64) * stride + r[None, :]
-    inside = (t < tokens)[:, None] & (r < rows)[None, :]
-    if ADD:
-        total += tl.load(at, mask=inside, other=0.0)
-    tl.store(at, total, mask=inside)
+        total = multiplied(a, b, total, GPU)
+    store_tile(y, total, t, tokens, r, rows, stride, ADD)
 
 
 @triton.jit
@@ -85,8 +75,6 @@ def swiglu_product_kernel(
         left = k[None, :] < COLS - first
         a = tl.load(from_x + first, mask=(pair < tokens)[:, None] & left, other=0.0)
         here = (r < rows)[:, None] & left
-        gates = _step(a, tl.load(gate + offset + first, mask=here, other=0.0), gates, GPU)
-        ups = _step(a, tl.load(up + offset + first, mask=here, other=0.0), ups, GPU)
-    value = gates / (1.0 + tl.exp(-gates)) * ups
-    at = hidden + pair[:, None].to(tl.int64) * stride + r[None, :]
-    tl.store(at, value.to(tl.bfloat16), mask=(pair < tokens)[:, None] & (r < rows)[None, :])
+        gates = multiplied(a, tl.load(gate + offset + first, mask=here, other=0.0), gates, GPU)
+        ups = multiplied(a, tl.load(up + offset + first, mask=here, other=0.0), ups, GPU)
+    store_tile(hidden, swiglu(gates, ups).to(tl.bfloat16), pair, tokens, r, rows, stride, False)

@@ -2,11 +2,11 @@
 
 A job is a task (the address of compiled code), an argument block and a number of items. Each thread has a
 stretch of neighbouring items, which it takes one by one: a thread that reads weights reads on where it was,
-so what it asked the memory for in advance is what it needs next. Done with its own, it takes from the others'
-stretches: a thread that loses its core to another process delays only the item in its hands. The thread that
-starts a job works on it too and returns when all items are done: a job never depends on a sleeping worker.
-Workers wait between jobs by spinning for about a millisecond, then sleep until `wake`: a pause between two
-turns of a conversation costs no CPU time.
+so what it asked the memory for in advance is what it needs next. Done with its own, it takes from the
+others' stretches: a thread that loses its core to another process delays only the item in its hands. The
+thread that starts a job works on it too and returns when all items are done: a job never depends on a
+sleeping worker. Workers wait between jobs by spinning for about a millisecond (or as long as their pool's
+patience), then sleep until `wake`: a pause between two turns of a conversation costs no CPU time.
 
 A job of one item is no job for a pool: the caller runs it without telling anybody.
 
