@@ -22,6 +22,7 @@ from localmoe.kernels.matrix import Matrix
 ROOT = Path(__file__).resolve().parents[1]
 CHECKS = ROOT / "tests/gpu/kernel_checks.py"
 GIB = 1 << 30
+PIECE = 32 << 20  # bytes of a copy whose end is looked for
 SHAPES = ((4096, 14336), (14336, 4096))  # columns and rows of Mixtral 8x7B's expert matrices
 ALTERNATIVES = [
     Tiles(rows, {}, linear_warps=warps, gate_up_warps=warps, down_warps=warps, few_warps={})
@@ -163,20 +164,25 @@ class Kernels(Suite):
         bc = max(moved / took / 1e9 for moved, took in (work(rounds) for _ in range(stretches)))
         bd = 0.0
         for _ in range(stretches):
-            events = [] if self.dry else [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-            if events:
-                events[0].record()
-                for _ in range(4):  # about as long as the worker's part
-                    device.copy_(host, non_blocking=True)
-                events[1].record()
+            copied = [] if self.dry else copies_in_flight(device, host)
             moved, took = work(rounds)
-            if events:
-                events[1].synchronize()
-            bus = 4 * host.numel() / events[0].elapsed_time(events[1]) * 1e3 if events else 0.0
-            bd = max(bd, (moved / took + bus) / 1e9)
+            moved += PIECE * sum(event.query() for event in copied)  # that ended in its time
+            bd = max(bd, moved / took / 1e9)
+            if copied:
+                copied[-1].synchronize()
         residency.worker.end_step()
         residency.close()
         return bc, bd
+
+
+def copies_in_flight(device: Any, host: Any) -> list[Any]:
+    """Enqueues copies of PIECE bytes over the bus, for longer than the worker's part; their ends."""
+    ends = [torch.cuda.Event() for _ in range(10 * GIB // PIECE)]
+    for i, end in enumerate(ends):
+        at = i * PIECE % host.numel()
+        device[at : at + PIECE].copy_(host[at : at + PIECE], non_blocking=True)
+        end.record()
+    return ends
 
 
 def expert_shape(cols: int, ffn: int, down: str) -> ExpertShape:

@@ -88,26 +88,38 @@ class Speed(Kernels):
 
     # ------------------------------------------------------------ profile
     def profile(self) -> None:
-        """Kernels of a decoded token, microseconds in all, by torch's profiler."""
+        """Kernels of a decoded token, microseconds in all, by torch's profiler: with all experts resident,
+        and with a GPU of 24 GiB, where the kernels that wait for the CPU show what a miss costs."""
         if self.dry:
             return
+        model = self.model(self.mixtral)
+        part = self.mixtral.layers / synthetic.MIXTRAL_8X7B.layers
+        small = model.slots_for(int(24 * part * GIB), 2048)
+        for name, slots, mode in (
+            ("all resident", model.slots_for(1 << 60, 2048), "stream"),
+            ("24 GiB, cpu", small, "cpu"), ("24 GiB, split", small, "split"),
+        ):  # fmt: skip
+            runtime = model.open(self.device, slots, 1, 2048)
+            try:
+                runtime.residency.set_mode(mode, 0.25)
+                self.note("profile", f"{name}: microseconds of a token, launches", self.kernel_times(runtime))
+            finally:
+                runtime.close()
+                del runtime
+                gc.collect()
+
+    def kernel_times(self, runtime: Any) -> dict[str, list[float]]:
         from torch.profiler import ProfilerActivity, profile
 
-        model = self.model(self.mixtral)
-        runtime = model.open(self.device, model.slots_for(1 << 60, 2048), 1, 2048)
-        try:
-            decoder = runtime.decoder(2048)
-            for token in range(8):
+        decoder, tokens = runtime.decoder(2048), 12
+        for token in range(40):
+            decoder.extend([token])
+        with profile(activities=[ProfilerActivity.CUDA]) as seen:
+            for token in range(tokens):
                 decoder.extend([token])
-            with profile(activities=[ProfilerActivity.CUDA]) as seen:
-                for token in range(4):
-                    decoder.extend([token])
-            found = [e for e in seen.key_averages() if e.device_time_total]
-            found.sort(key=lambda e: -e.device_time_total)
-            times = {e.key[:60]: [round(e.device_time_total / 4, 1), e.count // 4] for e in found[:24]}
-            self.note("profile", "microseconds of a token, launches", times)
-        finally:
-            runtime.close()
+        found = [e for e in seen.key_averages() if e.device_time_total]
+        found.sort(key=lambda e: -e.device_time_total)
+        return {e.key[:60]: [round(e.device_time_total / tokens, 1), e.count // tokens] for e in found[:20]}
 
     # ------------------------------------------------------------ prefill
     def prefill(self) -> None:

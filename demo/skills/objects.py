@@ -7,73 +7,10 @@ import json
 
 from talk import Talk, article, capital
 
-from skills import recall
+from skills import asking, recall
 from skills.facts import ANY, Pet
 
 KEYS = ["name", "city", "colour", "number", "pet", "age", "country"]
-J = "(json|JSON)"
-NOUN = "(json|JSON|json object|JSON object|JSON|Json|json dict|JSON dictionary|json record|JSON document|json string|JSON text|json blob|JSON snippet|json structure|JSON map|jason)"
-HOW = "(json|JSON|JSON format|json format|JSON form|json notation|JSON syntax|JSON style|valid JSON|plain json|compact JSON|one-line json)"
-WHERE = "(this|that|it|the above|what i said|the sentence|the text|the line|my message|what i wrote|these facts|the details)"
-WITH = "(with|with|with|containing|having|that has|that contains|using|holding|including|made of|consisting of|showing|listing)"
-KEYWORD = "((the |)(keys|fields|properties|attributes|entries|key names|members|items|keys|keys|columns)(|:| exactly| named)|just|only|exactly|my|the|)"
-REQUEST = (
-    f"<give> (a |the |)(|valid |small |short )(json|JSON) (object |)<with> {KEYWORD} <keys>|<give> (a |some |)(json|JSON)(| object)(,|:) (keys |fields |)<keys>|(as|in) (json|JSON)(,|:) <keys>|(json|JSON) <with> {KEYWORD} <keys>|(json|JSON)(:|,| of| for) (my |the |)<keys>|"
-    f"(put|turn|convert|format|encode|express|represent|write|transform|render|store|summarise|wrap|pack|change|make|structure|serialise|rewrite) (this|that|it|these|my facts|the facts|the data|them|this info|the information|all this|what i told you|those facts|me) (as|in|into|to|as|into) (a |)(json|JSON)(| object) <with> {KEYWORD} <keys>|"
-    f"<keys> (as|in) (json|JSON)(|, please)|(only|just|my) <keys> (as|in) (a |)(json|JSON)(| object)|<give> (my |the |me |)<keys> (as|in|in the form of) (a |)(json|JSON)(| object)|(a |one |)(json|JSON) (object|record)(,|:) (keys|fields|with) <keys>|(now |then |please |)(json|JSON) please(,|:) {KEYWORD} <keys>|"
-    f"(summarise|describe|represent|encode) (me|this person|the person|us|what you know) (as|in) (a |)(json|JSON)(| object) <with> {KEYWORD} <keys>|(extract|pull out|collect|list|pick|gather|get|take) (the |my |)<keys> (as|into|in|to) (a |)(json|JSON)(| object)|the keys (should be|are|must be) <keys>, (answer in|give me|make|output) (json|JSON)|"
-    f"(use|take|fill) (the |)(keys|fields) <keys> (and (make|give me|return) (a |)|in a |for a |to make )(json|JSON)( object|)|i('d like| want| need) (a |)(json|JSON) (object |)<with> {KEYWORD} <keys>(, nothing else| only|)|(could|can|would) (you|i) (make|get|have|write|build|produce|give me|format) (this |that |it |)(a |as |as a |)(json|JSON) (object |)<with> {KEYWORD} <keys>(?|)|"
-    f"(return|output|answer with|reply with|respond with) (only |just |)(a |)(json|JSON)( object|)(,|:| <with>) {KEYWORD} <keys>|what (would|does) (a |the |)(json|JSON) <with> {KEYWORD} <keys> look like?|(json|JSON) (format|output)(,|:) <keys>|(fields|keys): <keys>. (format|output): (json|JSON)|{KEYWORD} <keys>, (as|in) (json|JSON)|"
-    f"(an|one|just an|give me an|make an|return an) object <with> {KEYWORD} <keys>|(<give>|) (a |the |)(json|JSON) (for|of|about|describing) (me|him|her|this person|that|them|this)(,|:| <with>) {KEYWORD} <keys>|(which|what) (json|JSON) (do i|would i|do you) get <with> {KEYWORD} <keys>?|(as|in|into|to) (a |)(json|JSON)(| object)(: | - |, | = )<keys>|"
-    f"(json|JSON) only(,|:|.) <keys>|(only|just) (json|JSON)(, | - |: )(keys|fields|with) <keys>|no (text|explanation|prose), (only|just) (json|JSON) <with> {KEYWORD} <keys>|(store|save|record|keep|log|file) (that|this|it|them) (as|in) (json|JSON) under (the keys |)<keys>|(my|our|the) (app|program|script|form|database|api|code|parser) (needs|wants|expects|reads|takes) (json|JSON) <with> {KEYWORD} <keys>|"
-    f"(make|build|create) (json|JSON) out of (it|that|this)(,|:| <with>) {KEYWORD} <keys>|(answer|reply|respond) (in|as|with) (json|JSON)(,|:|;) {KEYWORD} <keys>|(we|i) need {KEYWORD} <keys> (as|in) (json|JSON)|(json|JSON)!? {KEYWORD} <keys>|(the |)(output|answer|result|reply) (is|should be|must be|shall be) (a |)(json|JSON)( object|) <with> {KEYWORD} <keys>|"
-    f"<form>|(fill in|complete|fill|fill out)(:| this:| this json:| the json) <form>|(json|JSON) (like|in the form|of the form|shaped like) <form>|(use|with) (this|the) (format|shape|form|template): <form>|"
-    f"<give> (a |an |the |one |)({NOUN}) <with> {KEYWORD} <keys>|(jsonify|json-ify|jsonise) {WHERE}(,|:| <with>) {KEYWORD} <keys>|<keys>(:| -|,|;) {J}(| please|, please|!)|(just |only |)the <keys>(, please,| please,|,|) (formatted|written|encoded|given|shown|laid out|expressed) (as|in) {HOW}|"
-    f"(i'd like|i want|i need|give me|show me|can i see|let me see|i'm after|i only want) <keys>( only|), (in|as) {HOW}|(as|in|using|use) {HOW}(,|:|;| <with>) {KEYWORD} <keys>|(parse|analyse|read|process|scan|look at) {WHERE} (and|, then|, and) (return|give me|output|answer with|write) {NOUN} <with> {KEYWORD} <keys>|"
-    f"from {WHERE}(,|) (make|build|extract|create|give me|return|derive|fill) (a |)({NOUN}) <with> {KEYWORD} <keys>|(a |one |your |)(dictionary|dict|map|record|struct|object literal|data object) in {HOW} <with> {KEYWORD} <keys>|{J} (please|pls)(.|;|:|!|,) {KEYWORD} <keys>|"
-    f"(put|place|collect|gather|write|stick|drop|pack) (the |my |)<keys> (into|in|inside) (a |an |one |)({NOUN})|(can|could|would|will) (you|i) (please |)(put|have|get|give me|return|write|see) (the |my |)<keys> (as|in) (a |)({NOUN})(?|)|<keys>. (answer|output|reply|result|format) (in|as|is|should be) {HOW}( only|)|"
-    f"(what is|what's|show me|i'd like|i want) {WHERE} (as|in) {HOW} <with> {KEYWORD} <keys>(?|)|(leave out|skip|ignore|drop) (everything|anything|all) else(:|;|,|.) {J} <with> {KEYWORD} <keys>|{J} <with> {KEYWORD} <keys>(, nothing else| and nothing else| and no others|, no more|, no other keys| but nothing more|, that's all|, exactly these|, not more)(.|)|"
-    f"(an |a |one |)({NOUN}) (that|which) (only |just |)(has|holds|lists|shows|includes|gives|names) (the |)<keys>|how (would|do|does|could) (you|i|one) (write|say|express|put|represent) {WHERE} (as|in) {HOW} <with> {KEYWORD} <keys>(?|)|(send|pass|hand) me (the |my |)<keys> (as|in) {HOW}|(make|keep) it {J}(:|,|;| <with>) {KEYWORD} <keys>|"
-    f"(i am|i'm) (building|writing|filling|testing) (a |the |my |an )(app|program|form|database|config|website|parser|test)(,|:|.) (give me|i need|return|write|make) {NOUN} <with> {KEYWORD} <keys>|(machine-readable|structured|strictly|formally|data only)(,|:) please(:|,) {J} <with> {KEYWORD} <keys>|(the |)(json|JSON) (keys|fields)( are| must be| should be|:| =) <keys>|"
-    f"(keys|fields|columns)(:| are| =) <keys>(.|;|,) (values|the values|contents) (are |come |)(from|in) {WHERE}. {J}|(the |)(object|record|entry|result) (has|needs|gets|should have|must have) (the keys |the fields |)<keys>(.|;|,) (write|return|give|print) (it|the {J})|(reply|respond|answer)( only| just| strictly|) with {NOUN}(:|,|;) {KEYWORD} <keys>|"
-    f"(map|turn|sort|split) {WHERE} (to|into|onto) (the |)<keys>(,|;|:) (as|in) {HOW}|{J} for (an|a|the|my) (api|form|app|script|parser|test|config)(:|,| <with>) {KEYWORD} <keys>|(nothing|no words) but {J}(:|,|;| <with>) {KEYWORD} <keys>|(as|to|into) {J} - {KEYWORD} <keys>(| please)"
-)
-AROUND = (  # the facts, with the request before and after them
-    f"<give> (a |an |the |one |)({NOUN}) (for|of|about|describing|from|out of) (this: |)<text>(, | - |; |: | )<with> {KEYWORD} <keys>|how (would|do|could|can) (you|i|one) (write|say|put|express) <text> (as|in) {HOW} <with> {KEYWORD} <keys>(?|)|"
-    f"(turn|convert|put|write|change|make|format|transform|render) <text> (into|as|in|to) (a |an |)({NOUN}) <with> {KEYWORD} <keys>|(if|given|since|suppose|say|assume|imagine|given that|as|let's say) <text>(, |; | - )(what is|give me|write|return|then what's|make|show me|i want|please write) (the |a |my |)({NOUN}) <with> {KEYWORD} <keys>(?|)|"
-    f"{J} <with> {KEYWORD} <keys>(, please, | please, |, | )(where|given that|knowing that|if|for|when|given|on the basis that|of somebody:|assuming|provided) <text>|(the |my |)<keys> (from|of|in|out of) <text>(, |; | - | )(as|in|into) {HOW}|(here is|here's|take|read|use|i have|look:|consider|there is this:) <text>(; |. |, and |, now |. now |. then )<give> (a |the |)({NOUN}) <with> {KEYWORD} <keys>|"
-    f"(from|out of|based on|using|with|after) <text>(, | )(make|give me|build|extract|create|return|derive|write|fill) (a |an |the |)({NOUN}) <with> {KEYWORD} <keys>|(keys|fields|the keys|json keys|wanted) <keys>(, |; |: |. )<text>(, |; |. ){J}( please|, please|)|<keys>(: |; |. )<text>(. |; |, )(as|in|to|into) {HOW}|(in|as) {HOW}(, |: )<text>(, |; |: |. )(only |just |){KEYWORD} <keys>|"
-    f"(my message|the message|the sentence|the text|what i know|the data) (is|says|reads)(:|) <text>(, |; |. )(my|the|your|wanted) keys (are |: )<keys>(, |; |. )(return |give me |make |write |){J}|(somebody|someone|a friend|my colleague|a customer) (says|wrote|writes|told me)(:|) <text>(. |; |, )<give> (a |)({NOUN}) <with> {KEYWORD} <keys>"
-)
-BARE = "(as|in|to|into) (json|JSON)(, please|)|(turn|convert|put|format|write|make) (that|this|it) (as|into|in) (a |)(json|JSON)( object|)|(json|JSON)(, please| please|)|(give|show) me (that|this|it) (as|in) (json|JSON)|make (that|it) (a |)(json|JSON)( object|)"
-
-
-def written_keys(talk: Talk, keys: list[str]) -> str:
-    """The keys as somebody may list them."""
-    rng = talk.rng
-    quote = '"' if talk.chance(0.12) else "'" if talk.chance(0.04) else "`" if talk.chance(0.03) else ""
-    shown = [quote + key + quote for key in keys]
-    if len(shown) == 1:
-        return shown[0]
-    style = rng.random()
-    if style < 0.1:
-        return rng.choice([" / ", "/", " + ", " | ", "; ", ",", " & ", " then "]).join(shown)
-    if style < 0.35:
-        text = ", ".join(shown)
-    else:
-        last = rng.choice([" and ", " and ", " and ", ", and ", " & ", " and the ", " plus ", " and then ", " as well as "])
-        text = rng.choice([", ", ", ", ", the "]).join(shown[:-1]) + last + shown[-1]
-    return f"[{text}]" if talk.chance(0.02) else f"({text})" if talk.chance(0.03) else text
-
-
-def form(talk: Talk, keys: list[str]) -> str:
-    """An empty object to be filled in."""
-    empty = talk.rng.choice(['"..."', '""', "...", "?", "null", "<>", "_", "''", "..", "string", "value", "xxx"])
-    quote, style = talk.rng.choice(['"', '"', "", "'"]), talk.rng.random()
-    if style < 0.12:  # the keys alone
-        return "{" + ", ".join(quote + key + quote for key in keys) + "}"
-    space = " " if style < 0.2 else ""
-    return "{" + space + ", ".join(f"{quote}{key}{quote}: {empty}" for key in keys) + space + "}"
 
 
 def key_of(fact: str) -> str:
@@ -301,13 +238,12 @@ def json_turn(talk: Talk) -> None:
         if talk.chance(0.25) and "colour" in order:
             order = ["color" if key == "colour" else key for key in order]
         names = named(talk, order) if talk.values.rare(0.03, 0.12) else order
-        slots = {"keys": written_keys(talk, names), "form": form(talk, names), "with": talk.expand(WITH)}
         around = bool(text) and talk.values.rare(0.05, 0.18)
-        request = talk.expand(AROUND, text=text, **slots) if around else talk.expand(REQUEST, **slots)
+        request = asking.request(talk, names, text if around else "")
         text = "" if around else text
     else:
         names = order
-        request = talk.expand(BARE)
+        request = talk.expand(asking.BARE)
     if text and talk.chance(0.7):
         user = capital(text) + rng.choice([". ", ". ", ". ", " - ", ", ", "; ", ".\n", " => ", "! "]) + request
     elif text:
