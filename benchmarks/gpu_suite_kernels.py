@@ -114,8 +114,11 @@ class Kernels(Suite):
         return rates
 
     def bandwidths(self, again: bool = False) -> dict[str, float]:
-        """Bg, Bp, Bc, Bd of design section 6, GB/s. `again`: measured anew, and the best of both times counts
-        (just after a large model was made, a virtual machine's RAM is slower for a while).
+        """Bg, Bp, Bc, Bd of design section 6, GB/s; Bd with copies from the experts' own memory, as in
+        `split`, and, to tell how the machine's memory is built, from other memory too.
+
+        `again`: measured anew, and the best of both times counts (just after a large model was made, a
+        virtual machine's RAM is slower for a while).
         """
         found = self.results.get("bandwidth_GBps", {})
         if found and not again:
@@ -127,16 +130,16 @@ class Kernels(Suite):
         host = host if self.dry else host.pin_memory()
         bg = 2 * size / self.seconds(lambda: b.copy_(a)) / 1e9
         bp = size / self.seconds(lambda: a.copy_(host, non_blocking=True), 8) / 1e9
-        bc, bd = self.cpu_bandwidths(a, host)
-        now = {"Bg": bg, "Bp": bp, "Bc": bc, "Bd": bd}
+        bc, bd, elsewhere = self.cpu_bandwidths(a, host)
+        now = {"Bg": bg, "Bp": bp, "Bc": bc, "Bd": bd, "Bd, bus from other memory": elsewhere}
         found = {k: round(max(v, found.get(k, 0.0)), 4) for k, v in now.items()}
         self.results["bandwidth_GBps"] = found
         self.note("kernels", "bandwidth GB/s", found)
         return found
 
-    def cpu_bandwidths(self, device: Any, host: Any) -> tuple[float, float]:
+    def cpu_bandwidths(self, device: Any, host: Any) -> tuple[float, float, float]:
         """Bc, the CPU worker's rate on cold experts, asked as the GPU asks it; and Bd, what worker and bus
-        read from RAM together.
+        read from RAM together: the bus from the experts, then from `host`.
         """
         model = self.model(synthetic.TINY if self.dry else self.mixtral)
         s, residency = model.size, model.open(self.device, [0] * len(model.layout.classes), 1, 64).residency
@@ -162,17 +165,21 @@ class Kernels(Suite):
         # the best of several stretches: other work of the machine passes
         rounds, stretches = (2, 1) if self.dry else (24, 8)
         bc = max(moved / took / 1e9 for moved, took in (work(rounds) for _ in range(stretches)))
-        bd = 0.0
-        for _ in range(stretches):
-            copied = [] if self.dry else copies_in_flight(device, host)
-            moved, took = work(rounds)
-            moved += PIECE * sum(event.query() for event in copied)  # that ended in its time
-            bd = max(bd, moved / took / 1e9)
-            if copied:
-                copied[-1].synchronize()
+        experts = model.host.arena.tensor(0, min(host.numel(), model.host.arena.nbytes))
+        both = []
+        for source in (experts, host):
+            best = 0.0
+            for _ in range(stretches):
+                copied = [] if self.dry else copies_in_flight(device, source)
+                moved, took = work(rounds)
+                moved += PIECE * sum(event.query() for event in copied)  # that ended in its time
+                best = max(best, moved / took / 1e9)
+                if copied:
+                    copied[-1].synchronize()
+            both.append(best)
         residency.worker.end_step()
         residency.close()
-        return bc, bd
+        return bc, both[0], both[1]
 
 
 def copies_in_flight(device: Any, host: Any) -> list[Any]:

@@ -26,7 +26,7 @@ class Speed(Kernels):
         part = self.mixtral.layers / synthetic.MIXTRAL_8X7B.layers  # of the model, and so of the budgets
         budgets = {"unlimited": model.slots_for(1 << 60, 2048)}
         budgets |= {f"{g} GiB": model.slots_for(int(g * part * GIB), 2048) for g in self.budgets}
-        self.table("speed", self.mixtral, budgets, 24, 56)
+        self.table("speed", self.mixtral, budgets, 40, 56)
 
     def table(self, part: str, size: synthetic.Size, budgets: dict[str, list[int]], steps: int,
         warm: int) -> None:
@@ -38,8 +38,7 @@ class Speed(Kernels):
                 runtime = model.open(self.device, slots, 1, 2048 if not self.dry else 256,
                                      0 if mode == "static" else None, spread=mode != "static")  # fmt: skip
                 try:
-                    before = 1 if self.dry else {"static": 8, "auto": warm + 40}.get(mode, warm)
-                    rows[f"{name}, {mode}"] = found = self.rate(runtime, mode, steps, before)
+                    rows[f"{name}, {mode}"] = found = self.rate(runtime, mode, steps, warm)
                     print(f"{part}: {name}, {mode}: {found}", flush=True)
                 finally:
                     runtime.close()
@@ -60,11 +59,10 @@ class Speed(Kernels):
     def rate(self, runtime: Any, mode: str, steps: int, warm: int) -> dict[str, Any]:
         """Tokens/s of decoding (median step) and what the residency did meanwhile."""
         bands = self.bandwidths()
-        if mode == "auto":
-            from localmoe.model.gpu_auto import ModeChooser
-
-            runtime.chooser = ModeChooser(splits=True)
-            runtime.residency.set_mode(runtime.chooser.current.mode)
+        if mode == "auto":  # as at a model's first start: trials of at most 3 s, on another part of the trace
+            runtime.residency.shift_trace(2048)
+            runtime.use_mode("auto", f"suite-{time.monotonic_ns()}")
+            runtime.residency.shift_trace(-2048)
         else:
             split = bands["Bp"] / (bands["Bp"] + bands["Bc"])
             runtime.residency.set_mode({"static": "cpu"}.get(mode, mode), split)
@@ -84,6 +82,7 @@ class Speed(Kernels):
             "hit_rate": round(hits / (hits + misses), 3), "mode": after["mode"],
             "resident": round(runtime.plan.share, 3), "GPU's share": round(after["share"], 3),
             "MB_admitted": round((after["bytes_copied"] - before["bytes_copied"]) / steps / 1e6),
+            **({"tried": tried(runtime.chooser)} if mode == "auto" else {}),
         }  # fmt: skip
 
     # ------------------------------------------------------------ profile
@@ -159,6 +158,14 @@ class Speed(Kernels):
         budgets = {"a third": [int(0.33 * len(c.layers) * size.experts) for c in model.layout.classes]}
         budgets["all"] = [len(c.layers) * size.experts for c in model.layout.classes]
         self.table("large", size, budgets, 40, 60)
+
+
+def tried(chooser: Any) -> dict[str, list[float]]:
+    """Milliseconds of a step without a miss and of each miss, by setting, as `auto` sees them at the end."""
+    return {
+        f"{s.mode} {s.share}" if s.mode == "split" else s.mode:
+            [round(c.fixed * 1e3, 3), round(c.per_miss * 1e3, 3)] for s, c in chooser.costs.items()
+    }  # fmt: skip
 
 
 def formula(model: Any, bands: dict[str, float], hit_rate: float, mode: str, share: float) -> float:

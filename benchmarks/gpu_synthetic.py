@@ -226,6 +226,10 @@ class TracedResidency(GpuResidency):
         trace = mixtral_trace(self.layout.layers, self.layout.experts, self.k)
         self._trace = self.gpu.to_device(np.ascontiguousarray(trace.transpose(1, 0, 2).astype(np.int32)))
 
+    def shift_trace(self, tokens: int) -> None:
+        """From here on position 0 is where `tokens` was."""
+        self._trace.copy_(self._trace.roll(-tokens, 1))  # in place: recorded steps read it
+
     def _routed(self, layer: int, chosen: Any) -> None:
         tokens, k = chosen.shape
         follow_kernel[(tokens,)](self._trace[layer], self.gpu.position, chosen, K=k, num_warps=1)

@@ -1,8 +1,9 @@
 """Which mode serves misses best on this machine: measured with real steps, and watched afterwards.
 
-Every setting is tried for a few steps (of `split` those shares that the times of the others suggest); the
-one of the least median time is kept. Then each window of steps is compared with what the runner-up took: a
-setting that has become slower than that, in two windows running, is left for it.
+Every setting is tried for a few steps (of `split` those shares that the costs of the others suggest), and
+all are compared at the same number of misses (`gpu_costs`). Then each window of steps is compared with what
+the runner-up would have taken: a setting that has become slower than that, in two windows running, is left
+for it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-TRIAL_SKIPPED, TRIAL_STEPS, WINDOW = 2, 6, 48
+from localmoe.model.gpu_costs import Cost, Step, fit_costs
+
+# A trial: at least so many steps, more of short ones. All of them together fit into a calibration of 3 s.
+TRIAL_SKIPPED, TRIAL_STEPS, TRIAL_MOST, TRIAL_S, WINDOW = 2, 6, 24, 0.25, 48
 WORSE = 1.05  # a window must be slower than the alternative by this much to count
 
 
@@ -33,7 +37,7 @@ SPLIT_STEP, LEAST, MOST = 0.1, 0.1, 0.9  # between the shares that are tried, an
 
 
 def splits_for(stream: float, cpu: float) -> list[Setting]:
-    """`split` settings worth trying, from the seconds of a step in `stream` and in `cpu`: the share with
+    """`split` settings worth trying, from the seconds of a miss in `stream` and in `cpu`: the share with
     which both engines would end together, and one step to each side.
     """
     middle = cpu / (stream + cpu)
@@ -55,80 +59,111 @@ def further(seconds: dict[Setting, float]) -> list[Setting]:
 
 
 class ModeChooser:
-    """Fed with every step's seconds, it says what to use for the next."""
+    """Fed with every step's seconds and misses, it says what to use for the next."""
 
     def __init__(self, settings: Sequence[Setting] = SETTINGS,
-        remembered: dict[Setting, float] | None = None, splits: bool = False) -> None:
-        """`remembered`: seconds per step of settings measured before; if it has all of them, no trial is
-        needed. `splits`: after `stream` and `cpu`, splits between them are tried too.
+        remembered: dict[Setting, Cost] | None = None, splits: bool = False) -> None:
+        """`remembered`: costs of settings measured before; if it has all of them, no trial is needed.
+        `splits`: after `stream` and `cpu`, splits between them are tried too.
         """
         if not settings:
             raise ValueError("no settings to choose from")
         known = remembered or {}
         self._splits = splits
         self.settings = (*settings, *(s for s in known if splits and s.mode == "split"))
-        self.seconds: dict[Setting, float] = {s: t for s, t in known.items() if s in self.settings}
+        self.costs: dict[Setting, Cost] = {s: c for s, c in known.items() if s in self.settings}
+        self._tried: dict[Setting, list[Step]] = {}
+        self._misses = 1.0  # of a step: where settings are compared
         self._extend()
-        self._times: list[float] = []
+        self._steps: list[Step] = []
         self._slow_windows = 0
         self.current = self._next_trial() or self._best()
 
     @property
     def settled(self) -> bool:
         """Whether every setting has been tried."""
-        return len(self.seconds) == len(self.settings)
+        return len(self.costs) == len(self.settings)
+
+    @property
+    def seconds(self) -> dict[Setting, float]:
+        """What a step takes in each setting, at the same number of misses."""
+        return {setting: cost.seconds(self._misses) for setting, cost in self.costs.items()}
 
     def _extend(self) -> None:
         """Once everything so far has been timed: splits, or further ones."""
         if self._splits and self.settled:
             first = not any(s.mode == "split" for s in self.settings)
-            more = splits_for(*(self.seconds[s] for s in SETTINGS)) if first else further(self.seconds)
+            more = self._first_splits() if first else further(self.seconds)
             self.settings += tuple(more)
 
+    def _first_splits(self) -> list[Setting]:
+        stream, cpu = (self.costs[s] for s in SETTINGS)
+        if stream.per_miss > 0 and cpu.per_miss > 0:
+            return splits_for(stream.per_miss, cpu.per_miss)
+        return splits_for(stream.seconds(self._misses), cpu.seconds(self._misses))
+
     def _next_trial(self) -> Setting | None:
-        return next((s for s in self.settings if s not in self.seconds), None)
+        return next((s for s in self.settings if s not in self.costs), None)
 
     def _best(self) -> Setting:
-        return min(self.seconds, key=lambda s: self.seconds[s])
+        seconds = self.seconds
+        return min(seconds, key=lambda s: seconds[s])
 
-    def observe(self, seconds: float) -> bool:
-        """One step took so long; returns whether `current` has changed."""
-        self._times.append(seconds)
+    def observe(self, seconds: float, misses: int = 0) -> bool:
+        """One step took so long and missed so many experts; returns whether `current` has changed."""
+        self._steps.append((seconds, misses))
         if not self.settled:
-            if len(self._times) < TRIAL_SKIPPED + TRIAL_STEPS:
-                return False
-            self.seconds[self.current] = statistics.median(self._times[TRIAL_SKIPPED:])
-            self._extend()
-            return self._use(self._next_trial() or self._best())
-        if len(self._times) < WINDOW:
+            return self._trial()
+        if len(self._steps) < WINDOW:
             return False
-        now = self.seconds[self.current] = statistics.median(self._times)
-        self._times = []
+        return self._watch()
+
+    def _trial(self) -> bool:
+        steps = self._steps[TRIAL_SKIPPED:]
+        long_enough = sum(s for s, _ in steps) >= TRIAL_S or len(steps) >= TRIAL_MOST
+        if len(steps) < TRIAL_STEPS or not long_enough:
+            return False
+        self._tried[self.current] = steps
+        self._misses = statistics.mean(m for found in self._tried.values() for _, m in found)
+        self.costs |= fit_costs(self._tried)
+        self._extend()
+        return self._use(self._next_trial() or self._best())
+
+    def _watch(self) -> bool:
+        """Compares a window of steps with what the runner-up would have taken for its misses."""
+        now = statistics.median(s for s, _ in self._steps)
+        self._misses = statistics.median(m for _, m in self._steps)
+        self._steps = []
+        cost = self.costs[self.current]
+        self.costs[self.current] = cost.times(now / cost.seconds(self._misses))
+        seconds = self.seconds
         others = [s for s in self.settings if s != self.current]
-        runner_up = min(others, key=lambda s: self.seconds[s], default=self.current)
-        self._slow_windows = self._slow_windows + 1 if now > self.seconds[runner_up] * WORSE else 0
+        runner_up = min(others, key=lambda s: seconds[s], default=self.current)
+        self._slow_windows = self._slow_windows + 1 if now > seconds[runner_up] * WORSE else 0
         return self._use(runner_up) if self._slow_windows >= 2 else False
 
     def _use(self, setting: Setting) -> bool:
         changed = setting != self.current
-        self.current, self._times, self._slow_windows = setting, [], 0
+        self.current, self._steps, self._slow_windows = setting, [], 0
         return changed
 
 
-def load_times(path: Path, machine: str) -> dict[Setting, float]:
+def load_costs(path: Path, machine: str) -> dict[Setting, Cost]:
     """What was measured on `machine` before; nothing if the file is missing, damaged or another machine's."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["machine"] != machine:
             return {}
-        return {Setting(str(m), float(s)): float(t) for m, s, t in stored["seconds"] if 0 < float(t) < 1e4}
+        rows = [(Setting(str(m), float(s)), Cost(float(f), float(p))) for m, s, f, p in stored["costs"]]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+    return {s: c for s, c in rows if c.fixed >= 0 and c.per_miss >= 0 and 0 < c.seconds(1) < 1e4}
 
 
-def save_times(path: Path, machine: str, seconds: dict[Setting, float]) -> None:
+def save_costs(path: Path, machine: str, costs: dict[Setting, Cost]) -> None:
     """Keeps what was measured, whole or not at all; a disk that refuses is no reason to fail."""
-    text = json.dumps({"machine": machine, "seconds": [[s.mode, s.share, t] for s, t in seconds.items()]})
+    rows = [[s.mode, s.share, c.fixed, c.per_miss] for s, c in costs.items()]
+    text = json.dumps({"machine": machine, "costs": rows})
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")

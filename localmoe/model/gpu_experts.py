@@ -66,7 +66,8 @@ class GpuResidency:
         self._weights = t.zeros((gpu.chunk, self.k), dtype=t.float32, device=gpu.device)
         self.epoch = t.zeros(1, dtype=t.int32, device=gpu.device)
         self._admissions: list[Admission] = []
-        self._wishes_seen = 0
+        self._wishes_seen, self._misses_seen = 0, 0
+        self.missed = 0  # experts that the last decode step missed
         self._pass = ExpertPass(gpu, layout, self.tables, self.copies, self.k)
         self._prefill_routing: list[NDArray[np.uint8]] = []
         self.mode, self.share = "stream", 1.0
@@ -126,7 +127,9 @@ class GpuResidency:
         if self.worker is not None:
             self.worker.end_step()
         self.decoded += 1
-        wished = int(self.tables.counters[WISHED].item())
+        counters = self.tables.counters.cpu().numpy()
+        wished, misses = int(counters[WISHED]), int(counters[MISSES])
+        self.missed, self._misses_seen = misses - self._misses_seen, misses
         if wished != self._wishes_seen:
             self._fulfil(wished)
 

@@ -23,7 +23,7 @@ from localmoe.kernels.gpu import Gpu
 from localmoe.kernels.gpu_memory import HostArena, free_bytes
 from localmoe.kernels.gpu_tiles import ExpertShape
 from localmoe.model.config import ModelConfig
-from localmoe.model.gpu_auto import SETTINGS, ModeChooser, load_times, save_times
+from localmoe.model.gpu_auto import SETTINGS, ModeChooser, load_costs, save_costs
 from localmoe.model.gpu_experts import GpuResidency
 from localmoe.model.gpu_host import HostExperts
 from localmoe.model.kv_cache import KVCache
@@ -110,7 +110,7 @@ class GpuRuntime:
         self.lock = threading.Lock()  # one pass at a time
         self._store, self._pool = store, pool
         self.chooser: ModeChooser | None = None
-        self._times_path: Path | None = None
+        self._costs_path: Path | None = None
         self._machine = ""
 
     def decoder(self, context: int, kv_type: str = "f16") -> Any:
@@ -131,8 +131,8 @@ class GpuRuntime:
             residency.set_mode(mode, share)
             return
         self._machine = f"{self._device_name()}, {sum(self.plan.slots)} slots"
-        self._times_path = default_directory() / f"{identity}.modes.json"
-        self.chooser = ModeChooser(SETTINGS, load_times(self._times_path, self._machine), splits=True)
+        self._costs_path = default_directory() / f"{identity}.modes.json"
+        self.chooser = ModeChooser(SETTINGS, load_costs(self._costs_path, self._machine), splits=True)
         residency.set_mode(self.chooser.current.mode, self.chooser.current.share)
         if not self.chooser.settled:
             self._calibrate()
@@ -157,14 +157,14 @@ class GpuRuntime:
         residency.tables.push_statistics()
 
     def step_took(self, seconds: float) -> None:
-        """A decode step's time, for the choice of the mode."""
+        """A decode step's time, once the residency has ended it, for the choice of the mode."""
         if self.chooser is None or self.residency is None:
             return
         was_settled = self.chooser.settled
-        if self.chooser.observe(seconds):
+        if self.chooser.observe(seconds, self.residency.missed):
             self.residency.set_mode(self.chooser.current.mode, self.chooser.current.share)
-        if self.chooser.settled and not was_settled and self._times_path is not None:
-            save_times(self._times_path, self._machine, self.chooser.seconds)
+        if self.chooser.settled and not was_settled and self._costs_path is not None:
+            save_costs(self._costs_path, self._machine, self.chooser.costs)
 
     def _device_name(self) -> str:
         device = self.gpu.device

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from localmoe.experts import policy
-from localmoe.kernels.gpu_resolve import WISHED
+from localmoe.kernels.gpu_resolve import MISSES, WISHED
 
 
 @pytest.fixture
@@ -71,3 +71,13 @@ def test_a_free_slot_is_taken_whatever_the_gain(residency):
     tables.move(layer, expert, -1)
     tables.filled[number] -= 1
     assert outside[0] in wish(residency, (outside[0], -1, 1))
+
+
+def test_a_step_tells_how_many_experts_it_missed(residency):
+    """`auto` compares modes at the same number of misses."""
+    told = []
+    for misses in (3, 0, 2):
+        residency.tables.counters[MISSES] += misses  # as the resolve kernel counts them
+        residency.end_step()
+        told.append(residency.missed)
+    assert told == [3, 0, 2]
