@@ -35,7 +35,8 @@ def gguf_name(name: str) -> str:
 class Rounding:
     """Rounds stretches of the flat buffer of weights."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, threads: int = 1) -> None:
+        self.threads = threads
         model, recipe = Model(layout.shape.layers, layout.shape.experts), recipe_named(RECIPE)
         self.spans: list[tuple[int, int, str]] = []  # start, end, type; neighbours of one type are joined
         for name, (at, count, size) in layout.entries.items():
@@ -57,5 +58,5 @@ class Rounding:
                 continue
             exported = master[at:stop].bfloat16().float()
             rows = exported.cpu().numpy().reshape(-1, self.columns)
-            rounded = dequantize(quantize(rows, kind, threads=1), kind)
+            rounded = dequantize(quantize(rows, kind, threads=self.threads), kind)
             out[at:stop] = torch.from_numpy(rounded.reshape(-1)).to(out.device)

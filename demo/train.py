@@ -1,7 +1,8 @@
 """Train the demo model on generated dialogues.
 
     python demo/train.py RUN --minutes 80             # two CPU processes; resumes from RUN
-    python demo/train.py RUN --minutes 10 --device cuda
+    python demo/train.py RUN --minutes 10 --device cuda --chunks 1 --readers 6
+    python demo/train.py RUN --minutes 20 --start demo/model --rate 0.35 --cool 1   # from exported weights
 
 The two processes take chunks of each step's dialogues from a common counter, add their gradients in shared
 memory, and update half of the weights each. With ``--draw`` above ``--keep``, a step reads more dialogues
@@ -26,12 +27,13 @@ if __name__ == "__main__":  # the workers inherit these: no spinning, and no pag
 import corpus
 import sentencepiece
 import torch
-from batches import batch, chunks, encode, hardest, stream
+from batches import batch, chunks, encode, hardest, read_by, stream
 from model import Layout, Shape, forward, orthogonal, rotary
 from rounding import Rounding
 from torch import Tensor
 from torch import multiprocessing as mp
 from torch.nn import functional
+from weights import read
 
 BALANCE, MUON_LR, ADAM_LR, DECAY = 0.02, 0.018, 0.003, 0.03
 COOL, QUANTIZE_FROM, SAVE_EVERY, TEST_EVERY = 0.4, 0.8, 200, 3  # shares of the run; seconds; saves
@@ -46,7 +48,10 @@ def answer_losses(
     groups, mask, source, target = batch(rows, tables[0].device)
     x, _, _ = forward(w, shape, groups, tables, mask)
     losses = functional.cross_entropy((x[source] @ w["head"].T).float(), target, reduction="none")
-    return [float(part.sum()) for part in losses.split([sum(row[1]) for row in rows])]
+    counts = torch.tensor([sum(row[1]) for row in rows], device=losses.device)
+    row_of = torch.arange(len(rows), device=losses.device).repeat_interleave(counts)
+    sums: list[float] = losses.new_zeros(len(rows)).index_add_(0, row_of, losses).tolist()
+    return sums
 
 
 @torch.no_grad()
@@ -71,8 +76,9 @@ def exact(
 
 def number_format(device: str) -> torch.dtype:
     """bfloat16, or float32 on a CPU that has no instructions for it and would be many times slower."""
-    emulated = platform.machine() == "x86_64" and not torch.cpu.get_capabilities()["avx512_bf16"]
-    return torch.float32 if device == "cpu" and emulated else torch.bfloat16
+    if device != "cpu" or platform.machine() != "x86_64":
+        return torch.bfloat16
+    return torch.bfloat16 if torch.cpu.get_capabilities()["avx512_bf16"] else torch.float32
 
 
 def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Namespace) -> None:
@@ -80,7 +86,7 @@ def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Name
     torch.set_num_threads(1 if world > 1 else torch.get_num_threads())
     shape, device = Shape(), torch.device(options.device)
     layout, run = Layout(shape), Path(options.run)
-    rounding = Rounding(layout)
+    rounding = Rounding(layout, threads=1 if world > 1 else os.cpu_count() or 1)
     master, work, grads = shared["master"], shared["work"], shared["grads"]
     leaves = {name: view.detach().requires_grad_() for name, view in layout.views(work).items()}
     for name, view in layout.views(grads[rank]).items():
@@ -95,7 +101,8 @@ def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Name
     ]
     state = shared["state"]  # first moment (momentum) and second moment
     spent, step, costs = shared["spent"], shared["step"], shared["costs"]
-    steps = stream(sp, options.seed + step * 1009, shape.context, options.draw, options.copies)
+    wanted = (options.seed + step * 1009, shape.context, options.draw, options.copies)
+    steps = read_by(options.readers, options.tokenizer, *wanted) if options.readers else stream(sp, *wanted)
     if rank == 0:
         test = [
             encode(sp, d) for d, _ in zip(corpus.dialogues(31, fresh=True), range(options.test), strict=False)
@@ -145,7 +152,9 @@ def worker(rank: int, world: int, shared: dict[str, Any], options: argparse.Name
                 m = state[0][part]
                 if matrix is not None:
                     m.mul_(0.95).add_(g)
-                    update = orthogonal((g + 0.95 * m).view(-1, *matrix).to(work.dtype)).reshape(-1).float()
+                    at_once = 8 if device.type == "cpu" else end - start  # few stay in a CPU's cache
+                    update = orthogonal((g + 0.95 * m).view(-1, *matrix).to(work.dtype), at_once)
+                    update = update.reshape(-1).float()
                     master[part].mul_(1 - MUON_LR * lr * DECAY).sub_(update, alpha=MUON_LR * lr)
                 else:
                     v = state[1][part]
@@ -223,6 +232,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2, help="on the CPU; one thread each")
     parser.add_argument("--chunks", type=int, default=4, help="pieces that a step's dialogues are cut into")
+    parser.add_argument("--start", help="exported weights to begin from, such as demo/model")
+    parser.add_argument("--readers", type=int, default=0, help="processes that generate (0: the trainers do)")
     parser.add_argument("--copies", type=int, default=8, help="rows of random tokens to copy, per step")
     parser.add_argument("--test", type=int, default=120, help="dialogues to test on at each checkpoint")
     parser.add_argument("--keep", type=int, default=48, help="dialogues per step to train on")
@@ -237,11 +248,15 @@ def main() -> None:
     )
     options = parser.parse_args()
     world = options.processes if options.device == "cpu" else 1
+    if options.readers and world > 1:
+        parser.error("--readers is for --device cuda or --processes 1: two trainers generate for themselves")
     run = Path(options.run)
     run.mkdir(parents=True, exist_ok=True)
     layout = Layout(Shape())
-    saved = torch.load(run / "checkpoint.pt") if (run / "checkpoint.pt").exists() else None
-    master = saved["master"] if saved else layout.initialise(options.seed)
+    checkpoint = run / "checkpoint.pt"
+    saved = torch.load(checkpoint, map_location="cpu") if checkpoint.exists() else None
+    fresh = read(Path(options.start), Shape()) if options.start else layout.initialise(options.seed)
+    master = saved["master"] if saved else fresh
     state = saved["state"] if saved else torch.zeros(2, layout.total)
     master, state = master.to(options.device), state.to(options.device)
     work = master.to(number_format(options.device), copy=True)

@@ -7,7 +7,7 @@ import corpus
 import pytest
 import sentencepiece
 import torch
-from batches import ANY, batch, encode, hardest
+from batches import ANY, batch, encode, hardest, read_by
 from model import Layout, Shape, _by_expert, forward, orthogonal, rotary
 from rounding import Rounding
 from train import answer_losses
@@ -111,3 +111,22 @@ def test_what_a_rows_answers_cost_does_not_depend_on_its_neighbours(flat: torch.
     alone = [answer_losses(weights, shape, [row], tables)[0] for row in rows]
     assert together == pytest.approx(alone, rel=1e-3, abs=1e-4)
     assert len(set(together)) == len(rows)
+
+
+def test_readers_make_the_same_steps_each_time_and_in_order() -> None:
+    def first(count: int) -> list[list[list[int]]]:
+        steps = read_by(2, str(MODEL / "tokenizer.model"), 5, 1024, 3, 1)
+        return [[row[0] for row in next(steps)] for _ in range(count)]
+
+    made = first(3)
+    assert [len(step) for step in made] == [4, 4, 4]  # three dialogues, one row to copy
+    assert made[0] != made[1] != made[2] != made[0]
+    assert first(3) == made
+
+
+def test_a_gpus_batch_has_fewer_groups_and_the_same_answers() -> None:
+    rows = [([1] * n, [False] + [True] * (n - 1), []) for n in (40, 36, 30, 24, 21, 12)]
+    cpu, gpu = (batch(rows, torch.device(name)) for name in ("cpu", "meta"))
+    assert [tuple(g.shape) for g in cpu[0]] == [(3, 40), (2, 24), (1, 12)]
+    assert [tuple(g.shape) for g in gpu[0]] == [(5, 40), (1, 12)]
+    assert len(cpu[3]) == len(gpu[3]) == sum(n - 1 for n in (40, 36, 30, 24, 21, 12))
