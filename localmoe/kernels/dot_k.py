@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from localmoe.kernels.geometry import GROUP, SUMS
 from localmoe.kernels.simd import (
+    INTEL_512,
     fma4,
     fnma4,
     high_nibbles,
@@ -52,14 +53,6 @@ from localmoe.kernels.simd_quad import (
     load_sums32,
     low_headers,
     partial_sums,
-    row0_even,
-    row0_odd,
-    row1_even,
-    row1_odd,
-    row2_even,
-    row2_odd,
-    row3_even,
-    row3_odd,
     row_sums,
     row_sums8,
     spread_0_to_3,
@@ -72,10 +65,30 @@ from localmoe.kernels.simd_quad import (
     upper_0_2,
     upper_4_6,
 )
+from localmoe.kernels.simd_scales import (
+    keep_scales,
+    row0_0_2,
+    row0_1_3,
+    row0_4_6,
+    row0_5_7,
+    row1_0_2,
+    row1_1_3,
+    row1_4_6,
+    row1_5_7,
+    row2_0_2,
+    row2_1_3,
+    row2_4_6,
+    row2_5_7,
+    row3_0_2,
+    row3_1_3,
+    row3_4_6,
+    row3_5_7,
+)
 from quant.compiled import compiled
 
 Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES = 144, 176, 210
 AGAIN = 4608  # bytes after which a line is asked for again
+FAR = 8192 if INTEL_512 else 0  # bytes by which the first time is earlier, into the second level
 
 
 @compiled(forceinline=True)
@@ -87,10 +100,13 @@ def prefetch_lines(at: int, size: int) -> None:
 
 @compiled(forceinline=True)
 def _ask(line: int) -> None:
-    """Asks for a cache line, and for the one asked for AGAIN bytes ago: a core that waits for as many lines
-    as it can drops what else it is asked for.
+    """Asks for a cache line, and once more for one that was asked for some KB ago: a core that waits for as
+    many lines as it can drops what else it is asked for.
     """
-    prefetch(line)
+    if FAR:
+        prefetch_far(line + FAR)
+    else:
+        prefetch(line)
     prefetch(line - AGAIN)
 
 
@@ -165,14 +181,19 @@ def _quad_q4_q5(five: bool, r0: int, r1: int, r2: int, r3: int, ahead: int, grou
         s = load_sums32(sums + g * SUMS * 2)
         low, high = low_headers(b0, b1, b2, b3), high_headers(b0, b1, b2, b3)
         d, dmin = start_d(b0, b1, b2, b3), start_dmin(b0, b1, b2, b3)
+        kept = keep_scales(low, high)
         prefetch_quarter(next_at, next_size, 0)
-        t0 = _block_q4_q5(five, b0, row0_even(low), row0_odd(low), row0_even(high), row0_odd(high), x, shared)
+        t0 = _block_q4_q5(five, b0, row0_0_2(low, kept), row0_1_3(low, kept), row0_4_6(high, kept),
+                          row0_5_7(high, kept), x, shared)
         prefetch_quarter(next_at, next_size, 1)
-        t1 = _block_q4_q5(five, b1, row1_even(low), row1_odd(low), row1_even(high), row1_odd(high), x, shared)
+        t1 = _block_q4_q5(five, b1, row1_0_2(low, kept), row1_1_3(low, kept), row1_4_6(high, kept),
+                          row1_5_7(high, kept), x, shared)
         prefetch_quarter(next_at, next_size, 2)
-        t2 = _block_q4_q5(five, b2, row2_even(low), row2_odd(low), row2_even(high), row2_odd(high), x, shared)
+        t2 = _block_q4_q5(five, b2, row2_0_2(low, kept), row2_1_3(low, kept), row2_4_6(high, kept),
+                          row2_5_7(high, kept), x, shared)
         prefetch_quarter(next_at, next_size, 3)
-        t3 = _block_q4_q5(five, b3, row3_even(low), row3_odd(low), row3_even(high), row3_odd(high), x, shared)
+        t3 = _block_q4_q5(five, b3, row3_0_2(low, kept), row3_1_3(low, kept), row3_4_6(high, kept),
+                          row3_5_7(high, kept), x, shared)
         minima = to_f32x4(dot_minima(low, high, s))
         value = fnma4(dmin, minima, mul4(d, to_f32x4(row_sums(t0, t1, t2, t3))))
         acc = fma4(value, splat_f32x4(load_f32(scales + g * 4)), acc)

@@ -71,6 +71,8 @@ def choose_form(request: str | None = None) -> str:
 
 
 FORM = choose_form()  # read once: kernels are compiled for one form per process
+# Intel's cores have one port for shuffles of 64 bytes, and fetch best what goes to the second level first.
+INTEL_512 = FORM == "avx512vnni" and not cpu_name().startswith("znver")
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _F32, _F16 = ir.FloatType(), ir.HalfType()

@@ -193,19 +193,6 @@ _four_addresses = (types.int64,) * 4
 low_headers, high_headers = (define(i16x32(*_four_addresses), _header_half(high)) for high in (False, True))
 
 
-def _row_spreads(row: int) -> tuple[Any, Any]:
-    """A row's scales for 64 codes, of half a header: sub-blocks 0 and 2 (or 4 and 6), then 1 and 3 (5, 7)."""
-
-    def spread(at: int) -> Any:
-        return define(i16x32(i16x32), lambda b, v: _spread(b, v, [at] * 16 + [at + 2] * 16))
-
-    return spread(8 * row), spread(8 * row + 1)
-
-
-(row0_even, row0_odd), (row1_even, row1_odd) = _row_spreads(0), _row_spreads(1)
-(row2_even, row2_odd), (row3_even, row3_odd) = _row_spreads(2), _row_spreads(3)
-
-
 def _dot_minima(builder: Any, low: Any, high: Any, sums: Any) -> Any:
     """Four rows' minima times the sums of the eight sub-blocks' activations."""
     order = [8 * row + m for row in range(4) for m in (4, 5, 6, 7, 36, 37, 38, 39)]
