@@ -55,6 +55,7 @@ from localmoe.kernels.handshake_layout import (
 from localmoe.kernels.matrix import Matrix
 from localmoe.kernels.pool import ARGS, Pool, _run, keep_awake
 from localmoe.kernels.simd import define, load_i32, load_i64, store_i64
+from localmoe.kernels.task_pieces import PIECE, gate_up_piece_task
 from quant.compiled import compiled
 
 PATIENCE = 400_000
@@ -122,7 +123,7 @@ def _set_flag(address: int, value: int) -> None:
 (_CONTROL, _REGION, _RESULTS, _LAYERS, _TABLE, _EXPERTS, _HIDDEN, _FFN, _Q, _SCALES, _Q_SUMS, _INNER,
     _INNER_Q, _INNER_SCALES,
  _INNER_SUMS, _ADDRESSES, _STARTS, _ZEROS, _FORMATS, _SCRATCH, _SCRATCH_BYTES, _GATE_UP, _DOWN, _LEVELS,
- _CHUNK) = range(25)  # fmt: skip
+ _CHUNK, _STORED) = range(26)  # fmt: skip
 # kind, block bytes, row bytes of gate, up, down; down's weights per block; whether it wants float32 inputs
 LAYER_WORDS = 11
 
@@ -161,7 +162,7 @@ def _work(me: int, region: int) -> None:
     store_i64(formats + 16, load_i64(f + 40))
     store_i64(formats + 24, load_i64(f + 80))
     args = control + ARGS
-    chunks = (ffn + GROUP - 1) // GROUP
+    chunks = (ffn + PIECE - 1) // PIECE
     _store6(args, region + RANKS, chunks, addresses, starts, load_i64(me + _ZEROS * 8), hidden)
     _store6(args + 48, ffn, load_i64(f), load_i64(f + 8), load_i64(f + 16), load_i64(me + _LEVELS * 8), x)
     _store6(args + 96, q, scales, sums, load_i64(me + _INNER * 8), 0, load_i64(me + _SCRATCH * 8))
@@ -250,6 +251,7 @@ class Worker:
             _FORMATS: np.zeros(8, np.int64),
             _SCRATCH: np.zeros(pool.threads * scratch // 4, np.float32),
             _LEVELS: IQ4_NL_TABLE,
+            _STORED: np.zeros(k * inner_groups, np.int64),
         }
         if not addresses.flags.c_contiguous or addresses.dtype != np.int64:
             raise ValueError("expert addresses are int64 [layers, experts, 3], contiguous")
@@ -257,11 +259,11 @@ class Worker:
         words = {
             _CONTROL: pool_control, _REGION: region.address, _RESULTS: region.results,
             _EXPERTS: addresses.shape[1],
-            _HIDDEN: hidden, _FFN: ffn, _SCRATCH_BYTES: scratch, _GATE_UP: tasks.gate_up_task.address,
+            _HIDDEN: hidden, _FFN: ffn, _SCRATCH_BYTES: scratch, _GATE_UP: gate_up_piece_task.address,
             _DOWN: tasks.down_task.address, _CHUNK: max(8, min(64, -(-hidden // (pool.threads * 8)))),
         }  # fmt: skip
         words.update({place: int(array.ctypes.data) for place, array in self._arrays.items()})
-        self._arrays[_FORMATS][4:7] = [words[i] for i in (_INNER_Q, _INNER_SCALES, _INNER_SUMS)]
+        self._arrays[_FORMATS][4:8] = [words[i] for i in (_INNER_Q, _INNER_SCALES, _INNER_SUMS, _STORED)]
         self._words = np.array([words[i] for i in range(len(words))], np.int64)
         self._wakeup, self._ending = threading.Event(), threading.Event()
         self._thread = threading.Thread(
