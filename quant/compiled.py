@@ -8,9 +8,12 @@ and of the SIMD form: change any of them and the kernels are compiled anew, in a
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
+import platform
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -28,6 +31,9 @@ _KERNEL_SOURCES = (
 )  # fmt: skip
 
 
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
+
+
 def simd_request() -> str:
     """The SIMD form that `LOCALMOE_SIMD` asks for, lower case; empty means the best this CPU has."""
     return os.environ.get("LOCALMOE_SIMD", "").strip().lower()
@@ -40,6 +46,16 @@ def cpu_name() -> str:
 
 
 @cache
+def amx_permitted() -> bool:
+    """Whether the operating system lets this process use AMX's registers, for which it asks (Linux:
+    https://docs.kernel.org/arch/x86/xstate.html). True also on a CPU that has none.
+    """
+    if not sys.platform.startswith("linux") or platform.machine() != "x86_64":
+        return False
+    return bool(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0)
+
+
+@cache
 def cache_directory() -> Path:
     """The directory that holds this build's machine code, under the platform's cache directory."""
     digest = hashlib.sha256()
@@ -49,7 +65,8 @@ def cache_directory() -> Path:
                 continue
             digest.update(source.name.encode() + b"\0" + source.read_bytes())
     features = str(numba.config.CPU_FEATURES or "")
-    for part in (numba.__version__, llvmlite.__version__, cpu_name(), features, simd_request()):
+    permitted = "amx" if amx_permitted() else ""
+    for part in (numba.__version__, llvmlite.__version__, cpu_name(), features, simd_request(), permitted):
         digest.update(part.encode() + b"\0")
     root = os.environ.get("LOCALMOE_CACHE_DIR")
     if not root:

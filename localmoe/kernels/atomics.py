@@ -36,7 +36,7 @@ compare_and_swap.__doc__ = "1 if the value at the address was `expected` and is 
 
 def _pause(builder: Any) -> None:
     """Tells the core that this is a waiting loop; on other machines than x86 and ARM it is nothing."""
-    if FORM in ("avx512vnni", "avxvnni", "avx2"):
+    if FORM in ("amx", "avx512vnni", "avxvnni", "avx2"):
         builder.call(_function(builder, "llvm.x86.sse2.pause", []), [])
     elif FORM == "neon":
         builder.call(_function(builder, "llvm.aarch64.hint", [_I32]), [ir.Constant(_I32, 1)])  # yield

@@ -7,7 +7,7 @@ import numpy as np
 from localmoe.kernels.elementwise import exp16, store_f32_at
 from localmoe.kernels.geometry import BLOCK, KV_F32, KV_Q8_0, SCALED, TILE
 from localmoe.kernels.simd import (
-    FORM,
+    AVX512,
     add16,
     fma16,
     load_f16,
@@ -28,7 +28,7 @@ from localmoe.kernels.simd import (
 from quant.compiled import compiled
 
 _NEGATIVE = np.float32(-np.inf)
-WIDE = FORM == "avx512vnni"  # with 32 registers eight sums go on at once: four wait for one another
+WIDE = AVX512  # with 32 registers eight sums go on at once: four wait for one another
 
 
 @compiled(forceinline=True)

@@ -4,6 +4,7 @@ threads.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from localmoe.kernels.geometry import BLOCK, GROUP, IQ4_NL_TABLE, SUMS, TILE, scratch_bytes
 
 Floats = NDArray[np.float32]
+LINE = 64  # bytes of a cache line
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,11 @@ class Block:
 
     @classmethod
     def zeros(cls, shape: tuple[int, ...], kind: Any) -> Block:
-        """Memory that is taken from the system only as it is written."""
-        return cls(np.zeros(shape, kind))
+        """Memory that is taken from the system only as it is written, from the start of a cache line on."""
+        size = math.prod(shape) * np.dtype(kind).itemsize
+        memory = np.zeros(size + LINE, np.uint8)
+        skip = -memory.ctypes.data % LINE  # numpy aligns to 16 bytes: vectors of 64 would span two lines
+        return cls(memory[skip : skip + size].view(kind).reshape(shape))
 
 
 class Rows:

@@ -8,6 +8,7 @@ from localmoe.kernels.dot_blocks import quad_blocks
 from localmoe.kernels.dot_float import BF16, F16, F32, Q4_K, Q5_K, Q6_K, decode_row, dot_float, dot_float4
 from localmoe.kernels.dot_k import quad_q4_k, quad_q5_k, quad_q6_k
 from localmoe.kernels.dot_tile import tile_blocks, tile_k
+from localmoe.kernels.dot_tile_amx import AMX, AMX_FEW, tile_k_amx
 from localmoe.kernels.dot_tile_pair import PAIRED, tile_k_pair
 from localmoe.kernels.elementwise import store_f32_at
 from localmoe.kernels.geometry import GROUP, SUMS, TILE
@@ -89,7 +90,10 @@ def dot_two(exact, kind, rows, count, second, second_count, row_bytes, cols, siz
     """`dot_rows` of `count` rows into `out` and of `second_count` others of the same type into `other`, at
     once where that is faster. scratch: `scratch_bytes(cols, tokens)`.
     """
-    if PAIRED and not exact and tokens >= FEW and (kind == Q4_K or kind == Q5_K or kind == Q6_K):
+    if AMX and not exact and tokens >= AMX_FEW and (kind == Q4_K or kind == Q5_K or kind == Q6_K):
+        tile_k_amx(kind, rows, count, second, second_count, row_bytes, cols, q, scales, sums, index, tokens,
+                   out, other, scratch)  # fmt: skip
+    elif PAIRED and not exact and tokens >= FEW and (kind == Q4_K or kind == Q5_K or kind == Q6_K):
         tile_k_pair(kind, rows, count, second, second_count, row_bytes, cols, q, scales, sums, index, tokens,
                     out, other, scratch)  # fmt: skip
     else:

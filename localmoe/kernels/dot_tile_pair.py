@@ -10,7 +10,7 @@ from localmoe.kernels.dot_k import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES, prefetch_
 from localmoe.kernels.dot_tile import Q5_K, Q6_K, build_k, finish4_k, four_groups
 from localmoe.kernels.geometry import GROUP, PANEL, SCALES, TILE, TILE_BYTES
 from localmoe.kernels.simd import (
-    FORM,
+    AVX512,
     add_i32x16,
     load_i8x64,
     load_i32x16,
@@ -21,7 +21,7 @@ from localmoe.kernels.simd_dot import dot_bytes
 from localmoe.kernels.simd_tile import splat_4_bytes
 from quant.compiled import compiled
 
-PAIRED = FORM == "avx512vnni"  # sixteen sums and their operands need more than sixteen registers
+PAIRED = AVX512  # sixteen sums and their operands need more than sixteen registers
 
 
 @compiled(forceinline=True)

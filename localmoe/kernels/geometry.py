@@ -16,6 +16,9 @@ KV_F16, KV_Q8_0, KV_F32 = 0, 1, 2  # how a KV cache holds its numbers
 PANEL, SCALES, LOWS, D, M = 0, 4096, 5120, 6144, 6656
 ROWS, ROW_SCALES, ROW_LOWS, TAIL, TERMS = 7168, 11264, 12288, 13312, 13824
 TILE_BYTES = 13824 + 2048
+# After two tiles' scratch, with AMX: panels of high bytes, sixteen tokens, their sums, the registers' shape.
+HIGH_PANELS, AMX_TOKENS, AMX_TOTALS, AMX_CONFIG = 0, 8192, 12288, 16384
+AMX_BYTES = 16384 + 64
 
 # IQ4_NL's levels, plus 127 to make them unsigned (ggml's kvalues_iq4nl).
 _LEVELS = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int16) + 127
@@ -24,4 +27,4 @@ IQ4_NL_TABLE = _LEVELS.astype(np.uint8)
 
 def scratch_bytes(cols: int, tokens: int) -> int:
     """What `dot.dot_two` needs for one thread, a multiple of 64."""
-    return -(-max(2 * TILE_BYTES, (cols + tokens) * 4) // 64) * 64
+    return -(-max(2 * TILE_BYTES + AMX_BYTES, (cols + tokens) * 4) // 64) * 64

@@ -4,6 +4,7 @@ Kernels are written once, in 64-byte vectors (`i8x64`, `i32x16`, `f32x16`); LLVM
 machines. Only dot products of bytes (`simd_dot`) and table lookups (`simd_formats`) need forms of their own,
 because no compiler finds those instructions by itself:
 
+    amx          avx512vnni's, and products of int8 matrices for prefill (`simd_amx`)
     avx512vnni   vpdpbusd, vpdpwssd on 64 bytes  avxvnni    the same on 32 bytes, VEX-coded
     avx2         vpmaddubsw + vpmaddwd           neon       sdot on 16 bytes
     portable     widen, multiply, add: any target
@@ -25,10 +26,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 from localmoe.kernels.half import float_to_half, half_to_float
-from quant.compiled import cpu_name, simd_request
+from quant.compiled import amx_permitted, cpu_name, simd_request
 
-FORMS = ("avx512vnni", "avxvnni", "avx2", "neon", "portable")
+FORMS = ("amx", "avx512vnni", "avxvnni", "avx2", "neon", "portable")
 _FEATURES = {
+    "amx": ("avx512f", "avx512bw", "avx512vl", "avx512vnni", "amx-tile", "amx-int8"),
     "avx512vnni": ("avx512f", "avx512bw", "avx512vl", "avx512vnni"),
     "avxvnni": ("avx2", "fma", "f16c", "avxvnni"),
     "avx2": ("avx2", "fma", "f16c"),
@@ -51,7 +53,8 @@ class SimdError(ValueError):
 def available_forms() -> list[str]:
     """The forms that this CPU can run, best first."""
     features = llvm.get_host_cpu_features()
-    return [form for form in FORMS if all(features.get(name, False) for name in _FEATURES[form])]
+    forms = [form for form in FORMS if all(features.get(name, False) for name in _FEATURES[form])]
+    return [form for form in forms if form != "amx" or amx_permitted()]
 
 
 def choose_form(request: str | None = None) -> str:
@@ -72,7 +75,8 @@ def choose_form(request: str | None = None) -> str:
 
 FORM = choose_form()  # read once: kernels are compiled for one form per process
 # Intel's cores have one port for shuffles of 64 bytes, and fetch best what goes to the second level first.
-INTEL_512 = FORM == "avx512vnni" and not cpu_name().startswith("znver")
+AVX512 = FORM in ("amx", "avx512vnni")
+INTEL_512 = AVX512 and not cpu_name().startswith("znver")
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _F32, _F16 = ir.FloatType(), ir.HalfType()

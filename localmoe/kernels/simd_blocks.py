@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import types
 
 from localmoe.kernels.simd import (
-    FORM,
+    AVX512,
     _constant,
     _f16_to_f32,
     _shuffle,
@@ -61,7 +61,7 @@ def _last_quarters(size: int) -> Any:
     """The last 16 bytes of four neighbouring blocks of `size` bytes."""
 
     def emit(builder: Any, address: Any) -> Any:
-        if FORM != "avx512vnni":  # whose vpermt2w takes words from two registers
+        if not AVX512:  # whose vpermt2w takes words from two registers
             return _load_quarters(
                 builder, builder.add(address, ir.Constant(_I64, size - 16)), ir.Constant(_I64, size)
             )
@@ -116,7 +116,7 @@ def _block_fifths(size: int, second: bool) -> Any:
     word = (size - 20) // 2 + second
 
     def emit(builder: Any, address: Any) -> Any:
-        if FORM == "avx512vnni":
+        if AVX512:
             wanted = [word + k * size // 2 for k in range(4)]
             shorts = _words(builder, _four_blocks(builder, address, size), size, wanted)
         else:
@@ -146,7 +146,7 @@ def _near_halves(size: int) -> Any:
     """The same for blocks of `size` bytes, four of which have their float16 within 64 bytes."""
 
     def emit(builder: Any, *rows: Any) -> Any:
-        if FORM != "avx512vnni":
+        if not AVX512:
             return _block_halves(builder, *rows, ir.Constant(_I64, size))
         words = [k * size // 2 for k in range(4)]
         wide = [_read(builder, row, i16x32.llvm) for row in rows]

@@ -7,6 +7,7 @@ from typing import Any
 from llvmlite import ir
 
 from localmoe.kernels.simd import (
+    AVX512,
     FORM,
     _call,
     _concat,
@@ -42,7 +43,7 @@ def _dot_portable(builder: Any, acc: Any, u: Any, s: Any) -> Any:
 
 
 def _dot(builder: Any, acc: Any, u: Any, s: Any) -> Any:
-    if FORM == "avx512vnni":
+    if AVX512:
         return _call(builder, "llvm.x86.avx512.vpdpbusd.512", i32x16.llvm, acc, u, s)
     if FORM == "avxvnni":
         parts = zip(_split(builder, acc, 2), _split(builder, u, 2), _split(builder, s, 2), strict=True)
@@ -96,7 +97,7 @@ levels_above_127, levels_above_128 = _levels(127), _levels(128)
 
 
 def _multiply_pairs(builder: Any, u: Any, s: Any) -> Any:
-    if FORM == "avx512vnni":
+    if AVX512:
         return _call(builder, "llvm.x86.avx512.pmaddubs.w.512", i16x32.llvm, u, s)
     if FORM in ("avx2", "avxvnni"):
         halves = zip(_split(builder, u, 2), _split(builder, s, 2), strict=True)
@@ -115,7 +116,7 @@ multiply_pairs.__doc__ = "u[2i] * s[2i] + u[2i + 1] * s[2i + 1]; u at most 127, 
 
 def _dot_pairs(builder: Any, acc: Any, a: Any, b: Any) -> Any:
     """acc[i] + a[2i] * b[2i] + a[2i + 1] * b[2i + 1], of int16."""
-    if FORM == "avx512vnni":
+    if AVX512:
         return builder.add(acc, _call(builder, "llvm.x86.avx512.pmaddw.d.512", i32x16.llvm, a, b))
     if FORM in ("avx2", "avxvnni"):
         halves = zip(_split(builder, a, 2), _split(builder, b, 2), strict=True)

@@ -9,6 +9,7 @@ from llvmlite import ir
 from numba import types
 
 from localmoe.kernels.simd import (
+    AVX512,
     FORM,
     _call,
     _concat,
@@ -33,7 +34,7 @@ select_bytes = define(  # table[indices]: a 16-entry lookup, for formats whose c
 
 
 def _lookup16(builder: Any, table: Any, indices: Any) -> Any:
-    if FORM == "avx512vnni":
+    if AVX512:
         wide = _shuffle(builder, table, table, list(range(16)) * 4)
         return _call(builder, "llvm.x86.avx512.pshuf.b.512", i8x64.llvm, wide, indices)
     if FORM in ("avx2", "avxvnni"):

@@ -11,6 +11,7 @@ from llvmlite import ir
 from numba import types
 
 from localmoe.kernels.simd import (
+    AVX512,
     FORM,
     _call,
     _concat,
@@ -130,7 +131,7 @@ def _nothing(v: Any, registers: str, side_effect: bool = False) -> Any:
 
 def _opaque(builder: Any, v: Any) -> Any:
     """`v`, of whose making the compiler forgets: else it merges the making into each of many uses."""
-    if FORM != "avx512vnni":
+    if not AVX512:
         return v
     return builder.call(_nothing(v, "=v,0"), [v])
 
@@ -233,7 +234,7 @@ spread_0_to_3, spread_4_to_7, spread_8_to_11, spread_12_to_15 = (_four_spreads(a
 
 def _dot_shorts(builder: Any, a: Any, b: Any) -> Any:
     """a[2i] * b[2i] + a[2i+1] * b[2i+1] of 16 int16."""
-    if FORM in ("avx512vnni", "avxvnni", "avx2"):
+    if FORM in ("amx", "avx512vnni", "avxvnni", "avx2"):
         return _call(builder, "llvm.x86.avx2.pmadd.wd", i32x8.llvm, a, b)
     wide = ir.VectorType(_I32, 16)
     product = builder.mul(builder.sext(a, wide), builder.sext(b, wide))

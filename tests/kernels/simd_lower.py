@@ -14,7 +14,16 @@ from llvmlite import binding as llvm
 from llvmlite import ir
 from numba import types
 
-from localmoe.kernels import atomics, simd, simd_blocks, simd_dot, simd_formats, simd_quad, simd_tile
+from localmoe.kernels import (
+    atomics,
+    simd,
+    simd_amx,
+    simd_blocks,
+    simd_dot,
+    simd_formats,
+    simd_quad,
+    simd_tile,
+)
 
 SCALARS = {
     types.int64: ir.IntType(64),
@@ -57,13 +66,13 @@ def emit(module: ir.Module, name: str, intrinsic: Any) -> None:
 
 def main(form: str, triple: str, cpu: str, features: str) -> None:
     for owner in OWNERS:
-        owner.FORM = form
+        owner.FORM, owner.AVX512 = form, form in ("amx", "avx512vnni")
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=3)
     module = ir.Module("probe")
     module.triple, module.data_layout = triple, str(machine.target_data)
-    for owner in OWNERS:
+    for owner in [*OWNERS, simd_amx] if form == "amx" else OWNERS:  # other CPUs have no such instructions
         for name, value in vars(owner).items():
             new = f"probe_{name}" not in module.globals
             if type(value).__name__ == "_Intrinsic" and name != "call_task" and new:

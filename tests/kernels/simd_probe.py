@@ -9,7 +9,7 @@ import sys
 import numba
 import numpy as np
 
-from localmoe.kernels import dot, dot_blocks, geometry, simd
+from localmoe.kernels import dot, dot_blocks, dot_tile_amx, geometry, simd
 from localmoe.kernels.elementwise import quantize_row, rms_norm, swiglu
 from quant.blocks import FORMATS
 
@@ -27,7 +27,7 @@ def results() -> dict[str, str]:
     tokens, cols = 3, 768
     x = rng.standard_normal((tokens, cols)).astype(np.float32)
     q, scales = np.zeros((tokens, cols), np.int8), np.zeros((tokens, 3), np.float32)
-    sums, index = np.zeros((tokens, 48), np.int16), np.tile(np.arange(tokens, dtype=np.int32), 2)
+    sums, index = np.zeros((tokens, 48), np.int16), np.tile(np.arange(tokens, dtype=np.int32), 9)
     for t in range(tokens):
         quantize_row(address(x[t]), cols, address(q[t]), address(scales[t]), address(sums[t]))
     activations = (address(q), address(scales), address(sums), address(index))
@@ -41,13 +41,14 @@ def results() -> dict[str, str]:
                 address(geometry.IQ4_NL_TABLE), address(x), *activations, count, address(y), address(scratch),
             )  # fmt: skip
             out[f"{name} {count}"] = digest(np.ascontiguousarray(y[:, :8]))
-        y, y4, scratch = (np.zeros(size, np.float32) for size in ((6, 16), (6, 16), 1 << 15))
-        dot.dot_two(
-            0, kind.ggml_type, address(blocks), 4, address(blocks[4]), 4, blocks.shape[1], cols,
-            kind.block_bytes, address(geometry.IQ4_NL_TABLE), address(x), *activations, 6, address(y),
-            address(y4), address(scratch),
-        )  # fmt: skip
-        out[f"{name} two tiles"] = digest(np.hstack([y[:, :4], y4[:, :4]]))
+        for count in (6, 26):
+            y, y4, scratch = (np.zeros(size, np.float32) for size in ((count, 16), (count, 16), 1 << 15))
+            dot.dot_two(
+                0, kind.ggml_type, address(blocks), 4, address(blocks[4]), 4, blocks.shape[1], cols,
+                kind.block_bytes, address(geometry.IQ4_NL_TABLE), address(x), *activations, count, address(y),
+                address(y4), address(scratch),
+            )  # fmt: skip
+            out[f"{name} two tiles, {count}"] = digest(np.hstack([y[:, :4], y4[:, :4]]))
     weight, normed = rng.standard_normal(cols).astype(np.float32), np.zeros(cols, np.float32)
     rms_norm(address(x[0]), address(weight), cols, 1e-5, address(normed))
     swiglu(address(x[1]), address(x[2]), cols)
@@ -69,7 +70,8 @@ def digest(*arrays: np.ndarray) -> str:
 
 def assembly() -> dict[str, int]:
     """How often each instruction or register stands in the Q4_0 kernel, compiled here and now; `wide dots`:
-    how many dot products are of whole AVX-512 registers.
+    how many dot products are of whole AVX-512 registers. With AMX, `tile dots`: its products of matrices in
+    the prefill of two tiles.
     """
 
     def quad_q4_0(r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch):
@@ -81,7 +83,16 @@ def assembly() -> dict[str, int]:
     settings = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
     text = "".join(numba.njit(signature, **settings)(quad_q4_0).inspect_asm().values())
     wide = sum("vpdpbusd" in line and "zmm" in line for line in text.splitlines())
-    return {word: text.count(word) for word in INSTRUCTIONS} | {"wide dots": wide}
+    found = {word: text.count(word) for word in INSTRUCTIONS} | {"wide dots": wide}
+    if dot.AMX:
+
+        def multiply(x, low, high, low2, high2, totals):
+            dot_tile_amx._multiply(x, low, high, low2, high2, totals)
+
+        signature = "void(" + ", ".join(["int64"] * 6) + ")"
+        text = "".join(numba.njit(signature, **settings)(multiply).inspect_asm().values())
+        found["tile dots"] = text.count("tdpb")
+    return found
 
 
 if __name__ == "__main__":

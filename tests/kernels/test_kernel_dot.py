@@ -81,10 +81,10 @@ def test_sixteen_rows_at_once_give_the_bits_of_one(name, cols, exact, rng):
 @pytest.mark.parametrize(("name", "cols"), CASES)
 @pytest.mark.parametrize("exact", [False, True])
 def test_two_tiles_at_once_give_the_bits_of_each(name, cols, exact, rng):
-    blocks, x = random_blocks(name, 32, cols, rng), rng.standard_normal((21, cols)).astype(np.float32)
+    blocks, x = random_blocks(name, 32, cols, rng), rng.standard_normal((37, cols)).astype(np.float32)
     a = quantized_activations(x)
-    for count in (1, 5, 6, 7, 8, 9, 21):
-        index, first, second = rng.permutation(21)[:count], *(int(n) for n in rng.integers(1, 17, 2))
+    for count in (1, 5, 6, 7, 8, 9, 21, 24, 37):
+        index, first, second = rng.permutation(37)[:count], *(int(n) for n in rng.integers(1, 17, 2))
         one, other = blocks[:first], np.ascontiguousarray(blocks[16 : 16 + second])
         got = two_tiles(name, one, other, a, index, exact)
         np.testing.assert_array_equal(got[0], row_dots(name, one, a, index, exact))
@@ -108,6 +108,8 @@ def test_largest_codes_and_activations_do_not_overflow(name, rng):
     assert_close(dots(name, flat, a, range(2)), reference.matvec(weights, x), weights, x)
     many = row_dots(name, flat, a, [0, 1] * 4)
     assert_close(many[:2], reference.matvec(weights, x), weights, x)
+    for tile in two_tiles(name, flat, flat, a, [0, 1] * 13):
+        assert_close(tile[:2], reference.matvec(weights, x), weights, x)
 
 
 @pytest.mark.parametrize("name", QUANTIZED)

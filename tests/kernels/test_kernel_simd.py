@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from llvmlite import binding as llvm
 
+from localmoe.kernels import simd
 from localmoe.kernels.simd import FORMS, SimdError, available_forms, choose_form
 
 HERE = Path(__file__).parent
@@ -37,7 +38,9 @@ def probe(*arguments: str, **environment: str) -> dict[str, Any]:
 
 def holds(form: str, found: dict[str, int]) -> bool:
     """Whether the assembly of a dot product is of that form."""
-    if form == "avx512vnni":
+    if form == "amx" and found["tile dots"] == 0:
+        return False
+    if form in ("amx", "avx512vnni"):
         return found["vpdpbusd"] == found["wide dots"] > 0 and found["pmaddubsw"] == 0
     if form == "avxvnni":  # a CPU that has AVX-512 too may use its registers for the rest
         return found["vpdpbusd"] > 0 and found["wide dots"] == 0 and found["pmaddubsw"] == 0
@@ -99,6 +102,7 @@ TARGETS = {  # form, machine, CPU, features, what the assembly must hold, and wh
     "avxvnni": ("avxvnni", "x86_64", "alderlake", "", ["{vex}", "vpdpbusd", "vpshufb"], ["zmm"]),
     "avx2": ("avx2", "x86_64", "haswell", "", ["vpmaddubsw", "vpshufb"], ["vpdpbusd", "zmm"]),
     "avx512vnni": ("avx512vnni", "x86_64", "cascadelake", "", ["vpdpbusd", "zmm"], []),
+    "amx": ("amx", "x86_64", "sapphirerapids", "", ["tdpbsud", "tdpbssd", "ldtilecfg", "vpdpbusd"], []),
     "portable": ("portable", "x86_64", "x86-64", "", [], ["hfsf2", "sfhf2", "ymm"]),
     "portable on ARM": ("portable", "aarch64", "cortex-a53", "", [], ["sdot"]),
     "portable on RISC-V": ("portable", "riscv64", "generic-rv64", "+m,+a,+f,+d", [], ["hfsf2"]),
@@ -118,7 +122,7 @@ def test_every_intrinsic_compiles_for_its_machine(target):
 
 @pytest.mark.parametrize("request_", ["avx3", "sse"])
 def test_an_unknown_form_is_refused_with_the_choices(request_):
-    with pytest.raises(SimdError, match="choose one of avx512vnni, avxvnni, avx2, neon, portable"):
+    with pytest.raises(SimdError, match="choose one of amx, avx512vnni, avxvnni, avx2, neon, portable"):
         choose_form(request_)
 
 
@@ -128,6 +132,15 @@ def test_a_form_that_this_cpu_lacks_is_refused():
     for form in missing:
         with pytest.raises(SimdError, match="this CPU can run only"):
             choose_form(form)
+
+
+def test_amx_is_offered_only_where_the_system_permits_it(monkeypatch):
+    features = dict.fromkeys(simd._FEATURES["amx"], True)
+    monkeypatch.setattr(simd.llvm, "get_host_cpu_features", lambda: features)
+    monkeypatch.setattr(simd, "amx_permitted", lambda: False)
+    assert available_forms()[0] == "avx512vnni"
+    monkeypatch.setattr(simd, "amx_permitted", lambda: True)
+    assert available_forms()[0] == "amx"
 
 
 def test_a_form_that_cannot_be_is_one_line_and_exit_2():
