@@ -18,7 +18,6 @@ from numba.core import cgutils
 from localmoe.kernels.simd import _constant, _pointer, define, i8x64, i16x32
 
 _I8 = ir.IntType(8)
-CONFIG_BYTES = 64
 
 
 def _instruction(name: str, *tiles: int) -> Any:
