@@ -78,6 +78,8 @@ def load(
     try:
         config = ModelConfig.from_gguf(file)
         if not cache_directory().exists():
+            import localmoe.kernels.simd  # noqa: F401  # refuses an unknown LOCALMOE_SIMD before anything is said
+
             drop_old_caches()
             if notice is not None:
                 notice("First run: compiling the kernels for this CPU. Once, in half a minute to two ...")

@@ -25,6 +25,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
+from localmoe.errors import UsageError
 from localmoe.kernels.half import float_to_half, half_to_float
 from quant.compiled import amx_permitted, cpu_name, simd_request
 
@@ -46,7 +47,7 @@ _NAMED_CPUS = {
 }  # fmt: skip
 
 
-class SimdError(ValueError):
+class SimdError(UsageError):
     """`LOCALMOE_SIMD` names a form that does not exist or that this CPU cannot run."""
 
 

@@ -145,8 +145,9 @@ def test_amx_is_offered_only_where_the_system_permits_it(monkeypatch):
 
 def test_a_form_that_cannot_be_is_one_line_and_exit_2():
     result = subprocess.run(
-        [sys.executable, "-m", "localmoe", "bench", "no-such.gguf"],
+        [sys.executable, "-m", "localmoe", "bench", "demo"],
         capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "LOCALMOE_SIMD": "avx3"},
     )  # fmt: skip
     assert result.returncode == 2
+    assert result.stderr.startswith("localmoe: LOCALMOE_SIMD=avx3")
     assert len(result.stderr.strip().splitlines()) == 1
