@@ -4,6 +4,7 @@ apart.
 
 from __future__ import annotations
 
+from localmoe.kernels.ahead import AHEAD
 from localmoe.kernels.dot_blocks import quad_blocks
 from localmoe.kernels.dot_float import BF16, F16, F32, Q4_K, Q5_K, Q6_K, decode_row, dot_float, dot_float4
 from localmoe.kernels.dot_k import quad_q4_k, quad_q5_k, quad_q6_k
@@ -16,7 +17,6 @@ from localmoe.kernels.simd import load_i32
 from quant.compiled import compiled
 
 FEW = 6  # tokens from which unpacking a tile of sixteen rows pays
-AHEAD = 9216  # bytes: weights asked for that much before their turn have come when it is there
 
 
 @compiled()

@@ -13,7 +13,7 @@ holds zeros beyond them, so that nothing is read past the row. Arguments as in `
 
 from __future__ import annotations
 
-from localmoe.kernels.dot_k import prefetch_quarter
+from localmoe.kernels.ahead import prefetch_quarter
 from localmoe.kernels.geometry import GROUP, SUMS
 from localmoe.kernels.simd import (
     flip_sign_bytes,

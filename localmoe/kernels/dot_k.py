@@ -14,9 +14,9 @@ block_q4_K, block_q5_K, block_q6_K.
 
 from __future__ import annotations
 
+from localmoe.kernels.ahead import prefetch_quarter
 from localmoe.kernels.geometry import GROUP, SUMS
 from localmoe.kernels.simd import (
-    INTEL_512,
     fma4,
     fnma4,
     high_nibbles,
@@ -28,8 +28,6 @@ from localmoe.kernels.simd import (
     low_nibbles,
     mul4,
     or_bytes,
-    prefetch,
-    prefetch_far,
     splat_f32x4,
     store_f32x4,
     sub_i32x4,
@@ -87,45 +85,6 @@ from localmoe.kernels.simd_scales import (
 from quant.compiled import compiled
 
 Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES = 144, 176, 210
-AGAIN = 4608  # bytes after which a line is asked for again
-FAR = 8192 if INTEL_512 else 0  # bytes by which the first time is earlier, into the second level
-
-
-@compiled(forceinline=True)
-def prefetch_lines(at: int, size: int) -> None:
-    """Asks for the cache lines of `size` bytes, needed much later, in the order of their addresses."""
-    for line in range(0, size, 64):
-        prefetch_far(at + line)
-
-
-@compiled(forceinline=True)
-def _ask(line: int) -> None:
-    """Asks for a cache line, and once more for one that was asked for some KB ago: a core that waits for as
-    many lines as it can drops what else it is asked for.
-    """
-    if FAR:
-        prefetch_far(line + FAR)
-    else:
-        prefetch(line)
-    prefetch(line - AGAIN)
-
-
-@compiled(forceinline=True)
-def prefetch_quarter(at: int, size: int, quarter: int) -> None:
-    """Asks for a quarter of the cache lines of `size` bytes (at most 1,024), in the order of their addresses.
-    Not a loop: the compiler would keep it as one.
-    """
-    lines = (size + 63) // 64
-    first = quarter * lines // 4
-    count, line = (quarter + 1) * lines // 4 - first, at + first * 64
-    if count > 0:
-        _ask(line)
-    if count > 1:
-        _ask(line + 64)
-    if count > 2:
-        _ask(line + 128)
-    if count > 3:
-        _ask(line + 192)
 
 
 @compiled(forceinline=True)

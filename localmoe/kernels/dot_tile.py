@@ -10,6 +10,7 @@ the same order.
 
 from __future__ import annotations
 
+from localmoe.kernels.ahead import prefetch_lines
 from localmoe.kernels.dot_blocks import (
     IQ4_NL_OFFSET,
     Q4_0,
@@ -21,7 +22,7 @@ from localmoe.kernels.dot_blocks import (
     block_bytes,
     two_blocks,
 )
-from localmoe.kernels.dot_k import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES, prefetch_lines
+from localmoe.kernels.dot_k import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES
 from localmoe.kernels.dot_steps import IN_RUNS, RUN_4, RUN_5, RUN_Q6, dots4, level_dots4, scaled4
 from localmoe.kernels.geometry import (
     GROUP,

@@ -76,7 +76,7 @@ def choose_form(request: str | None = None) -> str:
 
 FORM = choose_form()  # read once: kernels are compiled for one form per process
 AVX512 = FORM in ("amx", "avx512vnni")  # AMX's CPUs have it too, and use it for all but prefill
-# Intel's cores have one port for shuffles of 64 bytes, and fetch best what goes to the second level first.
+# Intel's cores have one port for shuffles of 64 bytes.
 INTEL_512 = AVX512 and not cpu_name().startswith("znver")
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
