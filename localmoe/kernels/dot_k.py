@@ -36,6 +36,20 @@ from localmoe.kernels.simd import (
     zero_i32x16,
 )
 from localmoe.kernels.simd_dot import dot_pairs, multiply_pairs
+from localmoe.kernels.simd_pairs import (
+    IN_PAIRS,
+    join_i16x16,
+    pair0_0_2,
+    pair0_1_3,
+    pair1_0_2,
+    pair1_1_3,
+    pair_0_to_3,
+    pair_4_to_7,
+    pair_8_to_11,
+    pair_12_to_15,
+    scaled_pair,
+    sums_of_pairs,
+)
 from localmoe.kernels.simd_quad import (
     NARROW,
     again,
@@ -108,12 +122,9 @@ def _in_order(x: int):
 
 
 @compiled(forceinline=True)
-def _block_q4_q5(five: bool, b: int, s0, s1, s2, s3, x: int, shared):
-    """One block's sum of scale * code * activation, as partial sums. shared: the activations, for registers
-    enough to keep them from row to row.
-
-    A load of 64 bytes holds sub-blocks 0 and 2 in its low nibbles, 1 and 3 in the high ones; s0..s3, the
-    scales, and x0..x3 are in that order.
+def _codes_q4_q5(five: bool, b: int):
+    """A block's 256 codes. A load of 64 bytes holds sub-blocks 0 and 2 in its low nibbles, 1 and 3 in the
+    high ones.
     """
     codes = b + 48 if five else b + 16
     first, second = load_i8x64(codes), load_i8x64(codes + 64)
@@ -122,9 +133,56 @@ def _block_q4_q5(five: bool, b: int, s0, s1, s2, s3, x: int, shared):
         fifth = load_i8x32(b + 16)
         v0, v1 = or_bytes(v0, fifth_0_2(fifth)), or_bytes(v1, fifth_1_3(fifth))
         v2, v3 = or_bytes(v2, fifth_4_6(fifth)), or_bytes(v3, fifth_5_7(fifth))
+    return v0, v1, v2, v3
+
+
+@compiled(forceinline=True)
+def _block_q4_q5(five: bool, b: int, s0, s1, s2, s3, x: int, shared):
+    """One block's sum of scale * code * activation, as partial sums. shared: the activations, for registers
+    enough to keep them from row to row; s0..s3, the scales, in the same order.
+    """
+    v0, v1, v2, v3 = _codes_q4_q5(five, b)
     x0, x1, x2, x3 = _in_sub_blocks(again(x)) if NARROW else shared
     dot = _scaled(_scaled(zero_i32x16(), v0, x0, s0), v1, x1, s1)
     return partial_sums(_scaled(_scaled(dot, v2, x2, s2), v3, x3, s3))
+
+
+@compiled(forceinline=True)
+def _pair_q4_q5(five: bool, b: int, c: int, s0, s1, s2, s3, shared):
+    """The same of two rows' blocks, as `scaled_pair` leaves it."""
+    v0, v1, v2, v3 = _codes_q4_q5(five, b)
+    w0, w1, w2, w3 = _codes_q4_q5(five, c)
+    x0, x1, x2, x3 = shared
+    dot = scaled_pair(scaled_pair(zero_i32x16(), v0, w0, x0, s0), v1, w1, x1, s1)
+    return scaled_pair(scaled_pair(dot, v2, w2, x2, s2), v3, w3, x3, s3)
+
+
+@compiled(forceinline=True)
+def _dots_q4_q5(five, b0, b1, b2, b3, low, high, x, shared, next_at, next_size):
+    """Four blocks' sums of scale * code * activation."""
+    if IN_PAIRS:
+        prefetch_quarter(next_at, next_size, 0)
+        prefetch_quarter(next_at, next_size, 1)
+        first = _pair_q4_q5(five, b0, b1, pair0_0_2(low), pair0_1_3(low), pair0_0_2(high), pair0_1_3(high),
+                            shared)
+        prefetch_quarter(next_at, next_size, 2)
+        prefetch_quarter(next_at, next_size, 3)
+        return sums_of_pairs(first, _pair_q4_q5(five, b2, b3, pair1_0_2(low), pair1_1_3(low), pair1_0_2(high),
+                                                pair1_1_3(high), shared))
+    kept = keep_scales(low, high)
+    prefetch_quarter(next_at, next_size, 0)
+    t0 = _block_q4_q5(five, b0, row0_0_2(low, kept), row0_1_3(low, kept), row0_4_6(high, kept),
+                      row0_5_7(high, kept), x, shared)
+    prefetch_quarter(next_at, next_size, 1)
+    t1 = _block_q4_q5(five, b1, row1_0_2(low, kept), row1_1_3(low, kept), row1_4_6(high, kept),
+                      row1_5_7(high, kept), x, shared)
+    prefetch_quarter(next_at, next_size, 2)
+    t2 = _block_q4_q5(five, b2, row2_0_2(low, kept), row2_1_3(low, kept), row2_4_6(high, kept),
+                      row2_5_7(high, kept), x, shared)
+    prefetch_quarter(next_at, next_size, 3)
+    t3 = _block_q4_q5(five, b3, row3_0_2(low, kept), row3_1_3(low, kept), row3_4_6(high, kept),
+                      row3_5_7(high, kept), x, shared)
+    return row_sums(t0, t1, t2, t3)
 
 
 @compiled(forceinline=True)
@@ -134,27 +192,14 @@ def _quad_q4_q5(five: bool, r0: int, r1: int, r2: int, r3: int, ahead: int, grou
     acc = zero_f32x4()
     for g in range(groups):
         b0, b1, b2, b3 = r0 + g * size, r1 + g * size, r2 + g * size, r3 + g * size
-        next_at, next_size = r0 + ahead + 4 * g * size, 4 * size
         x = q + g * GROUP
         shared = _in_sub_blocks(x)
         s = load_sums32(sums + g * SUMS * 2)
         low, high = low_headers(b0, b1, b2, b3), high_headers(b0, b1, b2, b3)
         d, dmin = start_d(b0, b1, b2, b3), start_dmin(b0, b1, b2, b3)
-        kept = keep_scales(low, high)
-        prefetch_quarter(next_at, next_size, 0)
-        t0 = _block_q4_q5(five, b0, row0_0_2(low, kept), row0_1_3(low, kept), row0_4_6(high, kept),
-                          row0_5_7(high, kept), x, shared)
-        prefetch_quarter(next_at, next_size, 1)
-        t1 = _block_q4_q5(five, b1, row1_0_2(low, kept), row1_1_3(low, kept), row1_4_6(high, kept),
-                          row1_5_7(high, kept), x, shared)
-        prefetch_quarter(next_at, next_size, 2)
-        t2 = _block_q4_q5(five, b2, row2_0_2(low, kept), row2_1_3(low, kept), row2_4_6(high, kept),
-                          row2_5_7(high, kept), x, shared)
-        prefetch_quarter(next_at, next_size, 3)
-        t3 = _block_q4_q5(five, b3, row3_0_2(low, kept), row3_1_3(low, kept), row3_4_6(high, kept),
-                          row3_5_7(high, kept), x, shared)
+        dots = _dots_q4_q5(five, b0, b1, b2, b3, low, high, x, shared, r0 + ahead + 4 * g * size, 4 * size)
         minima = to_f32x4(dot_minima(low, high, s))
-        value = fnma4(dmin, minima, mul4(d, to_f32x4(row_sums(t0, t1, t2, t3))))
+        value = fnma4(dmin, minima, mul4(d, to_f32x4(dots)))
         acc = fma4(value, splat_f32x4(load_f32(scales + g * 4)), acc)
     store_f32x4(out, acc)
 
@@ -177,17 +222,54 @@ def quad_q5_k(r0: int, r1: int, r2: int, r3: int, ahead: int, groups: int, q: in
 
 
 @compiled(forceinline=True)
-def _block_q6(b: int, scales, x: int, shared):
-    """One block's sum of scale * (code, 0..63) * activation, as partial sums."""
+def _codes_q6(b: int):
+    """A block's 256 codes, 0..63, in order."""
     first, second = load_i8x64(b), load_i8x64(b + 64)
     upper0, upper1 = load_i8x32(b + 128), load_i8x32(b + 160)
-    v0, v1 = or_bytes(low_nibbles(first), upper_0_2(upper0)), or_bytes(high_nibbles(first), upper_4_6(upper0))
-    v2, v3 = or_bytes(low_nibbles(second), upper_0_2(upper1)), or_bytes(high_nibbles(second),
-                                                                        upper_4_6(upper1))
+    return (or_bytes(low_nibbles(first), upper_0_2(upper0)), or_bytes(high_nibbles(first), upper_4_6(upper0)),
+            or_bytes(low_nibbles(second), upper_0_2(upper1)),
+            or_bytes(high_nibbles(second), upper_4_6(upper1)))  # fmt: skip
+
+
+@compiled(forceinline=True)
+def _block_q6(b: int, scales, x: int, shared):
+    """One block's sum of scale * (code, 0..63) * activation, as partial sums."""
+    v0, v1, v2, v3 = _codes_q6(b)
     x0, x1, x2, x3 = _in_order(again(x)) if NARROW else shared
     dot = _scaled(_scaled(zero_i32x16(), v0, x0, spread_0_to_3(scales)), v1, x1, spread_4_to_7(scales))
     dot = _scaled(_scaled(dot, v2, x2, spread_8_to_11(scales)), v3, x3, spread_12_to_15(scales))
     return partial_sums(dot)
+
+
+@compiled(forceinline=True)
+def _pair_q6(b: int, c: int, scales, shared):
+    """The same of two rows' blocks, as `scaled_pair` leaves it."""
+    v0, v1, v2, v3 = _codes_q6(b)
+    w0, w1, w2, w3 = _codes_q6(c)
+    x0, x1, x2, x3 = shared
+    dot = scaled_pair(scaled_pair(zero_i32x16(), v0, w0, x0, pair_0_to_3(scales)), v1, w1, x1,
+                      pair_4_to_7(scales))
+    return scaled_pair(scaled_pair(dot, v2, w2, x2, pair_8_to_11(scales)), v3, w3, x3, pair_12_to_15(scales))
+
+
+@compiled(forceinline=True)
+def _dots_q6(b0, b1, b2, b3, s0, s1, s2, s3, x, shared, next_at, next_size):
+    """Four blocks' sums of scale * (code, 0..63) * activation."""
+    if IN_PAIRS:
+        prefetch_quarter(next_at, next_size, 0)
+        prefetch_quarter(next_at, next_size, 1)
+        first = _pair_q6(b0, b1, join_i16x16(s0, s1), shared)
+        prefetch_quarter(next_at, next_size, 2)
+        prefetch_quarter(next_at, next_size, 3)
+        return sums_of_pairs(first, _pair_q6(b2, b3, join_i16x16(s2, s3), shared))
+    prefetch_quarter(next_at, next_size, 0)
+    t0 = _block_q6(b0, s0, x, shared)
+    prefetch_quarter(next_at, next_size, 1)
+    t1 = _block_q6(b1, s1, x, shared)
+    prefetch_quarter(next_at, next_size, 2)
+    t2 = _block_q6(b2, s2, x, shared)
+    prefetch_quarter(next_at, next_size, 3)
+    return row_sums(t0, t1, t2, _block_q6(b3, s3, x, shared))
 
 
 @compiled()
@@ -198,20 +280,12 @@ def quad_q6_k(r0: int, r1: int, r2: int, r3: int, ahead: int, groups: int, q: in
     for g in range(groups):
         at = g * Q6_K_BYTES
         b0, b1, b2, b3 = r0 + at, r1 + at, r2 + at, r3 + at
-        next_at, next_size = r0 + ahead + 4 * at, 4 * Q6_K_BYTES
         x = q + g * GROUP
         shared = _in_order(x)
         s = load_i16x16(sums + g * SUMS * 2)
         s0, s1 = load_i8_i16x16(b0 + 192), load_i8_i16x16(b1 + 192)
         s2, s3 = load_i8_i16x16(b2 + 192), load_i8_i16x16(b3 + 192)
-        prefetch_quarter(next_at, next_size, 0)
-        t0 = _block_q6(b0, s0, x, shared)
-        prefetch_quarter(next_at, next_size, 1)
-        t1 = _block_q6(b1, s1, x, shared)
-        prefetch_quarter(next_at, next_size, 2)
-        t2 = _block_q6(b2, s2, x, shared)
-        prefetch_quarter(next_at, next_size, 3)
-        total = row_sums(t0, t1, t2, _block_q6(b3, s3, x, shared))
+        total = _dots_q6(b0, b1, b2, b3, s0, s1, s2, s3, x, shared, r0 + ahead + 4 * at, 4 * Q6_K_BYTES)
         offset = row_sums8(dot_shorts(s0, s), dot_shorts(s1, s), dot_shorts(s2, s), dot_shorts(s3, s))
         d = gather_halves(b0 + 208, b1 + 208, b2 + 208, b3 + 208)
         value = mul4(d, to_f32x4(sub_i32x4(total, times32(offset))))
