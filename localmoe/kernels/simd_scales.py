@@ -1,8 +1,8 @@
 """Scales of Q4_K and Q5_K blocks as 64 codes ask for them: one for the first 32, another for the rest.
 
-A CPU that shuffles 64 bytes twice or more in a cycle does just that. Intel's, which has one port for it and
-keeps that busy with the rest, stores each scale as a pair of int16 on the stack, and loads repeat it: the
-second into half of the lanes.
+Shuffles do that where AVX-512 is not. With it AMD's CPUs pack two rows instead (`simd_pairs`); Intel's have
+one port for shuffles of 64 bytes and keep that busy with the rest, so each scale is stored as a pair of int16
+on the stack, and loads repeat it: the second into half of the lanes.
 """
 
 from __future__ import annotations
