@@ -79,6 +79,15 @@ AVX512 = FORM in ("amx", "avx512vnni")  # AMX's CPUs have it too, and use it for
 # Intel's cores have one port for shuffles of 64 bytes.
 INTEL_512 = AVX512 and not cpu_name().startswith("znver")
 
+
+def _gfni() -> bool:
+    """Whether the CPU that kernels are compiled for moves bits by matrices (GFNI), if it is AMD's."""
+    named = cpu_name() not in ("host", llvm.get_host_cpu_name())
+    return AVX512 and not INTEL_512 and (named or llvm.get_host_cpu_features().get("gfni", False))
+
+
+GFNI = _gfni()  # on Intel's CPUs not measured
+
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _F32, _F16 = ir.FloatType(), ir.HalfType()
 _SCALARS = {"i8": _I8, "i16": _I16, "i32": _I32, "f16": _F16, "f32": _F32}
@@ -105,7 +114,7 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]  # numba carrie
 i8x16, i8x32, i8x64 = (Vector("i8", n) for n in (16, 32, 64))
 i16x8, i16x16, i16x32 = (Vector("i16", n) for n in (8, 16, 32))
 i32x4, i32x8, i32x16 = (Vector("i32", n) for n in (4, 8, 16))
-f32x4, f32x16 = Vector("f32", 4), Vector("f32", 16)
+f32x4, f32x8, f32x16 = (Vector("f32", n) for n in (4, 8, 16))
 
 
 def _lanes(indices: list[int]) -> ir.Constant:
