@@ -1,6 +1,6 @@
 """Ours beside llama.cpp on the same files, in one run: speed in alternating pairs, and agreement of logits.
 
-    python benchmarks/vs_llama_cpp.py --peer PEER/bin/python [--quick] [--models DIR] [FILE.gguf ...]
+    python benchmarks/vs_llama_cpp.py --peer PEER/bin/python [--models DIR] [FILE.gguf ...]
 
 PEER is an environment with llama-cpp-python. Both sides load a file, warm up, and take turns five times on
 the same random token ids; medians and ratios are printed and written to benchmarks/results/cpu.json.

@@ -15,7 +15,7 @@ from localmoe.kernels.dot_tile_pair import PAIRED, tile_k_pair
 from localmoe.kernels.elementwise import store_f32_at
 from localmoe.kernels.geometry import GROUP, SUMS, TILE
 from localmoe.kernels.simd import load_i32
-from localmoe.kernels.simd_pairs import IN_PAIRS
+from localmoe.kernels.simd_eight import IN_PAIRS
 from quant.compiled import compiled
 
 FEW = 6  # tokens from which unpacking a tile of sixteen rows pays

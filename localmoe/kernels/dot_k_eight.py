@@ -1,5 +1,5 @@
 """Dot products of K-quant rows with int8 activations, eight rows at a time: the same sums as `dot_k.py`, bit
-for bit, where registers of 64 bytes hold two rows' sums (`simd_pairs.py`).
+for bit, where registers of 64 bytes hold two rows' sums (`simd_eight.py`).
 
 Eight rows share what four share there, and more of it: the sums of activations that minima meet, and the
 last steps. Q4_K's and Q5_K's minima meet them in place, between the scales: each sum is cut into two bytes,
@@ -18,22 +18,34 @@ from localmoe.kernels.dot_k import (
     _in_sub_blocks,
 )
 from localmoe.kernels.geometry import GROUP, SUMS
-from localmoe.kernels.simd import load_f32, zero_i32x16
+from localmoe.kernels.simd import (
+    fma8,
+    fnma8,
+    load_f32,
+    mul8,
+    splat_f32x8,
+    store_f32x8,
+    to_f32x8,
+    zero_f32x8,
+    zero_i32x16,
+)
 from localmoe.kernels.simd_dot import dot_bytes, dot_pairs
 from localmoe.kernels.simd_eight import (
     asking,
     eight_d,
     eight_dmin,
-    fma8,
-    fnma8,
     four_starts,
     gather_halves8,
     header_bytes,
     high_sums,
     low_sums,
     minima8,
-    mul8,
     negative,
+    pack_sums,
+    pair_0_to_3,
+    pair_4_to_7,
+    pair_8_to_11,
+    pair_12_to_15,
     pair_scales,
     scales0_0_2,
     scales0_1_3,
@@ -44,14 +56,9 @@ from localmoe.kernels.simd_eight import (
     scales1_4_6,
     scales1_5_7,
     splat_32,
-    splat_f32x8,
-    store_f32x8,
     sums_of_pairs8,
     times128,
-    to_f32x8,
-    zero_f32x8,
 )
-from localmoe.kernels.simd_pairs import pack_sums, pair_0_to_3, pair_4_to_7, pair_8_to_11, pair_12_to_15
 from localmoe.kernels.simd_quad import load_sums32
 from quant.compiled import compiled
 

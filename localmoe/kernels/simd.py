@@ -233,7 +233,8 @@ store_f32 = _store(types.float32, _F32)
 store_f16 = _store(types.float32, _I16, _f32_to_f16)
 store_f32x16 = _store(f32x16, f32x16.llvm)
 store_i8x64, store_i32x16 = _store(i8x64, i8x64.llvm), _store(i32x16, i32x16.llvm)
-store_i8x16, store_f32x4 = _store(i8x16, i8x16.llvm), _store(f32x4, f32x4.llvm)
+store_i8x16 = _store(i8x16, i8x16.llvm)
+store_f32x4, store_f32x8 = _store(f32x4, f32x4.llvm), _store(f32x8, f32x8.llvm)
 
 
 def _prefetch(level: int) -> Callable[[Any, Any], None]:
@@ -308,13 +309,25 @@ sum16 = define(types.float32(f32x16), _tree_sum)
 max_lane16 = define(types.float32(f32x16), _tree_max)
 to_f32x16 = define(f32x16(i32x16), lambda b, v: b.sitofp(v, f32x16.llvm))
 to_i32x16 = define(i32x16(f32x16), lambda b, v: b.fptosi(v, i32x16.llvm))
-zero_f32x4 = define(f32x4(), lambda b: ir.Constant(f32x4.llvm, None))
-splat_f32x4 = define(f32x4(types.float32), lambda b, x: _splat(b, x, 4))
-to_f32x4 = define(f32x4(i32x4), lambda b, v: b.sitofp(v, f32x4.llvm))
-mul4 = define(f32x4(f32x4, f32x4), lambda b, x, y: b.fmul(x, y))
-fma4 = define(f32x4(f32x4, f32x4, f32x4), _fma)
-fnma4 = define(f32x4(f32x4, f32x4, f32x4), lambda b, x, y, z: _fma(b, b.fneg(x), y, z))  # z - x * y
 to_i8x16 = define(i8x16(i32x16), lambda b, v: b.trunc(v, i8x16.llvm))
+
+
+def _lane_for_a_row(floats: Vector, integers: Vector) -> tuple[Any, ...]:
+    """What kernels do where each row is a lane: 0, one number in all lanes, floats of integers, x * y,
+    x * y + z and z - x * y.
+    """
+    return (
+        define(floats(), lambda b: ir.Constant(floats.llvm, None)),
+        define(floats(types.float32), lambda b, x: _splat(b, x, floats.n)),
+        define(floats(integers), lambda b, v: b.sitofp(v, floats.llvm)),
+        define(floats(floats, floats), lambda b, x, y: b.fmul(x, y)),
+        define(floats(floats, floats, floats), _fma),
+        define(floats(floats, floats, floats), lambda b, x, y, z: _fma(b, b.fneg(x), y, z)),
+    )
+
+
+zero_f32x4, splat_f32x4, to_f32x4, mul4, fma4, fnma4 = _lane_for_a_row(f32x4, i32x4)
+zero_f32x8, splat_f32x8, to_f32x8, mul8, fma8, fnma8 = _lane_for_a_row(f32x8, i32x8)
 
 
 def _pow2(builder: Any, n: Any) -> Any:

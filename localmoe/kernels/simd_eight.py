@@ -1,5 +1,9 @@
 """Intrinsics of the kernels that take eight weight rows at once: what is left of each row after a block is
 one lane of eight.
+
+On the way there, two rows' sums share a register as int16: four codes of at most six bits times int8
+activations add up to 4 * 63 * 128 < 2**15, so sixteen such sums of one row and sixteen of another are packed
+without loss, and one multiplication scales both.
 """
 
 from __future__ import annotations
@@ -13,13 +17,13 @@ from numba import types
 
 from localmoe.kernels.ahead import AGAIN, AHEAD, TO_SECOND_LEVEL
 from localmoe.kernels.simd import (
+    AVX512,
+    INTEL_512,
+    _call,
     _concat,
     _constant,
     _f16_to_f32,
-    _fma,
     _shuffle,
-    _splat,
-    _store,
     define,
     f32x8,
     i8x16,
@@ -40,14 +44,17 @@ from localmoe.kernels.simd_quad import (
     _read,
 )
 
-# ---------------------------------------------------------------- eight floats
-store_f32x8 = _store(f32x8, f32x8.llvm)
-zero_f32x8 = define(f32x8(), lambda b: ir.Constant(f32x8.llvm, None))
-splat_f32x8 = define(f32x8(types.float32), lambda b, x: _splat(b, x, 8))
-to_f32x8 = define(f32x8(i32x8), lambda b, v: b.sitofp(v, f32x8.llvm))
-mul8 = define(f32x8(f32x8, f32x8), lambda b, x, y: b.fmul(x, y))
-fma8 = define(f32x8(f32x8, f32x8, f32x8), _fma)
-fnma8 = define(f32x8(f32x8, f32x8, f32x8), lambda b, x, y, z: _fma(b, b.fneg(x), y, z))  # z - x * y
+# Fewer instructions than products of pairs, each with its own scales; on Intel's CPUs not measured.
+IN_PAIRS = AVX512 and not INTEL_512
+
+
+# ---------------------------------------------------------------- two rows' sums
+def _pack(builder: Any, a: Any, b: Any) -> Any:
+    """Quad q of the result: four lanes of a's quad q, then four of b's."""
+    return _call(builder, "llvm.x86.avx512.packssdw.512", i16x32.llvm, a, b)
+
+
+pack_sums = define(i16x32(i32x16, i32x16), _pack)
 
 
 # ---------------------------------------------------------------- Q4_K and Q5_K
@@ -127,6 +134,15 @@ def _pair_scales(builder: Any, first: Any, second: Any) -> Any:
 
 
 pair_scales = define(i16x32(types.int64, types.int64), _pair_scales)
+
+
+def _four_of_each(first: int) -> Any:
+    """Four of a row's 16 scales from `first` on, and of another's, for 16 codes each."""
+    order = [first + k + n for k in range(4) for n in (0, 16) for _ in range(4)]
+    return define(i16x32(i16x32), lambda b, v: _shuffle(b, v, v, order))
+
+
+pair_0_to_3, pair_4_to_7, pair_8_to_11, pair_12_to_15 = (_four_of_each(first) for first in (0, 4, 8, 12))
 
 
 def _halves8(builder: Any, row: Any, stride: Any) -> Any:

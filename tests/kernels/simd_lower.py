@@ -22,7 +22,6 @@ from localmoe.kernels import (
     simd_dot,
     simd_eight,
     simd_formats,
-    simd_pairs,
     simd_quad,
     simd_tile,
 )
@@ -67,7 +66,7 @@ def emit(module: ir.Module, name: str, intrinsic: Any) -> None:
 
 
 def main(form: str, triple: str, cpu: str, features: str) -> None:
-    for owner in (*OWNERS, simd_eight, simd_pairs):
+    for owner in (*OWNERS, simd_eight):
         owner.FORM, owner.AVX512 = form, form in ("amx", "avx512vnni")
         owner.GFNI = form == "avx512vnni" and "+gfni" in features
     llvm.initialize_all_targets()
@@ -75,7 +74,7 @@ def main(form: str, triple: str, cpu: str, features: str) -> None:
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=3)
     module = ir.Module("probe")
     module.triple, module.data_layout = triple, str(machine.target_data)
-    more = {"amx": (simd_amx,), "avx512vnni": (simd_pairs, simd_eight)}  # which other CPUs cannot run
+    more = {"amx": (simd_amx,), "avx512vnni": (simd_eight,)}  # which other CPUs cannot run
     for owner in (*OWNERS, *more.get(form, ())):
         for name, value in vars(owner).items():
             new = f"probe_{name}" not in module.globals
