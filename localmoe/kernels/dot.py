@@ -8,14 +8,12 @@ from localmoe.kernels.ahead import AHEAD
 from localmoe.kernels.dot_blocks import quad_blocks
 from localmoe.kernels.dot_float import BF16, F16, F32, Q4_K, Q5_K, Q6_K, decode_row, dot_float, dot_float4
 from localmoe.kernels.dot_k import quad_q4_k, quad_q5_k, quad_q6_k
-from localmoe.kernels.dot_k_eight import eight_q4_k, eight_q5_k, eight_q6_k
 from localmoe.kernels.dot_tile import tile_blocks, tile_k
 from localmoe.kernels.dot_tile_amx import AMX, AMX_FEW, tile_k_amx
 from localmoe.kernels.dot_tile_pair import PAIRED, tile_k_pair
 from localmoe.kernels.elementwise import store_f32_at
 from localmoe.kernels.geometry import GROUP, SUMS, TILE
 from localmoe.kernels.simd import load_i32
-from localmoe.kernels.simd_eight import IN_PAIRS
 from quant.compiled import compiled
 
 FEW = 6  # tokens from which unpacking a tile of sixteen rows pays
@@ -43,17 +41,6 @@ def _float_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, index
             )  # fmt: skip
         for t in range(four, tokens):
             store_f32_at(to, t * TILE, dot_float(form, row, cols, x + load_i32(index + t * 4) * cols * 4))
-
-
-@compiled()
-def _eight(kind, rows, row_bytes, ahead, groups, q, scales, sums, out) -> None:
-    """out [8] = eight rows of K-quants times one token's int8 activations."""
-    if kind == Q4_K:
-        eight_q4_k(rows, row_bytes, ahead, groups, q, scales, sums, out)
-    elif kind == Q5_K:
-        eight_q5_k(rows, row_bytes, ahead, groups, q, scales, sums, out)
-    else:
-        eight_q6_k(rows, row_bytes, ahead, groups, q, scales, sums, out)
 
 
 @compiled()
@@ -87,15 +74,7 @@ def dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scale
         tile_blocks(kind, rows, row_bytes, count, cols, table, q, scales, sums, index, tokens, out, scratch)
     else:
         groups, ahead = (cols + GROUP - 1) // GROUP, AHEAD + 3 * row_bytes  # of the next four rows' last
-        first = 0
-        if IN_PAIRS and (kind == Q4_K or kind == Q5_K or kind == Q6_K):
-            first = count // 8 * 8
-            for r in range(0, first, 8):
-                for t in range(tokens):
-                    at = load_i32(index + t * 4) * groups
-                    _eight(kind, rows + r * row_bytes, row_bytes, ahead + 4 * row_bytes, groups,
-                           q + at * GROUP, scales + at * 4, sums + at * SUMS * 2, out + (t * TILE + r) * 4)
-        for r in range(first, count, 4):
+        for r in range(0, count, 4):
             last = min(3, count - 1 - r)  # the last row stands in for missing ones
             r0 = rows + r * row_bytes
             r1, r2, r3 = r0 + min(1, last) * row_bytes, r0 + min(2, last) * row_bytes, r0 + last * row_bytes

@@ -79,15 +79,6 @@ AVX512 = FORM in ("amx", "avx512vnni")  # AMX's CPUs have it too, and use it for
 # Intel's cores have one port for shuffles of 64 bytes.
 INTEL_512 = AVX512 and not cpu_name().startswith("znver")
 
-
-def _gfni() -> bool:
-    """Whether the CPU that kernels are compiled for moves bits by matrices (GFNI), if it is AMD's."""
-    named = cpu_name() not in ("host", llvm.get_host_cpu_name())
-    return AVX512 and not INTEL_512 and (named or llvm.get_host_cpu_features().get("gfni", False))
-
-
-GFNI = _gfni()  # on Intel's CPUs not measured
-
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _F32, _F16 = ir.FloatType(), ir.HalfType()
 _SCALARS = {"i8": _I8, "i16": _I16, "i32": _I32, "f16": _F16, "f32": _F32}
@@ -114,7 +105,7 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]  # numba carrie
 i8x16, i8x32, i8x64 = (Vector("i8", n) for n in (16, 32, 64))
 i16x8, i16x16, i16x32 = (Vector("i16", n) for n in (8, 16, 32))
 i32x4, i32x8, i32x16 = (Vector("i32", n) for n in (4, 8, 16))
-f32x4, f32x8, f32x16 = (Vector("f32", n) for n in (4, 8, 16))
+f32x4, f32x16 = Vector("f32", 4), Vector("f32", 16)
 
 
 def _lanes(indices: list[int]) -> ir.Constant:
@@ -233,8 +224,7 @@ store_f32 = _store(types.float32, _F32)
 store_f16 = _store(types.float32, _I16, _f32_to_f16)
 store_f32x16 = _store(f32x16, f32x16.llvm)
 store_i8x64, store_i32x16 = _store(i8x64, i8x64.llvm), _store(i32x16, i32x16.llvm)
-store_i8x16 = _store(i8x16, i8x16.llvm)
-store_f32x4, store_f32x8 = _store(f32x4, f32x4.llvm), _store(f32x8, f32x8.llvm)
+store_i8x16, store_f32x4 = _store(i8x16, i8x16.llvm), _store(f32x4, f32x4.llvm)
 
 
 def _prefetch(level: int) -> Callable[[Any, Any], None]:
@@ -309,25 +299,13 @@ sum16 = define(types.float32(f32x16), _tree_sum)
 max_lane16 = define(types.float32(f32x16), _tree_max)
 to_f32x16 = define(f32x16(i32x16), lambda b, v: b.sitofp(v, f32x16.llvm))
 to_i32x16 = define(i32x16(f32x16), lambda b, v: b.fptosi(v, i32x16.llvm))
+zero_f32x4 = define(f32x4(), lambda b: ir.Constant(f32x4.llvm, None))
+splat_f32x4 = define(f32x4(types.float32), lambda b, x: _splat(b, x, 4))
+to_f32x4 = define(f32x4(i32x4), lambda b, v: b.sitofp(v, f32x4.llvm))
+mul4 = define(f32x4(f32x4, f32x4), lambda b, x, y: b.fmul(x, y))
+fma4 = define(f32x4(f32x4, f32x4, f32x4), _fma)
+fnma4 = define(f32x4(f32x4, f32x4, f32x4), lambda b, x, y, z: _fma(b, b.fneg(x), y, z))  # z - x * y
 to_i8x16 = define(i8x16(i32x16), lambda b, v: b.trunc(v, i8x16.llvm))
-
-
-def _lane_for_a_row(floats: Vector, integers: Vector) -> tuple[Any, ...]:
-    """What kernels do where each row is a lane: 0, one number in all lanes, floats of integers, x * y,
-    x * y + z and z - x * y.
-    """
-    return (
-        define(floats(), lambda b: ir.Constant(floats.llvm, None)),
-        define(floats(types.float32), lambda b, x: _splat(b, x, floats.n)),
-        define(floats(integers), lambda b, v: b.sitofp(v, floats.llvm)),
-        define(floats(floats, floats), lambda b, x, y: b.fmul(x, y)),
-        define(floats(floats, floats, floats), _fma),
-        define(floats(floats, floats, floats), lambda b, x, y, z: _fma(b, b.fneg(x), y, z)),
-    )
-
-
-zero_f32x4, splat_f32x4, to_f32x4, mul4, fma4, fnma4 = _lane_for_a_row(f32x4, i32x4)
-zero_f32x8, splat_f32x8, to_f32x8, mul8, fma8, fnma8 = _lane_for_a_row(f32x8, i32x8)
 
 
 def _pow2(builder: Any, n: Any) -> Any:

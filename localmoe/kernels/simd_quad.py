@@ -13,7 +13,6 @@ from numba import types
 from localmoe.kernels.simd import (
     AVX512,
     FORM,
-    GFNI,
     _call,
     _concat,
     _constant,
@@ -158,7 +157,7 @@ def _spread(builder: Any, v: Any, order: list[int]) -> Any:
     return _concat(builder, [_shuffle(builder, eight, eight, in_half[at : at + 16]) for at in (0, 16)])
 
 
-def _k_headers(builder: Any, starts: Any) -> Any:
+def _k_headers(builder: Any, rows: Any) -> Any:
     """Four blocks' starts → 16 bytes each: scales 0..3, minima 0..3, scales 4..7, minima 4..7.
 
     After d and dmin, bytes 0..3 hold scales 0..3 and bytes 4..7 minima 0..3 in their low six bits; their
@@ -171,6 +170,7 @@ def _k_headers(builder: Any, starts: Any) -> Any:
     def picked(*words: int) -> Any:
         return _shuffle(builder, starts, starts, [4 * k + w for k in range(4) for w in words])
 
+    starts = _four_starts(builder, rows)
     six, two = 0x3F3F3F3F, 0xC0C0C0C0
     both = builder.lshr(builder.and_(picked(1, 2, 1, 2), every(six, six, two, two)), every(0, 0, 2, 2))
     rest = builder.lshr(picked(3, 3, 3, 3), every(0, 0, 0, 4))
@@ -184,7 +184,7 @@ def _header_half(high: bool) -> Callable[..., Any]:
 
     def emit(builder: Any, *rows: Any) -> Any:
         zero = ir.Constant(i8x64.llvm, None)
-        half = _shuffle(builder, _k_headers(builder, _four_starts(builder, rows)), zero, order)
+        half = _shuffle(builder, _k_headers(builder, rows), zero, order)
         return _opaque(builder, builder.bitcast(half, i16x32.llvm))
 
     return emit
@@ -258,22 +258,10 @@ def _twice(builder: Any, v: Any) -> Any:
     return _shuffle(builder, v, v, list(range(32)) * 2)
 
 
-def _bit_matrix(distance: int, mask: int) -> int:
-    """GFNI's matrix that takes bit i + distance of a byte to bit i, for every i in `mask`. Row i is byte
-    7 - i.
-    """
-    rows = (1 << i + distance if mask >> i & 1 and 0 <= i + distance < 8 else 0 for i in range(7, -1, -1))
-    return sum(row << 8 * at for at, row in enumerate(rows))
-
-
 def _shifted(builder: Any, v: Any, up: bool, first: int, second: int, mask: int) -> Any:
     """64 bytes, the first 32 shifted by `first` bits and the others by `second`, and masked: then what
     crosses into the next byte, where bytes are shifted two by two, is gone.
     """
-    if GFNI:
-        matrices = [_bit_matrix(-by if up else by, mask) for by in (first, second) for _ in range(4)]
-        matrix = builder.bitcast(ir.Constant(ir.VectorType(_I64, 8), matrices), i8x64.llvm)
-        return _call(builder, "llvm.x86.vgf2p8affineqb.512", i8x64.llvm, v, matrix, ir.Constant(_I8, 0))
     by = ir.Constant(i16x32.llvm, [first] * 16 + [second] * 16)
     wide = builder.bitcast(v, i16x32.llvm)
     moved = builder.shl(wide, by) if up else builder.lshr(wide, by)
@@ -297,15 +285,4 @@ def _upper_bits(high: bool) -> Callable[[Any, Any], Any]:
 
 upper_0_2, upper_4_6 = define(i8x64(i8x32), _upper_bits(False)), define(i8x64(i8x32), _upper_bits(True))
 
-
-def _upper_nibbles(builder: Any, v: Any) -> Any:
-    """Bits 4 to 7 of every byte, where more bits are put above them: with GFNI the mask is part of that."""
-    if not GFNI:
-        return builder.lshr(v, _constant(v.type, 4))
-    words = builder.bitcast(v, i16x32.llvm)
-    moved = builder.bitcast(builder.lshr(words, _constant(words.type, 4)), v.type)
-    return builder.and_(moved, _constant(v.type, 15))
-
-
-upper_nibbles = define(i8x64(i8x64), _upper_nibbles)
 gather_halves = define(f32x4(*_four_addresses), lambda b, *rows: _f16_to_f32(b, _gather(b, _I16, list(rows))))

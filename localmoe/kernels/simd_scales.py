@@ -1,6 +1,6 @@
 """Scales of Q4_K and Q5_K blocks as 64 codes ask for them: one for the first 32, another for the rest.
 
-Shuffles do that where AVX-512 is not. With it AMD's CPUs pack two rows instead (`simd_eight`); Intel's have
+Shuffles do that where AVX-512 is not. With it AMD's CPUs pack two rows instead (`simd_pairs`); Intel's have
 one port for shuffles of 64 bytes and keep that busy with the rest, so each scale is stored as a pair of int16
 on the stack, and loads repeat it: the second into half of the lanes.
 """

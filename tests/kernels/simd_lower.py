@@ -20,7 +20,6 @@ from localmoe.kernels import (
     simd_amx,
     simd_blocks,
     simd_dot,
-    simd_eight,
     simd_formats,
     simd_quad,
     simd_tile,
@@ -66,16 +65,14 @@ def emit(module: ir.Module, name: str, intrinsic: Any) -> None:
 
 
 def main(form: str, triple: str, cpu: str, features: str) -> None:
-    for owner in (*OWNERS, simd_eight):
+    for owner in OWNERS:
         owner.FORM, owner.AVX512 = form, form in ("amx", "avx512vnni")
-        owner.GFNI = form == "avx512vnni" and "+gfni" in features
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=3)
     module = ir.Module("probe")
     module.triple, module.data_layout = triple, str(machine.target_data)
-    more = {"amx": (simd_amx,), "avx512vnni": (simd_eight,)}  # which other CPUs cannot run
-    for owner in (*OWNERS, *more.get(form, ())):
+    for owner in [*OWNERS, simd_amx] if form == "amx" else OWNERS:  # other CPUs have no such instructions
         for name, value in vars(owner).items():
             new = f"probe_{name}" not in module.globals
             if type(value).__name__ == "_Intrinsic" and name != "call_task" and new:
