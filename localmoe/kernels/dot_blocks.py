@@ -62,7 +62,7 @@ from localmoe.kernels.simd_blocks import (
 )
 from localmoe.kernels.simd_dot import SIGNED, dot_both, dot_levels, levels_above_127, levels_above_128
 from localmoe.kernels.simd_formats import bits_to_16, nibbles16, select_bytes
-from localmoe.kernels.simd_quad import quad_sums, tree_terms
+from localmoe.kernels.simd_quad import after, quad_sums, tree_terms
 from quant.compiled import compiled
 
 Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL = 2, 3, 6, 7, 8, 20  # ggml's type numbers
@@ -169,14 +169,15 @@ def _terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, s, n
     else:
         first, second = first_16_of_32(x), second_16_of_32(x)
     d = _halves(kind, b0, b1, b2, b3)
-    prefetch_quarter(next_at, 16 * size, 0)
     t0 = _four_blocks(kind, b0, size, table, wide, first, second)
-    prefetch_quarter(next_at, 16 * size, 1)
+    prefetch_quarter(after(next_at, t0), 16 * size, 0)
     t1 = _four_blocks(kind, b1, size, table, wide, first, second)
-    prefetch_quarter(next_at, 16 * size, 2)
+    prefetch_quarter(after(next_at, t1), 16 * size, 1)
     t2 = _four_blocks(kind, b2, size, table, wide, first, second)
-    prefetch_quarter(next_at, 16 * size, 3)
-    dots = quad_sums(t0, t1, t2, _four_blocks(kind, b3, size, table, wide, first, second))
+    prefetch_quarter(after(next_at, t2), 16 * size, 2)
+    t3 = _four_blocks(kind, b3, size, table, wide, first, second)
+    prefetch_quarter(after(next_at, t3), 16 * size, 3)
+    dots = quad_sums(t0, t1, t2, t3)
     if offset:
         dots = sub_i32x16(dots, mul_i32x16(s, splat_i32x16(offset)))
     terms = mul16(d, to_f32x16(dots))

@@ -35,6 +35,15 @@ from localmoe.kernels.simd import (
     zero_f32x4,
     zero_i32x16,
 )
+from localmoe.kernels.simd_bits import (
+    fifth_0_2,
+    fifth_1_3,
+    fifth_4_6,
+    fifth_5_7,
+    upper_0_2,
+    upper_4_6,
+    upper_nibbles,
+)
 from localmoe.kernels.simd_dot import dot_pairs, multiply_pairs
 from localmoe.kernels.simd_pairs import (
     IN_PAIRS,
@@ -52,13 +61,10 @@ from localmoe.kernels.simd_pairs import (
 )
 from localmoe.kernels.simd_quad import (
     NARROW,
+    after,
     again,
     dot_minima,
     dot_shorts,
-    fifth_0_2,
-    fifth_1_3,
-    fifth_4_6,
-    fifth_5_7,
     gather_halves,
     high_headers,
     load_i8_i16x16,
@@ -74,8 +80,6 @@ from localmoe.kernels.simd_quad import (
     start_d,
     start_dmin,
     times32,
-    upper_0_2,
-    upper_4_6,
 )
 from localmoe.kernels.simd_scales import (
     keep_scales,
@@ -128,12 +132,13 @@ def _codes_q4_q5(five: bool, b: int):
     """
     codes = b + 48 if five else b + 16
     first, second = load_i8x64(codes), load_i8x64(codes + 64)
-    v0, v1, v2, v3 = low_nibbles(first), high_nibbles(first), low_nibbles(second), high_nibbles(second)
     if five:
         fifth = load_i8x32(b + 16)
-        v0, v1 = or_bytes(v0, fifth_0_2(fifth)), or_bytes(v1, fifth_1_3(fifth))
-        v2, v3 = or_bytes(v2, fifth_4_6(fifth)), or_bytes(v3, fifth_5_7(fifth))
-    return v0, v1, v2, v3
+        return (or_bytes(low_nibbles(first), fifth_0_2(fifth)),
+                or_bytes(upper_nibbles(first), fifth_1_3(fifth)),
+                or_bytes(low_nibbles(second), fifth_4_6(fifth)),
+                or_bytes(upper_nibbles(second), fifth_5_7(fifth)))  # fmt: skip
+    return low_nibbles(first), high_nibbles(first), low_nibbles(second), high_nibbles(second)
 
 
 @compiled(forceinline=True)
@@ -148,27 +153,28 @@ def _block_q4_q5(five: bool, b: int, s0, s1, s2, s3, x: int, shared):
 
 
 @compiled(forceinline=True)
-def _pair_q4_q5(five: bool, b: int, c: int, s0, s1, s2, s3, shared):
-    """The same of two rows' blocks, as `scaled_pair` leaves it."""
+def _pair_q4_q5(five: bool, b: int, c: int, s0, s1, s2, s3, shared, next_at, next_size, quarter):
+    """The same of two rows' blocks, as `scaled_pair` leaves it. Between products, two quarters of what comes
+    next are asked for.
+    """
     v0, v1, v2, v3 = _codes_q4_q5(five, b)
     w0, w1, w2, w3 = _codes_q4_q5(five, c)
     x0, x1, x2, x3 = shared
-    dot = scaled_pair(scaled_pair(zero_i32x16(), v0, w0, x0, s0), v1, w1, x1, s1)
-    return scaled_pair(scaled_pair(dot, v2, w2, x2, s2), v3, w3, x3, s3)
+    dot = scaled_pair(zero_i32x16(), v0, w0, x0, s0)
+    prefetch_quarter(after(next_at, dot), next_size, quarter)
+    dot = scaled_pair(scaled_pair(dot, v1, w1, x1, s1), v2, w2, x2, s2)
+    prefetch_quarter(after(next_at, dot), next_size, quarter + 1)
+    return scaled_pair(dot, v3, w3, x3, s3)
 
 
 @compiled(forceinline=True)
 def _dots_q4_q5(five, b0, b1, b2, b3, low, high, x, shared, next_at, next_size):
     """Four blocks' sums of scale * code * activation."""
     if IN_PAIRS:
-        prefetch_quarter(next_at, next_size, 0)
-        prefetch_quarter(next_at, next_size, 1)
         first = _pair_q4_q5(five, b0, b1, pair0_0_2(low), pair0_1_3(low), pair0_0_2(high), pair0_1_3(high),
-                            shared)
-        prefetch_quarter(next_at, next_size, 2)
-        prefetch_quarter(next_at, next_size, 3)
+                            shared, next_at, next_size, 0)
         return sums_of_pairs(first, _pair_q4_q5(five, b2, b3, pair1_0_2(low), pair1_1_3(low), pair1_0_2(high),
-                                                pair1_1_3(high), shared))
+                                                pair1_1_3(high), shared, next_at, next_size, 2))
     kept = keep_scales(low, high)
     prefetch_quarter(next_at, next_size, 0)
     t0 = _block_q4_q5(five, b0, row0_0_2(low, kept), row0_1_3(low, kept), row0_4_6(high, kept),
@@ -226,9 +232,10 @@ def _codes_q6(b: int):
     """A block's 256 codes, 0..63, in order."""
     first, second = load_i8x64(b), load_i8x64(b + 64)
     upper0, upper1 = load_i8x32(b + 128), load_i8x32(b + 160)
-    return (or_bytes(low_nibbles(first), upper_0_2(upper0)), or_bytes(high_nibbles(first), upper_4_6(upper0)),
+    return (or_bytes(low_nibbles(first), upper_0_2(upper0)),
+            or_bytes(upper_nibbles(first), upper_4_6(upper0)),
             or_bytes(low_nibbles(second), upper_0_2(upper1)),
-            or_bytes(high_nibbles(second), upper_4_6(upper1)))  # fmt: skip
+            or_bytes(upper_nibbles(second), upper_4_6(upper1)))  # fmt: skip
 
 
 @compiled(forceinline=True)
@@ -242,26 +249,25 @@ def _block_q6(b: int, scales, x: int, shared):
 
 
 @compiled(forceinline=True)
-def _pair_q6(b: int, c: int, scales, shared):
-    """The same of two rows' blocks, as `scaled_pair` leaves it."""
+def _pair_q6(b: int, c: int, scales, shared, next_at, next_size, quarter):
+    """The same of two rows' blocks, as `scaled_pair` leaves it; two quarters of what comes next likewise."""
     v0, v1, v2, v3 = _codes_q6(b)
     w0, w1, w2, w3 = _codes_q6(c)
     x0, x1, x2, x3 = shared
-    dot = scaled_pair(scaled_pair(zero_i32x16(), v0, w0, x0, pair_0_to_3(scales)), v1, w1, x1,
-                      pair_4_to_7(scales))
-    return scaled_pair(scaled_pair(dot, v2, w2, x2, pair_8_to_11(scales)), v3, w3, x3, pair_12_to_15(scales))
+    dot = scaled_pair(zero_i32x16(), v0, w0, x0, pair_0_to_3(scales))
+    prefetch_quarter(after(next_at, dot), next_size, quarter)
+    dot = scaled_pair(dot, v1, w1, x1, pair_4_to_7(scales))
+    dot = scaled_pair(dot, v2, w2, x2, pair_8_to_11(scales))
+    prefetch_quarter(after(next_at, dot), next_size, quarter + 1)
+    return scaled_pair(dot, v3, w3, x3, pair_12_to_15(scales))
 
 
 @compiled(forceinline=True)
 def _dots_q6(b0, b1, b2, b3, s0, s1, s2, s3, x, shared, next_at, next_size):
     """Four blocks' sums of scale * (code, 0..63) * activation."""
     if IN_PAIRS:
-        prefetch_quarter(next_at, next_size, 0)
-        prefetch_quarter(next_at, next_size, 1)
-        first = _pair_q6(b0, b1, join_i16x16(s0, s1), shared)
-        prefetch_quarter(next_at, next_size, 2)
-        prefetch_quarter(next_at, next_size, 3)
-        return sums_of_pairs(first, _pair_q6(b2, b3, join_i16x16(s2, s3), shared))
+        first = _pair_q6(b0, b1, join_i16x16(s0, s1), shared, next_at, next_size, 0)
+        return sums_of_pairs(first, _pair_q6(b2, b3, join_i16x16(s2, s3), shared, next_at, next_size, 2))
     prefetch_quarter(next_at, next_size, 0)
     t0 = _block_q6(b0, s0, x, shared)
     prefetch_quarter(next_at, next_size, 1)

@@ -13,6 +13,7 @@ from numba import types
 from localmoe.kernels.simd import (
     AVX512,
     FORM,
+    INTEL_512,
     _call,
     _concat,
     _constant,
@@ -25,7 +26,6 @@ from localmoe.kernels.simd import (
     f32x4,
     f32x16,
     i8x16,
-    i8x32,
     i8x64,
     i16x8,
     i16x16,
@@ -144,6 +144,19 @@ again = define(types.int64(types.int64), _again)
 again.__doc__ = "A number that the compiler takes for another: an address to load from anew, or a count."
 
 
+def _after(builder: Any, number: Any, v: Any) -> Any:
+    if not AVX512 or INTEL_512:  # on Intel's CPUs not measured
+        return number
+    kind = ir.FunctionType(number.type, [number.type, v.type])
+    return builder.call(ir.InlineAsm(kind, "", "=r,0,v"), [number, v])
+
+
+after = define(types.int64(types.int64, i32x16), _after)
+after.__doc__ = """A number that the compiler takes for made of the vector too. What is asked of the memory
+at such an address stays where the vector has been computed: else it is all moved to a loop's start.
+"""
+
+
 def _spread(builder: Any, v: Any, order: list[int]) -> Any:
     """Lanes of int16, all of one aligned eight of v's, repeated to fill 32. In narrow forms the eight stand
     in both halves first, so that each half is one shuffle of bytes: by itself the compiler makes it two.
@@ -252,37 +265,4 @@ def _sums32(builder: Any, address: Any) -> Any:
 load_sums32 = define(i16x8(types.int64), _sums32)
 dot_shorts = define(i32x8(i16x16, i16x16), _dot_shorts)
 times32 = define(i32x4(i32x4), lambda b, v: b.shl(v, _constant(v.type, 5)))
-
-
-def _twice(builder: Any, v: Any) -> Any:
-    return _shuffle(builder, v, v, list(range(32)) * 2)
-
-
-def _shifted(builder: Any, v: Any, up: bool, first: int, second: int, mask: int) -> Any:
-    """64 bytes, the first 32 shifted by `first` bits and the others by `second`, and masked: then what
-    crosses into the next byte, where bytes are shifted two by two, is gone.
-    """
-    by = ir.Constant(i16x32.llvm, [first] * 16 + [second] * 16)
-    wide = builder.bitcast(v, i16x32.llvm)
-    moved = builder.shl(wide, by) if up else builder.lshr(wide, by)
-    return builder.and_(builder.bitcast(moved, i8x64.llvm), _constant(i8x64.llvm, mask))
-
-
-def _fifth_bits(first: int, second: int) -> Any:
-    """32 bytes → 64 of 0 or 16: bit `first` of every byte, then bit `second`, both below bit 4 or neither."""
-    up = first < 4
-    by = (4 - first, 4 - second) if up else (first - 4, second - 4)
-    return define(i8x64(i8x32), lambda b, v: _shifted(b, _twice(b, v), up, *by, 16))
-
-
-fifth_0_2, fifth_1_3, fifth_4_6, fifth_5_7 = (_fifth_bits(a, a + 2) for a in (0, 1, 4, 5))
-
-
-def _upper_bits(high: bool) -> Callable[[Any, Any], Any]:
-    """32 bytes → 64 of 0, 16, 32 or 48: bits 0 and 1 of every byte, then bits 2 and 3; `high`: 4 to 7."""
-    return lambda b, v: _shifted(b, _twice(b, v), not high, 0 if high else 4, 2, 0x30)
-
-
-upper_0_2, upper_4_6 = define(i8x64(i8x32), _upper_bits(False)), define(i8x64(i8x32), _upper_bits(True))
-
 gather_halves = define(f32x4(*_four_addresses), lambda b, *rows: _f16_to_f32(b, _gather(b, _I16, list(rows))))

@@ -18,6 +18,7 @@ from localmoe.kernels import (
     atomics,
     simd,
     simd_amx,
+    simd_bits,
     simd_blocks,
     simd_dot,
     simd_formats,
@@ -31,7 +32,7 @@ SCALARS = {
     types.float32: ir.FloatType(),
     types.none: ir.VoidType(),
 }
-OWNERS = (simd, simd_blocks, simd_dot, simd_formats, simd_quad, simd_tile, atomics)
+OWNERS = (simd, simd_bits, simd_blocks, simd_dot, simd_formats, simd_quad, simd_tile, atomics)
 
 
 class Context:
@@ -67,6 +68,7 @@ def emit(module: ir.Module, name: str, intrinsic: Any) -> None:
 def main(form: str, triple: str, cpu: str, features: str) -> None:
     for owner in OWNERS:
         owner.FORM, owner.AVX512 = form, form in ("amx", "avx512vnni")
+        owner.GFNI = form == "avx512vnni" and "+gfni" in features
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=3)

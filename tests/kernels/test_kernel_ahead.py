@@ -10,8 +10,8 @@ from localmoe.kernels.ahead import distances
 @pytest.mark.parametrize(
     ("cpu", "avx512", "ahead", "second_level"),
     [("znver5", True, 9216, False), ("znver5", False, 9216, False), ("sapphirerapids", True, 17408, True),
-     ("znver4", True, 29184, True), ("znver4", False, 29184, True), ("znver3", False, 29184, True),
-     ("haswell", False, 29184, True), ("apple-m1", False, 29184, True)],
+     ("znver4", True, 22528, True), ("znver4", False, 22528, True), ("znver3", False, 22528, True),
+     ("haswell", False, 22528, True), ("apple-m1", False, 22528, True)],
 )  # fmt: skip
 def test_every_cpu_has_the_distances_measured_on_its_like(cpu, avx512, ahead, second_level):
     first, to_second_level, again = distances(cpu, avx512)
