@@ -252,10 +252,13 @@ class Cpu:
     def _describe(
         self, matrices: tuple[Matrix, ...], outputs: tuple[Rows, ...], alone: bool
     ) -> tuple[NDArray[np.int64], int, int]:
-        """What `linear_task` reads of each matrix: the array, its address, and the number of items."""
+        """What `linear_task` reads of each matrix: the array, its address, and the number of items. All items
+        have as many rows as the smallest matrix's do: threads begin with equally many items, and one that is
+        done early takes every other item of one that reads on.
+        """
         rows, items = [], 0
+        chunk = min(self._rows_per_item(m, alone) for m in matrices)
         for m, y in zip(matrices, outputs, strict=True):
-            chunk = self._rows_per_item(m, alone)
             rows.append((m.address, m.rows, m.row_bytes, m.kind, m.block_bytes, y.x, items, chunk))
             items += -(-m.rows // chunk)
         description = np.array(rows, np.int64)

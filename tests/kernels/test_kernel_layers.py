@@ -49,6 +49,16 @@ def test_qkv_is_the_references(name, rng):
                 close(taken(rows, 5), reference.matvec(weight.values, seen))
 
 
+def test_a_lone_tokens_query_key_and_value_are_handed_out_in_items_of_one_size(rng):
+    """Threads begin with equally many items: with unequal ones, one had three times the other's rows."""
+    matrices = tuple(Weight.random("q8_0", rows, 2048, rng).matrix for rows in (2048, 512, 512))
+    with Machine(shape(), threads=2) as machine:
+        outputs = tuple(machine.rows(np.zeros((1, m.rows), np.float32)) for m in matrices)
+        description, _, items = machine.cpu._describe(matrices, outputs, True)
+    assert items == (2048 + 512 + 512) // 32
+    assert description[:, 7].tolist() == [32, 32, 32]  # rows of an item of each
+
+
 def test_a_linear_layer_adds_to_the_residual_stream(rng):
     x, attended = normal(rng, 4, 256), normal(rng, 4, 128)
     w = Weight.random("f32", 256, 128, rng)
