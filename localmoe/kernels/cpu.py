@@ -252,13 +252,15 @@ class Cpu:
     def _describe(
         self, matrices: tuple[Matrix, ...], outputs: tuple[Rows, ...], alone: bool
     ) -> tuple[NDArray[np.int64], int, int]:
-        """What `linear_task` reads of each matrix: the array, its address, and the number of items. All items
-        have as many rows as the smallest matrix's do: threads begin with equally many items, and one that is
-        done early takes every other item of one that reads on.
+        """What `linear_task` reads of each matrix: the array, its address, and the number of items. A lone
+        token's have as many rows as the smallest matrix's: threads begin with equally many items, and one
+        that is done early takes every other item of one that reads on.
         """
         rows, items = [], 0
-        chunk = min(self._rows_per_item(m, alone) for m in matrices)
-        for m, y in zip(matrices, outputs, strict=True):
+        chunks = [self._rows_per_item(m, alone) for m in matrices]
+        if alone:
+            chunks = [min(chunks)] * len(chunks)
+        for m, y, chunk in zip(matrices, outputs, chunks, strict=True):
             rows.append((m.address, m.rows, m.row_bytes, m.kind, m.block_bytes, y.x, items, chunk))
             items += -(-m.rows // chunk)
         description = np.array(rows, np.int64)

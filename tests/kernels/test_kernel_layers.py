@@ -55,8 +55,10 @@ def test_a_lone_tokens_query_key_and_value_are_handed_out_in_items_of_one_size(r
     with Machine(shape(), threads=2) as machine:
         outputs = tuple(machine.rows(np.zeros((1, m.rows), np.float32)) for m in matrices)
         description, _, items = machine.cpu._describe(matrices, outputs, True)
+        of_many, _, _ = machine.cpu._describe(matrices, outputs, False)
     assert items == (2048 + 512 + 512) // 32
     assert description[:, 7].tolist() == [32, 32, 32]  # rows of an item of each
+    assert of_many[:, 7].tolist() == [64, 32, 32]  # whose tiles are unpacked two at a time
 
 
 def test_a_linear_layer_adds_to_the_residual_stream(rng):
