@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import carray
 
 from localmoe.experts.policy import MARGIN, MARGIN_SHIFT
 from localmoe.experts.statistics import (
@@ -25,7 +26,9 @@ from localmoe.experts.statistics import (
     SHIFTS,
     TOKENS,
 )
-from quant.compiled import compiled
+from localmoe.kernels.atomics import pointer
+from localmoe.kernels.simd import args10
+from quant.compiled import compiled, compiled_callback
 
 _FAR = np.int64(1) << 62
 _MEMORIES = len(SHIFTS)
@@ -92,6 +95,27 @@ def observe_tokens(
             for choice in range(routing.shape[2]):
                 totals[layer, routing[token, layer, choice]] += 1
         end_token(evidence, pending, clock)
+
+
+@compiled_callback("void(int64, int64, int64)")
+def token_task(args: int, item: int, worker: int) -> None:
+    """`observe_tokens` of one token, as a job of a recorded pass. Its arguments, int64: the address of the
+    routing, int32 [layers, k], then `ExpertStatistics.addresses`.
+    """
+    routing, layers, experts, k, estimates, used, totals, evidence, pending, clock = args10(args)
+    ids = carray(pointer(routing), (layers, k), np.int32)
+    now = np.zeros(experts, np.int64)
+    memory = carray(pointer(estimates), (_MEMORIES, layers, experts), np.int32)
+    before = carray(pointer(used), (layers, experts), np.int32)
+    counts = carray(pointer(totals), (layers, experts), np.int64)
+    proof = carray(pointer(evidence), (4, _MEMORIES), np.int64)
+    sums = carray(pointer(pending), (3, _MEMORIES), np.int64)
+    time = carray(pointer(clock), (2,), np.int64)
+    for layer in range(layers):
+        observe_row(ids[layer], layer, memory, before, proof, sums, time, now)
+        for choice in range(k):
+            counts[layer, ids[layer, choice]] += 1
+    end_token(proof, sums, time)
 
 
 @compiled(inline="never")

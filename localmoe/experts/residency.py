@@ -9,8 +9,8 @@ tell them apart:
             for active, table in residency.batches(layer, chosen):
                 compute the experts `active`, whose bytes are at table[expert] (gate, up, down)
 
-Where everything is mapped the engine may run a lone token through all layers at once and tell its routing
-afterwards: `observe`.
+Where everything is mapped the engine may run a lone token through all layers at once, in compiled code that
+ends with `job`, and tells of it afterwards: `observed`.
 
 A batch holds until the next is asked for. A pass of one token is decoding: it feeds statistics and policy at
 once, and a missing expert is read into its victim's slot if the policy admits it, else into a transit slot,
@@ -80,9 +80,8 @@ class Residency:
         self.paged = slots is not None
         self.slots = ExpertSlots(layout, slots if slots is not None else [0] * len(layout.classes))
         self.table = self.slots.table
-        self._step_lock = threading.Lock()
+        self.lock = threading.Lock()  # held during a pass
         self._seen: list[NDArray[np.uint8] | None] = [None] * layout.layers  # this pass's routing, by layer
-        self._observed: NDArray[np.uint8] | None = None  # or [1, layers, k], told at once
         self._last_save = time.monotonic()
         if not self.paged:
             return
@@ -100,8 +99,8 @@ class Residency:
     @contextmanager
     def step(self) -> Iterator[None]:
         """One forward pass of any number of tokens."""
-        with self._step_lock:
-            self._seen, self._observed = [None] * self.layout.layers, None
+        with self.lock:
+            self._seen = [None] * self.layout.layers
             if self.paged:
                 self._pager.step()
             try:
@@ -112,8 +111,7 @@ class Residency:
                 if self.paged:
                     self._settle_arrivals()
                     self._reader.leave()
-            if self.store is not None and time.monotonic() - self._last_save > SAVE_EVERY_S:
-                self.save()
+            self._save_now_and_then()
 
     def batches(
         self, layer: int, chosen: NDArray[np.integer], computed: slice = ALL
@@ -174,11 +172,21 @@ class Residency:
                 if slot is not None:
                     self.slots.abandon(slot)
 
-    def observe(self, routing: NDArray[np.integer]) -> None:
-        """Instead of `batches`, where experts are mapped and the engine reads `table` itself: what one token
-        was sent to, [layers, k].
+    def job(self, routing: int) -> tuple[int, tuple[int, ...]]:
+        """For a lone token's pass in compiled code, where experts are mapped and the engine reads `table`
+        itself: a task and its arguments, which feed the statistics from int32 [layers, k] at `routing`.
         """
-        self._observed = routing.astype(np.uint8)[None]
+        from localmoe.experts import replay
+
+        return replay.token_task.address, (routing, *self.statistics.addresses())
+
+    def observed(self, routing: NDArray[np.integer]) -> None:
+        """After a pass that ended with `job`, with `lock` held: what its token was sent to, [layers, k]."""
+        self.counters.tokens += 1
+        self.counters.decode_tokens += 1
+        if self.recorder is not None:
+            self.recorder.append(routing.astype(np.uint8)[None])
+        self._save_now_and_then()
 
     # -- around it -------------------------------------------------------------------------------------------
 
@@ -246,7 +254,7 @@ class Residency:
 
     def close(self) -> None:
         """Save the statistics and stop the background. Addresses are void from here on."""
-        with self._step_lock:
+        with self.lock:
             self.save()
             if self.paged:
                 self._pager.close()
@@ -254,14 +262,16 @@ class Residency:
 
     # -- inside ----------------------------------------------------------------------------------------------
 
+    def _save_now_and_then(self) -> None:
+        if self.store is not None and time.monotonic() - self._last_save > SAVE_EVERY_S:
+            self.save()
+
     def _learn(self) -> None:
         """The pass is complete: its routing enters the statistics (where paged decoding already put it)."""
-        routing = self._observed  # [tokens, layers, k]
-        if routing is None:
-            rows = [row for row in self._seen if row is not None]
-            if len(rows) != self.layout.layers:
-                return
-            routing = np.stack(rows, axis=1)
+        rows = [row for row in self._seen if row is not None]
+        if len(rows) != self.layout.layers:
+            return
+        routing = np.stack(rows, axis=1)  # [tokens, layers, k]
         if self.paged and len(routing) == 1:
             self.statistics.end_token()
         else:

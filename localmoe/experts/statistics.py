@@ -113,6 +113,11 @@ class ExpertStatistics:
             self.estimates, self.used, self.totals, self.evidence, self.pending, self.clock,
         )  # fmt: skip
 
+    def addresses(self) -> tuple[int, ...]:
+        """layers, experts, k, and where the arrays are and stay: what `replay.token_task` is given."""
+        shape = (self.layers, self.experts, self.chosen)
+        return (*shape, *(int(array.ctypes.data) for array in self.arrays().values()))
+
     def snapshot(self) -> ExpertStatistics:
         """An independent copy."""
         copy = ExpertStatistics(self.layers, self.experts, self.chosen)

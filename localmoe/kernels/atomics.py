@@ -49,6 +49,10 @@ def _function(builder: Any, name: str, arguments: list[Any]) -> Any:
 pause = define(types.none(), _pause)
 
 
+pointer = define(types.voidptr(types.int64), lambda b, a: b.inttoptr(a, ir.IntType(8).as_pointer()))
+pointer.__doc__ = "An address as numba's `carray` takes it."
+
+
 @intrinsic
 def call_task(typingctx: Any, function: Any, args: Any, item: Any, worker: Any) -> Any:
     """Calls the compiled task at address `function` with (args, item, worker)."""

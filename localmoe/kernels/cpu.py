@@ -21,7 +21,7 @@ from localmoe.kernels.buffers import Block, Buffers, Floats, Rows, Shape
 from localmoe.kernels.geometry import BLOCK, GROUP, TILE
 from localmoe.kernels.matrix import Matrix
 from localmoe.kernels.pool import Pool
-from localmoe.kernels.program import Program
+from localmoe.kernels.program import Job, Program
 
 POSITION, BLOCK_ITEMS = range(2)  # places in `Buffers.step`: the first token's, a lone token's in attention
 SMALL_ITEM = 1 << 14  # weights: about a microsecond's work, below which handing it out costs too much
@@ -102,8 +102,11 @@ class Cpu:
 
     # -- a lone token's pass as a program --------------------------------------------------------------------
 
-    def record(self, forward: Callable[[], object], layers: int) -> Program | None:
+    def record(
+        self, forward: Callable[[], object], layers: int, last: Callable[[int], Job] | None = None
+    ) -> Program | None:
         """The jobs that `forward` makes of one token, from `embed` to `last_logits`; none of them is run.
+        `last` makes one more, given the address of the program's `routing`.
 
         The program holds as long as the weights and the cache that `forward` uses stay where they are. None
         if jobs differ from token to token, because experts move, or if `exact`.
@@ -115,6 +118,9 @@ class Cpu:
             forward()
         finally:
             self._recording = None
+        if last is not None:
+            task, args = last(program.routing_at)
+            program.add(task, 1, args)
         program.finish()
         return program if program.constant else None
 

@@ -16,6 +16,7 @@ from localmoe.kernels.simd import load_i64
 from quant.compiled import compiled
 
 TASK, ITEMS, ITEMS_AT, ARGUMENTS, WORDS = 0, 1, 2, 8, 8 + MOST_ARGS
+Job = tuple[int, tuple[int, ...]]  # a task's address and its arguments: a job of one item
 
 
 @compiled("void(int64, int64, int64)")
@@ -51,6 +52,11 @@ class Program:
         row[[TASK, ITEMS, ITEMS_AT]] = task, items, items_at
         row[ARGUMENTS : ARGUMENTS + len(args)] = args
         self._rows.append(row)
+
+    @property
+    def routing_at(self) -> int:
+        """The address of `routing`."""
+        return int(self._choices.ctypes.data)
 
     def choices(self) -> int:
         """The address of int32 [k] where the next layer with experts writes those that it chose."""

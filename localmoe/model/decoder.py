@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localmoe.errors import UsageError
-from localmoe.kernels.program import Program
+from localmoe.kernels.program import Job, Program
 from localmoe.model.config import ModelConfig
 from localmoe.model.kv_cache import KVCache
 from localmoe.model.kv_file import load_state, save_state
@@ -45,8 +45,20 @@ def checked_chunks(
 class RecordingCompute(Compute, Protocol):
     """Arithmetic that can run a lone token's pass again from a recording: see `kernels.cpu.Cpu`."""
 
-    def record(self, forward: Callable[[], object], layers: int) -> Program | None: ...
+    def record(
+        self, forward: Callable[[], object], layers: int, last: Callable[[int], Job] | None = None
+    ) -> Program | None: ...
     def replay(self, program: Program, token: int, position: int) -> Floats: ...
+
+
+class TokenObserver(Protocol):
+    """What learns from the routing of lone tokens."""
+
+    def job(self, routing: int) -> Job:
+        """The last job of a recorded pass: learns from int32 [layers, k] at the address `routing`."""
+
+    def observed(self, routing: NDArray[np.int32]) -> None:
+        """Told after each pass that ended with such a job."""
 
 
 class Decoder:
@@ -59,15 +71,16 @@ class Decoder:
         compute: RecordingCompute,
         cache: KVCache,
         step: Callable[[], AbstractContextManager[None]],
-        observe: Callable[[NDArray[np.int32]], None] | None = None,
+        lock: AbstractContextManager[Any],
+        observer: TokenObserver | None = None,
     ) -> None:
-        """step: entered for each pass over a chunk of tokens; passes of other decoders wait. observe: told,
-        within a step, the routing [layers, k] of a token whose pass asked no `ExpertSource` for experts.
+        """step: entered for each pass over a chunk of tokens; passes of other decoders wait. lock: all that a
+        recorded pass of a lone token enters instead. observer: hears of its routing; no `ExpertSource` does.
         """
         self.context = cache.context
         self.tokens: list[int] = []
         self._transformer, self._compute, self._cache, self._step = transformer, compute, cache, step
-        self._observe, self._vocab = observe, config.vocab
+        self._lock, self._observer, self._vocab = lock, observer, config.vocab
         self._program: Program | None = None  # one token's pass, as soon as one was asked for
         self._recorded = False
 
@@ -79,13 +92,13 @@ class Decoder:
 
     def extend(self, ids: Sequence[int]) -> Floats:
         """Appends ids (at least one); returns float32 [vocab] logits of what follows the last."""
-        logits = np.zeros(0, np.float32)
-        chunks = self._chunks(ids)
-        if len(ids) == 1:
-            with self._step():
+        if len(ids) == 1 and 0 <= ids[0] < self._vocab and len(self.tokens) < self.context:
+            with self._lock:
                 program = self._own_program()
                 if program is not None:
                     return self._replay(program, int(ids[0]))
+        logits = np.zeros(0, np.float32)
+        chunks = self._chunks(ids)
         for chunk in chunks:
             with self._step():
                 hidden = self._forward(chunk, last_only=True)
@@ -119,7 +132,8 @@ class Decoder:
         """One token's pass over this cache, recorded when it is first asked for; None if it cannot be."""
         if not self._recorded:
             self._recorded = True
-            self._program = self._compute.record(self._pass_of_one, len(self._cache.layers))
+            job = self._observer.job if self._observer is not None else None
+            self._program = self._compute.record(self._pass_of_one, len(self._cache.layers), job)
         return self._program
 
     def _pass_of_one(self) -> None:
@@ -128,8 +142,8 @@ class Decoder:
 
     def _replay(self, program: Program, token: int) -> Floats:
         logits = self._compute.replay(program, token, len(self.tokens)).copy()
-        if self._observe is not None:
-            self._observe(program.routing)
+        if self._observer is not None:
+            self._observer.observed(program.routing)
         self.tokens.append(token)
         return logits
 

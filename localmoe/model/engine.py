@@ -77,8 +77,10 @@ class Engine:
         if context is not None and not 1 <= context <= most:
             raise UsageError(f"a conversation of {context} positions: the model was loaded with {most}")
         cache = KVCache(self.config, context or most, self.kv_type)
-        observe = self.residency.observe if self.residency is not None else None
-        return Decoder(self._transformer, self.config, self.compute, cache, self.step, observe)
+        lock = self._lock if self.residency is None else self.residency.lock
+        return Decoder(
+            self._transformer, self.config, self.compute, cache, self.step, lock, self.residency
+        )
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Paged experts: right bytes at any budget, bounded memory, and decisions that the simulator predicts."""
 
+import ctypes
 import subprocess
 import sys
 import threading
@@ -22,6 +23,9 @@ from localmoe.experts.traces import generate_trace
 def residency_of(experts, slots, chosen=2, **options):
     layout = experts.layout
     return Residency(layout, ExpertStatistics(layout.layers, layout.experts, chosen), slots, **options)
+
+
+run_task = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)
 
 
 def run_pass(residency, experts, routing):
@@ -182,9 +186,14 @@ def test_mapped_experts_are_served_where_the_file_is(make_experts):
     run_pass(residency, experts, routing[:20])
     for token in routing[20:28]:
         run_pass(residency, experts, token[None])
+    lone = np.zeros((4, 2), np.int32)
+    task, arguments = residency.job(int(lone.ctypes.data))
+    words = np.array(arguments, np.int64)
     for token in routing[28:]:
-        with residency.step():
-            residency.observe(token.astype(np.int32))
+        lone[:] = token
+        with residency.lock:
+            run_task(task)(int(words.ctypes.data), 0, 0)
+            residency.observed(lone)
     np.testing.assert_array_equal(residency.table, experts.layout.addresses)
     np.testing.assert_array_equal(recorder.routing(), routing)
     assert residency.statistics.tokens == 30

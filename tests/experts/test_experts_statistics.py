@@ -1,10 +1,13 @@
 """The statistics learn what the router does, the same in NumPy and compiled."""
 
+import ctypes
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from localmoe.experts.replay import token_task
 from localmoe.experts.statistics import CHOICE, ONE, SHIFTS, ExpertStatistics, kept, shifts_at
 from localmoe.experts.traces import generate_trace
 
@@ -16,6 +19,16 @@ def learn_slowly(statistics, routing):
         statistics.end_token()
 
 
+def learn_by_task(statistics, routing):
+    """As a recorded pass does: the routing of each token in the same place."""
+    run = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(token_task.address)
+    place = np.zeros(routing.shape[1:], np.int32)
+    words = np.array([place.ctypes.data, *statistics.addresses()], np.int64)
+    for token in routing:
+        place[:] = token
+        run(words.ctypes.data, 0, 0)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.integers(1, 5), st.integers(2, 12), st.integers(1, 3), st.integers(0, 80), st.integers(0, 2**32 - 1)
@@ -23,11 +36,13 @@ def learn_slowly(statistics, routing):
 def test_numpy_and_compiled_statistics_agree_to_the_last_bit(layers, experts, chosen, tokens, seed):
     chosen = min(chosen, experts)
     routing = generate_trace(tokens, layers, experts, chosen, skew=1.0, drift=20, seed=seed)
-    slow, fast = ExpertStatistics(layers, experts, chosen), ExpertStatistics(layers, experts, chosen)
+    slow, fast, by_task = (ExpertStatistics(layers, experts, chosen) for _ in range(3))
     learn_slowly(slow, routing)
     fast.observe_tokens(routing)
+    learn_by_task(by_task, routing)
     for name, array in slow.arrays().items():
         np.testing.assert_array_equal(array, fast.arrays()[name], err_msg=name)
+        np.testing.assert_array_equal(array, by_task.arrays()[name], err_msg=name)
     assert slow.tokens == tokens
 
 
