@@ -23,6 +23,8 @@ from typing import Any
 import llvmlite
 import numba
 from llvmlite import binding as llvm
+from numba import types
+from numba.core import sigutils, typing
 
 _PACKAGES = Path(__file__).resolve().parent.parent
 _KERNEL_SOURCES = (
@@ -120,5 +122,25 @@ def compiled_callback(signature: Any, **options: Any) -> Callable[[Callable[...,
         settings = {"cache": True, "boundscheck": False, "error_model": "numpy", **options}
         with _numba_cache_in(cache_directory()):
             return numba.cfunc(signature, **settings)(function)
+
+    return decorate
+
+
+_linked: list[Any] = []  # what other machine code calls stays in memory
+
+
+def compiled_once(signature: str) -> Callable[[Callable[..., Any]], Any]:
+    """A function for other compiled code to call, whose machine code is in the process only once. numba puts
+    a copy of each function into every kernel that calls it: of large ones that costs time to compile, and
+    each copy has to come into a core's caches by itself. Cached as `compiled_callback`; not for Python.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        made = compiled_callback(signature)(function)
+        _linked.append(made)
+        name = f"{function.__module__}.{function.__qualname__}"
+        llvm.add_symbol(name, made.address)
+        arguments, returned = sigutils.normalize_signature(signature)
+        return types.ExternalFunction(name, typing.signature(returned, *arguments))
 
     return decorate

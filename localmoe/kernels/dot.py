@@ -14,8 +14,9 @@ from localmoe.kernels.dot_tile_pair import PAIRED, tile_k_pair
 from localmoe.kernels.elementwise import store_f32_at
 from localmoe.kernels.geometry import GROUP, SUMS, TILE
 from localmoe.kernels.simd import load_i32
-from quant.compiled import compiled
+from quant.compiled import compiled, compiled_once
 
+_ROWS, _TWO = ("void(" + ", ".join(["int64"] * count) + ")" for count in (16, 19))
 FEW = 6  # tokens from which unpacking a tile of sixteen rows pays
 
 
@@ -56,16 +57,10 @@ def _quad(kind, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratc
         quad_blocks(kind, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch)
 
 
-@compiled()
-def dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens,
-             out, scratch) -> None:
-    """out[t, r] = row r · token index[t]: `count` ≤ 16 rows, out float32 [tokens, 16], bit-equal for any
-    `tokens`.
-
-    Rows of F32, F16 and BF16, and all when `exact`, meet the float32 activations x [*, cols]; other rows the
-    int8 ones (q, scales, sums). Columns from `count` on hold nothing of use. Addresses, all of them; scratch:
-    `scratch_bytes(cols, tokens)` of it.
-    """
+@compiled_once(_ROWS)
+def _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens, out,
+          scratch) -> None:
+    """See `dot_rows`."""
     if exact or kind == F32 or kind == F16 or kind == BF16:
         _float_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, index, tokens, out, scratch)
     elif tokens >= FEW and (kind == Q4_K or kind == Q5_K or kind == Q6_K):
@@ -84,12 +79,10 @@ def dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scale
                       sums + at * SUMS * 2, out + (t * TILE + r) * 4, scratch)
 
 
-@compiled()
-def dot_two(exact, kind, rows, count, second, second_count, row_bytes, cols, size, table, x, q, scales, sums,
-            index, tokens, out, other, scratch) -> None:
-    """`dot_rows` of `count` rows into `out` and of `second_count` others of the same type into `other`, at
-    once where that is faster. scratch: `scratch_bytes(cols, tokens)`.
-    """
+@compiled_once(_TWO)
+def _two(exact, kind, rows, count, second, second_count, row_bytes, cols, size, table, x, q, scales, sums,
+         index, tokens, out, other, scratch) -> None:
+    """See `dot_two`."""
     if AMX and not exact and tokens >= AMX_FEW and (kind == Q4_K or kind == Q5_K or kind == Q6_K):
         tile_k_amx(kind, rows, count, second, second_count, row_bytes, cols, q, scales, sums, index, tokens,
                    out, other, scratch)  # fmt: skip
@@ -97,7 +90,31 @@ def dot_two(exact, kind, rows, count, second, second_count, row_bytes, cols, siz
         tile_k_pair(kind, rows, count, second, second_count, row_bytes, cols, q, scales, sums, index, tokens,
                     out, other, scratch)  # fmt: skip
     else:
-        dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens,
-                 out, scratch)  # fmt: skip
-        dot_rows(exact, kind, second, row_bytes, second_count, cols, size, table, x, q, scales, sums, index,
-                 tokens, other, scratch)  # fmt: skip
+        _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens,
+              out, scratch)  # fmt: skip
+        _rows(exact, kind, second, row_bytes, second_count, cols, size, table, x, q, scales, sums, index,
+              tokens, other, scratch)  # fmt: skip
+
+
+@compiled()
+def dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens,
+             out, scratch) -> None:
+    """out[t, r] = row r · token index[t]: `count` ≤ 16 rows, out float32 [tokens, 16], bit-equal for any
+    `tokens`.
+
+    Rows of F32, F16 and BF16, and all when `exact`, meet the float32 activations x [*, cols]; other rows the
+    int8 ones (q, scales, sums). Columns from `count` on hold nothing of use. Addresses, all of them; scratch:
+    `scratch_bytes(cols, tokens)` of it.
+    """
+    _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens, out,
+          scratch)  # fmt: skip
+
+
+@compiled()
+def dot_two(exact, kind, rows, count, second, second_count, row_bytes, cols, size, table, x, q, scales, sums,
+            index, tokens, out, other, scratch) -> None:
+    """`dot_rows` of `count` rows into `out` and of `second_count` others of the same type into `other`, at
+    once where that is faster. scratch: `scratch_bytes(cols, tokens)`.
+    """
+    _two(exact, kind, rows, count, second, second_count, row_bytes, cols, size, table, x, q, scales, sums,
+         index, tokens, out, other, scratch)  # fmt: skip
