@@ -63,3 +63,14 @@ def call_task(typingctx: Any, function: Any, args: Any, item: Any, worker: Any) 
         return context.get_dummy_value()
 
     return types.none(types.int64, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def call_start(typingctx: Any, function: Any, args: Any, item: Any) -> Any:
+    """What the compiled function at address `function` returns for (args, item): see `kernels.starts`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(_I64, [_I64, _I64])
+        return builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+
+    return types.int64(types.int64, types.int64, types.int64), codegen

@@ -99,22 +99,24 @@ def attend_task(args: int, item: int, worker: int) -> None:
 
 @compiled_callback(TASK)
 def block_task(args: int, item: int, worker: int) -> None:
-    """One block of one KV head of one token, for decoding: item = block * kv_heads + kv head, counted from
-    the oldest.
+    """One block of one KV head of one token, for decoding: item = kv head * blocks + block, counted from the
+    oldest: a thread that takes the next item reads on in keys and in values. → partial [blocks, heads]
     """
     (q, _, step, heads, kv_heads, head_dim, context, keys, key_scales, values, value_scales,
      kind, scale, window, scratch, scratch_bytes, partial, _, _, _) = args20(args)  # fmt: skip
     position = load_i64(step)
     oldest = max(0, position - window + 1) if window > 0 else 0
-    block, head, group = oldest // BLOCK + item // kv_heads, item % kv_heads, heads // kv_heads
-    elements = element_bytes(kind)
+    blocks = position // BLOCK + 1 - oldest // BLOCK
+    head, turn, group = item // blocks, item % blocks, heads // kv_heads
+    block, elements = oldest // BLOCK + turn, element_bytes(kind)
     scales = head * context * (head_dim // SCALED) * 2
     low, high = max(0, oldest - block * BLOCK), min(BLOCK, position + 1 - block * BLOCK)
     one_block(kind, q + head * group * head_dim * 4, group, head_dim,
                keys + head * context * head_dim * elements, key_scales + scales,
                values + head * context * head_dim * elements, value_scales + scales, block, low, high,
                bits_to_f32(scale),
-               scratch + worker * scratch_bytes, partial + item * group * (head_dim + 2) * 4,
+               scratch + worker * scratch_bytes,
+               partial + (turn * heads + head * group) * (head_dim + 2) * 4,
                True)  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from localmoe.kernels import attention as A
 from localmoe.kernels import kv_append as K
+from localmoe.kernels import starts as S
 from localmoe.kernels import tasks as T
 from localmoe.kernels.buffers import Block, Buffers, Floats, Rows, Shape
 from localmoe.kernels.geometry import BLOCK, GROUP, TILE
@@ -93,12 +94,14 @@ class Cpu:
             found = self._addresses[id(weight)] = int(weight.ctypes.data)
         return found
 
-    def _run(self, task: int, items: int, *args: int, items_at: int = 0) -> None:
-        """Runs a job, or records it; in a program its items are read from `items_at`, if that is given."""
+    def _run(self, task: int, items: int, *args: int, items_at: int = 0, start: int = S.NOTHING) -> None:
+        """Runs a job, or records it; in a program its items are read from `items_at`, if that is given, and
+        `start` says where their weights begin.
+        """
         if self._recording is None:
             self.pool.run(task, items, *args)
         else:
-            self._recording.add(task, items, args, items_at)
+            self._recording.add(task, items, args, items_at, start)
 
     # -- a lone token's pass as a program --------------------------------------------------------------------
 
@@ -183,7 +186,7 @@ class Cpu:
         self._run(
             task.address, items, q.x, out.x, b.step.at, s.heads, s.kv_heads, s.head_dim,
             cache.context, *cache.addresses, cache.kind, self._scale, s.window, b.scratch.at, b.scratch_bytes,
-            b.partials.at, items_at=b.step.at + BLOCK_ITEMS * 8,
+            b.partials.at, items_at=b.step.at + BLOCK_ITEMS * 8, start=S.block_start.address,
         )  # fmt: skip
         if alone:
             share = s.heads if out.cols <= SMALL_MERGE else s.heads // s.kv_heads
@@ -252,7 +255,7 @@ class Cpu:
         self._run(
             T.linear_task.address, items, description, len(matrices), h.cols, b.table.at,
             h.x, h.q, h.scales, h.sums, b.identity.at + first * 4, tokens, int(self.exact), int(add),
-            b.scratch.at, b.scratch_bytes,
+            b.scratch.at, b.scratch_bytes, start=S.linear_start.address,
         )  # fmt: skip
 
     def _describe(
@@ -329,7 +332,7 @@ class Cpu:
             T.gate_up_task.address, count * chunks, active, chunks, addresses, b.starts.at,
             b.token_of.at, h.cols, s.ffn, gate.kind, gate.block_bytes, gate.row_bytes, b.table.at,
             h.x, h.q, h.scales, h.sums, inner.x, int(self.exact), b.scratch.at, b.scratch_bytes,
-            self._formats_of(up, down),
+            self._formats_of(up, down), start=S.UNKNOWN,
         )  # fmt: skip
         chunk = self._rows_per_item(down, self.tokens == 1)
         chunks = -(-s.hidden // chunk)
@@ -337,7 +340,7 @@ class Cpu:
             T.down_task.address, count * chunks, active, chunks, addresses, b.starts.at, b.identity.at,
             s.ffn, s.hidden, down.kind, down.block_bytes, down.row_bytes, b.table.at,
             inner.x, inner.q, inner.scales, inner.sums, b.out.at, int(self.exact), b.scratch.at,
-            b.scratch_bytes, chunk,
+            b.scratch_bytes, chunk, start=S.down_start.address,
         )  # fmt: skip
 
     def _formats_of(self, up: Matrix, down: Matrix) -> int:

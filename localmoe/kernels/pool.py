@@ -2,18 +2,23 @@
 
 A job is a task (the address of compiled code), an argument block and a number of items. Each thread has a
 stretch of neighbouring items, which it takes one by one: a thread that reads weights reads on where it was,
-so what it asked the memory for in advance is what it needs next. Done with its own, it takes from the
-others' stretches: a thread that loses its core to another process delays only the item in its hands. The
-thread that starts a job works on it too and returns when all items are done: a job never depends on a
-sleeping worker. Workers wait between jobs by spinning for about a millisecond (or as long as their pool's
-patience), then sleep until `wake`: a pause between two turns of a conversation costs no CPU time.
+so what it asked the memory for in advance is what it needs next. Done with its own, it takes over the second
+half of what another one has left, and both read on: a thread that loses its core to another process delays
+only the item in its hands. The thread that starts a job works on it too and returns when all items are done:
+a job never depends on a sleeping worker. Workers wait between jobs by spinning for about a millisecond (or as
+long as their pool's patience), then sleep until `wake`: a pause between two turns of a conversation costs no
+CPU time.
 
 A job of one item is no job for a pool: the caller runs it without telling anybody.
 
-A stretch's counter, its ticket, holds (epoch << 32 | items left). A worker takes an item by compare-and-swap
-on the whole, so a worker that was delayed can never take an item of a later job for an item of the one whose
-arguments it read; and because what is left stands in the ticket itself, a finished job has nothing to take
-while the next is being written. `EPOCH` is written when all tickets are: it is what workers wait for.
+Who starts a job may say what each thread will read first in one that comes later (`NEXT`); threads ask the
+memory for it while they wait. Nothing depends on it: an address that is out of date costs some time.
+
+A stretch's ticket holds the job's epoch, the first item that nobody took, and the end. It is changed by
+compare-and-swap on the whole: a worker that was delayed does not take an item of a later job for an item of
+the one whose arguments it read (but after a delay of just 2**27 jobs); and because what is left stands in the
+ticket itself, a finished job has nothing to take while the next is being written. `EPOCH` is written when all
+tickets are: it is what workers wait for.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from localmoe.kernels.ahead import prefetch_lines
 from localmoe.kernels.atomics import (
     call_task,
     compare_and_swap,
@@ -38,10 +44,44 @@ from localmoe.kernels.simd import load_i64, store_i64
 from quant.compiled import compiled
 
 # Byte offsets in the control block; each shared counter has cache lines of its own.
-EPOCH, DONE, STOP, TASK, ITEMS, ARGS_AT, THREADS, PATIENCE, ARGS = 0, 128, 256, 384, 392, 400, 408, 416, 448
+EPOCH, DONE, STOP, TASK, ARGS_AT, THREADS, PATIENCE, ARGS = 0, 128, 256, 384, 400, 408, 416, 448
 TICKETS, TICKET_BYTES, MOST_ARGS = 1024, 128, 24  # one ticket for each thread
+NEXT, NEXT_END = 8, 16  # behind a ticket: what its thread will read first in a later job; 0 if not known
+STEP = 512  # bytes asked for between two looks for a job: a thread that waits for the memory sees it late
 SPINS = 20_000  # about a millisecond of pause instructions
-EPOCH_BITS = 32
+ITEM_BITS, EPOCH_BITS = 18, 36  # where a ticket's first item and its epoch begin
+MOST_ITEMS, EPOCH_MASK = (1 << ITEM_BITS) - 1, (1 << 27) - 1
+
+
+@compiled(forceinline=True)
+def _ticket(epoch: int, first: int, end: int) -> int:
+    return (epoch & EPOCH_MASK) << EPOCH_BITS | first << ITEM_BITS | end
+
+
+@compiled(forceinline=True)
+def _left(ticket: int, epoch: int) -> tuple[int, int]:
+    """The first item that nobody took and the end of a stretch; nothing if the ticket is of another job."""
+    if ticket >> EPOCH_BITS != epoch & EPOCH_MASK:
+        return 0, 0
+    return ticket >> ITEM_BITS & MOST_ITEMS, ticket & MOST_ITEMS
+
+
+@compiled("int64(int64, int64, int64)")
+def _take_over(control: int, epoch: int, worker: int) -> int:
+    """Makes the second half of what another thread has left this worker's stretch; 0 if there is nothing."""
+    threads = load_i64(control + THREADS)
+    for step in range(1, threads):
+        at = control + TICKETS + (worker + step) % threads * TICKET_BYTES
+        while True:
+            ticket = load_acquire(at)
+            first, end = _left(ticket, epoch)
+            if first == end:
+                break
+            middle = first + (end - first) // 2
+            if compare_and_swap(at, ticket, ticket - (end - middle)):
+                store_release(control + TICKETS + worker * TICKET_BYTES, _ticket(epoch, middle, end))
+                return 1
+    return 0
 
 
 @compiled("int64(int64, int64, int64)")
@@ -50,24 +90,35 @@ def _work(control: int, epoch: int, worker: int) -> int:
 
     They are reported together at the end: a job cannot end before, so its DONE is still the one to add to.
     """
-    threads = load_i64(control + THREADS)
-    done = 0
-    for step in range(threads):
-        owner = (worker + step) % threads
-        at = control + TICKETS + owner * TICKET_BYTES
-        while True:
-            ticket = load_acquire(at)
-            left = ticket & 0xFFFFFFFF
-            if ticket >> EPOCH_BITS != epoch or left == 0:
-                break
-            task, items = load_i64(control + TASK), load_i64(control + ITEMS)
-            args = load_i64(control + ARGS_AT)
-            if compare_and_swap(at, ticket, ticket - 1):
-                call_task(task, args, (owner + 1) * items // threads - left, worker)
-                done += 1
+    mine, done = control + TICKETS + worker * TICKET_BYTES, 0
+    while True:
+        ticket = load_acquire(mine)
+        item, end = _left(ticket, epoch)
+        if item == end:
+            if _take_over(control, epoch, worker):
+                continue
+            break
+        task, args = load_i64(control + TASK), load_i64(control + ARGS_AT)
+        if compare_and_swap(mine, ticket, ticket + (1 << ITEM_BITS)):
+            call_task(task, args, item, worker)
+            done += 1
     if done:
         fetch_add(control + DONE, done)
     return done
+
+
+@compiled(forceinline=True)
+def _ask_ahead(at: int, known: int, place: int) -> tuple[int, int]:
+    """One step of asking the memory for what the thread whose ticket is at `place` will read first, while it
+    has nothing else to do. `known`: what that was at the last step, `at`: as far as it was asked for.
+    """
+    now = load_acquire(place + NEXT)
+    if now != known:
+        at = now
+    if at < load_i64(place + NEXT_END):
+        prefetch_lines(at, STEP)
+        at += STEP
+    return at, now
 
 
 @compiled("void(int64, int64, int64, int64)")
@@ -78,16 +129,17 @@ def run_job(control: int, task: int, items: int, args: int) -> None:
     if items <= 1:
         return
     store_i64(control + TASK, task)
-    store_i64(control + ITEMS, items)
     store_i64(control + ARGS_AT, args)
     store_release(control + DONE, 0)
     epoch, threads = load_acquire(control + EPOCH) + 1, load_i64(control + THREADS)
     for owner in range(threads):
-        count = (owner + 1) * items // threads - owner * items // threads
-        store_release(control + TICKETS + owner * TICKET_BYTES, epoch << EPOCH_BITS | count)
+        stretch = _ticket(epoch, owner * items // threads, (owner + 1) * items // threads)
+        store_release(control + TICKETS + owner * TICKET_BYTES, stretch)
     store_release(control + EPOCH, epoch)
     _work(control, epoch, 0)
+    at = known = 0
     while load_acquire(control + DONE) < items:
+        at, known = _ask_ahead(at, known, control + TICKETS)
         pause()
 
 
@@ -107,6 +159,7 @@ def keep_awake(control: int) -> None:
 def _serve(control: int, worker: int, seen: int) -> int:
     """Works on every job that appears; returns the last epoch seen once nothing came for PATIENCE turns."""
     idle, patience = 0, load_i64(control + PATIENCE)
+    at, known, place = 0, 0, control + TICKETS + worker * TICKET_BYTES
     while idle < patience and load_acquire(control + STOP) == 0:
         epoch = load_acquire(control + EPOCH)
         if epoch != seen:
@@ -114,6 +167,7 @@ def _serve(control: int, worker: int, seen: int) -> int:
             _work(control, epoch, worker)
             idle = 0
         else:
+            at, known = _ask_ahead(at, known, place)
             pause()
             idle += 1
     return seen
@@ -152,7 +206,11 @@ class Pool:
                 wakeup.set()
 
     def run(self, task: int, items: int, *args: int) -> None:
-        """Runs `task(args block, item, worker)` for every item in range(items); blocks until all are done."""
+        """Runs `task(args block, item, worker)` for every item in range(items); blocks until all are done.
+        ValueError for more than MOST_ITEMS.
+        """
+        if items > MOST_ITEMS:
+            raise ValueError(f"a job of {items} items: at most {MOST_ITEMS}")
         self._arguments[: len(args)] = args
         _run(self.control, task, items)
 

@@ -37,6 +37,7 @@ from localmoe.kernels.simd import (
     store_i32,
     sum16,
 )
+from localmoe.kernels.starts import matrix_of
 from quant.compiled import compiled, compiled_callback
 
 TASK = "void(int64, int64, int64)"
@@ -127,10 +128,7 @@ def linear_task(args: int, item: int, worker: int) -> None:
     mine = scratch + worker * scratch_bytes
     out = mine + scratch_bytes - tokens * 2 * TILE * 4
     other = out + tokens * TILE * 4
-    which = 0
-    while which + 1 < count and item >= load_i64(matrices + (which + 1) * 64 + 48):
-        which += 1
-    m = matrices + which * 64
+    m = matrix_of(matrices, count, item)
     address, rows, row_bytes, kind = load_i64(m), load_i64(m + 8), load_i64(m + 16), load_i64(m + 24)
     size, y, chunk = load_i64(m + 32), load_i64(m + 40), load_i64(m + 56)
     first = (item - load_i64(m + 48)) * chunk

@@ -30,6 +30,7 @@ SCALARS = {
     types.int64: ir.IntType(64),
     types.uint32: ir.IntType(32),
     types.float32: ir.FloatType(),
+    types.voidptr: ir.IntType(8).as_pointer(),
     types.none: ir.VoidType(),
 }
 OWNERS = (simd, simd_bits, simd_blocks, simd_dot, simd_formats, simd_quad, simd_tile, atomics)

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from kernel_rows import address
 
-from localmoe.kernels.pool import EPOCH, EPOCH_BITS, TICKET_BYTES, TICKETS, Pool, _work, usable_cores
+from localmoe.kernels.pool import (
+    EPOCH,
+    MOST_ITEMS,
+    TICKET_BYTES,
+    TICKETS,
+    Pool,
+    _ticket,
+    _work,
+    usable_cores,
+)
 from localmoe.kernels.simd import args4, load_i64, store_i64
 from quant.compiled import compiled_callback
 
@@ -54,23 +63,44 @@ def test_every_item_of_every_job_runs_once(threads):
         pool.close()
 
 
+def order_of(worker, starts):
+    """In which order one thread alone takes the items: its own, then halves of what the others have left."""
+    threads = len(starts) - 1
+    order = [*range(starts[worker], starts[worker + 1])]
+    for step in range(1, threads):
+        owner = (worker + step) % threads
+        left = [*range(starts[owner], starts[owner + 1])]
+        while left:
+            order += left[len(left) // 2 :]
+            left = left[: len(left) // 2]
+    return order
+
+
 @pytest.mark.parametrize(("threads", "items"), [(2, 7), (3, 100), (5, 4)])
-def test_a_thread_works_through_its_own_stretch_and_then_through_the_others(threads, items):
+def test_a_thread_works_through_its_own_stretch_and_then_through_halves_of_the_others(threads, items):
     """So what it asked the memory for in advance is what it reads next. The other threads sleep here."""
     pool, out = Pool(threads), np.zeros(items + 1, np.int64)
     starts = [owner * items // threads for owner in range(threads + 1)]
     try:
         time.sleep(0.05)
         pool.run(_note.address, items, address(out), items, 0, 0)
-        np.testing.assert_array_equal(out[:items], np.arange(items))
+        np.testing.assert_array_equal(np.argsort(out[:items]), order_of(0, starts))
         for worker in range(threads):
             out[items], epoch = 0, int(pool._block[EPOCH // 8])
             for owner in range(threads):  # the last job again, as another thread sees it
-                count = starts[owner + 1] - starts[owner]
-                pool._block[(TICKETS + owner * TICKET_BYTES) // 8] = epoch << EPOCH_BITS | count
+                ticket = _ticket(epoch, starts[owner], starts[owner + 1])
+                pool._block[(TICKETS + owner * TICKET_BYTES) // 8] = ticket
             assert _work(pool.control, epoch, worker) == items
-            order = [*range(starts[worker], items), *range(starts[worker])]
-            np.testing.assert_array_equal(np.argsort(out[:items]), order)
+            np.testing.assert_array_equal(np.argsort(out[:items]), order_of(worker, starts))
+    finally:
+        pool.close()
+
+
+def test_a_job_of_too_many_items_is_refused():
+    pool = Pool(2)
+    try:
+        with pytest.raises(ValueError, match="at most 262143"):
+            pool.run(_count.address, MOST_ITEMS + 1, 0, 0, 0, 0)
     finally:
         pool.close()
 
