@@ -7,7 +7,8 @@ up to two in what a Zen 4 reads (docs/decisions/008, 018).
 
 from __future__ import annotations
 
-from localmoe.kernels.simd import AVX512, prefetch, prefetch_far
+from localmoe.kernels.atomics import load_acquire
+from localmoe.kernels.simd import AVX512, load_i64, prefetch, prefetch_far, store_i64
 from quant.compiled import compiled, cpu_name
 
 
@@ -30,6 +31,23 @@ def prefetch_lines(at: int, size: int) -> None:
     """Asks for the cache lines of `size` bytes, needed much later, in the order of their addresses."""
     for line in range(0, size, 64):
         prefetch_far(at + line)
+
+
+# Behind each thread's ticket in a pool: where what it will read first in a later job begins, how far it may
+# ask for that, and how far it has. Nothing depends on them: an address that is out of date costs some time.
+NEXT, NEXT_END, ASKED = 8, 16, 24
+STEP = 512  # bytes asked for at once: a thread that waits for the memory sees a new job late
+
+
+@compiled(forceinline=True)
+def ask_ahead(place: int) -> None:
+    """One step of asking for what the thread whose ticket is at `place` will read next, while it waits."""
+    at, start, end = load_i64(place + ASKED), load_acquire(place + NEXT), load_i64(place + NEXT_END)
+    if at < start or at > end:  # it asked for something else
+        at = start
+    if at < end:
+        prefetch_lines(at, STEP)
+        store_i64(place + ASKED, min(at + STEP, end))
 
 
 @compiled(forceinline=True)

@@ -11,8 +11,8 @@ CPU time.
 
 A job of one item is no job for a pool: the caller runs it without telling anybody.
 
-Who starts a job may say what each thread will read first in one that comes later (`NEXT`); threads ask the
-memory for it while they wait. Nothing depends on it: an address that is out of date costs some time.
+Who starts a job may say, behind the tickets, what each thread will read first in one that comes later;
+threads ask the memory for it while they wait (`ahead`).
 
 A stretch's ticket holds the job's epoch, the first item that nobody took, and the end. It is changed by
 compare-and-swap on the whole: a worker that was delayed does not take an item of a later job for an item of
@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from localmoe.kernels.ahead import prefetch_lines
+from localmoe.kernels.ahead import ask_ahead
 from localmoe.kernels.atomics import (
     call_task,
     compare_and_swap,
@@ -46,8 +46,6 @@ from quant.compiled import compiled
 # Byte offsets in the control block; each shared counter has cache lines of its own.
 EPOCH, DONE, STOP, TASK, ARGS_AT, THREADS, PATIENCE, ARGS = 0, 128, 256, 384, 400, 408, 416, 448
 TICKETS, TICKET_BYTES, MOST_ARGS = 1024, 128, 24  # one ticket for each thread
-NEXT, NEXT_END = 8, 16  # behind a ticket: what its thread will read first in a later job; 0 if not known
-STEP = 512  # bytes asked for between two looks for a job: a thread that waits for the memory sees it late
 SPINS = 20_000  # about a millisecond of pause instructions
 ITEM_BITS, EPOCH_BITS = 18, 36  # where a ticket's first item and its epoch begin
 MOST_ITEMS, EPOCH_MASK = (1 << ITEM_BITS) - 1, (1 << 27) - 1
@@ -107,20 +105,6 @@ def _work(control: int, epoch: int, worker: int) -> int:
     return done
 
 
-@compiled(forceinline=True)
-def _ask_ahead(at: int, known: int, place: int) -> tuple[int, int]:
-    """One step of asking the memory for what the thread whose ticket is at `place` will read first, while it
-    has nothing else to do. `known`: what that was at the last step, `at`: as far as it was asked for.
-    """
-    now = load_acquire(place + NEXT)
-    if now != known:
-        at = now
-    if at < load_i64(place + NEXT_END):
-        prefetch_lines(at, STEP)
-        at += STEP
-    return at, now
-
-
 @compiled("void(int64, int64, int64, int64)")
 def run_job(control: int, task: int, items: int, args: int) -> None:
     """Publishes a job whose arguments are at `args`, works on it, returns when every item is done."""
@@ -137,9 +121,8 @@ def run_job(control: int, task: int, items: int, args: int) -> None:
         store_release(control + TICKETS + owner * TICKET_BYTES, stretch)
     store_release(control + EPOCH, epoch)
     _work(control, epoch, 0)
-    at = known = 0
     while load_acquire(control + DONE) < items:
-        at, known = _ask_ahead(at, known, control + TICKETS)
+        ask_ahead(control + TICKETS)
         pause()
 
 
@@ -159,7 +142,6 @@ def keep_awake(control: int) -> None:
 def _serve(control: int, worker: int, seen: int) -> int:
     """Works on every job that appears; returns the last epoch seen once nothing came for PATIENCE turns."""
     idle, patience = 0, load_i64(control + PATIENCE)
-    at, known, place = 0, 0, control + TICKETS + worker * TICKET_BYTES
     while idle < patience and load_acquire(control + STOP) == 0:
         epoch = load_acquire(control + EPOCH)
         if epoch != seen:
@@ -167,7 +149,7 @@ def _serve(control: int, worker: int, seen: int) -> int:
             _work(control, epoch, worker)
             idle = 0
         else:
-            at, known = _ask_ahead(at, known, place)
+            ask_ahead(control + TICKETS + worker * TICKET_BYTES)
             pause()
             idle += 1
     return seen

@@ -12,14 +12,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from localmoe.kernels.ahead import NEXT, NEXT_END
 from localmoe.kernels.atomics import call_start, store_release
-from localmoe.kernels.pool import MOST_ARGS, NEXT, NEXT_END, THREADS, TICKET_BYTES, TICKETS, Pool, run_job
+from localmoe.kernels.pool import MOST_ARGS, THREADS, TICKET_BYTES, TICKETS, Pool, run_job
 from localmoe.kernels.simd import load_i64, store_i64
 from localmoe.kernels.starts import NOTHING, UNKNOWN
 from quant.compiled import compiled
 
 TASK, ITEMS, ITEMS_AT, START, LATER, ARGUMENTS, WORDS = 0, 1, 2, 3, 4, 8, 8 + MOST_ARGS
-REACH = 128 << 10  # the most bytes that a waiting thread asks for ahead: part of a second-level cache
+REACH = 256 << 10  # the most bytes that a waiting thread asks for ahead: part of a second-level cache
 Job = tuple[int, tuple[int, ...]]  # a task's address and its arguments: a job of one item
 
 

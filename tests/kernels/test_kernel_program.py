@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from kernel_rows import address
 
-from localmoe.kernels.pool import NEXT, NEXT_END, TICKET_BYTES, TICKETS, Pool
+from localmoe.kernels.ahead import NEXT, NEXT_END
+from localmoe.kernels.pool import TICKET_BYTES, TICKETS, Pool
 from localmoe.kernels.program import REACH, Program
 from localmoe.kernels.simd import args4, load_i64, store_i64
 from localmoe.kernels.starts import NOTHING, UNKNOWN
