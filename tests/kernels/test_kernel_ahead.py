@@ -37,7 +37,8 @@ def test_what_comes_next_is_asked_for_step_by_step_to_its_end_and_no_further():
 
     assert asked(3) == 0  # nothing is known
     place[NEXT // 8], place[NEXT_END // 8] = 10**6, 10**6 + 3 * STEP + 100
-    assert [asked(1) for _ in range(6)] == [10**6 + n for n in (STEP, 2 * STEP, 3 * STEP, *[3 * STEP + 100] * 3)]
+    steps = [asked(1) - 10**6 for _ in range(6)]
+    assert steps == [STEP, 2 * STEP, 3 * STEP, *[3 * STEP + 100] * 3]
     place[NEXT // 8], place[NEXT_END // 8] = 500, 500 + STEP  # another matrix
     assert asked(1) == 500 + STEP
     place[NEXT // 8], place[NEXT_END // 8] = 0, 0
