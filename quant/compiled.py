@@ -131,8 +131,8 @@ _linked: list[Any] = []  # what other machine code calls stays in memory
 
 def compiled_once(signature: str) -> Callable[[Callable[..., Any]], Any]:
     """A function for other compiled code to call, whose machine code is in the process only once. numba puts
-    a copy of each function into every kernel that calls it: of large ones that costs time to compile, and
-    each copy has to come into a core's caches by itself. Cached as `compiled_callback`; not for Python.
+    a copy of each function into every kernel that calls it: of large ones that costs time to compile and to
+    load (decoding is as fast either way). Cached as `compiled_callback`; not for Python.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:

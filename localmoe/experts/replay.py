@@ -83,6 +83,18 @@ def end_token(evidence: Any, pending: Any, clock: Any) -> None:
     pending[:] = 0
 
 
+@compiled(forceinline=True)
+def _observe_token(
+    ids: Any, estimates: Any, used: Any, totals: Any, evidence: Any, pending: Any, clock: Any, now: Any
+) -> None:
+    """One whole token, `ids` [layers, k]."""
+    for layer in range(ids.shape[0]):
+        observe_row(ids[layer], layer, estimates, used, evidence, pending, clock, now)
+        for choice in range(ids.shape[1]):
+            totals[layer, ids[layer, choice]] += 1
+    end_token(evidence, pending, clock)
+
+
 @compiled()
 def observe_tokens(
     routing: Any, estimates: Any, used: Any, totals: Any, evidence: Any, pending: Any, clock: Any
@@ -90,11 +102,7 @@ def observe_tokens(
     """`routing` uint8 [tokens, layers, k] into the statistics' arrays."""
     now = np.zeros(used.shape[1], np.int64)
     for token in range(routing.shape[0]):
-        for layer in range(routing.shape[1]):
-            observe_row(routing[token, layer], layer, estimates, used, evidence, pending, clock, now)
-            for choice in range(routing.shape[2]):
-                totals[layer, routing[token, layer, choice]] += 1
-        end_token(evidence, pending, clock)
+        _observe_token(routing[token], estimates, used, totals, evidence, pending, clock, now)
 
 
 @compiled_callback("void(int64, int64, int64)")
@@ -111,11 +119,7 @@ def token_task(args: int, item: int, worker: int) -> None:
     proof = carray(pointer(evidence), (4, _MEMORIES), np.int64)
     sums = carray(pointer(pending), (3, _MEMORIES), np.int64)
     time = carray(pointer(clock), (2,), np.int64)
-    for layer in range(layers):
-        observe_row(ids[layer], layer, memory, before, proof, sums, time, now)
-        for choice in range(k):
-            counts[layer, ids[layer, choice]] += 1
-    end_token(proof, sums, time)
+    _observe_token(ids, memory, before, counts, proof, sums, time, now)
 
 
 @compiled(inline="never")

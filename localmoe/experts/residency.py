@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,9 @@ from localmoe.experts.statistics import ExpertStatistics
 from localmoe.experts.store import StatisticsStore
 from localmoe.experts.traces import TraceRecorder
 from localmoe.experts.transit import Arrival, TransitSlots
+
+if TYPE_CHECKING:
+    from localmoe.kernels.program import Job
 
 SAVE_EVERY_S = 60.0
 ALL = slice(None)
@@ -172,7 +176,7 @@ class Residency:
                 if slot is not None:
                     self.slots.abandon(slot)
 
-    def job(self, routing: int) -> tuple[int, tuple[int, ...]]:
+    def job(self, routing: int) -> Job:
         """For a lone token's pass in compiled code, where experts are mapped and the engine reads `table`
         itself: a task and its arguments, which feed the statistics from int32 [layers, k] at `routing`.
         """

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from localmoe.kernels.attention_block import element_bytes, one_block
+from localmoe.kernels.attention_block import blocks_seen, element_bytes, one_block
 from localmoe.kernels.elementwise import exp16, store_f32_at
 from localmoe.kernels.geometry import BLOCK, SCALED
 from localmoe.kernels.simd import (
@@ -106,9 +106,9 @@ def block_task(args: int, item: int, worker: int) -> None:
      kind, scale, window, scratch, scratch_bytes, partial, _, _, _) = args20(args)  # fmt: skip
     position = load_i64(step)
     oldest = max(0, position - window + 1) if window > 0 else 0
-    blocks = position // BLOCK + 1 - oldest // BLOCK
+    first, blocks = blocks_seen(position, window)
     head, turn, group = item // blocks, item % blocks, heads // kv_heads
-    block, elements = oldest // BLOCK + turn, element_bytes(kind)
+    block, elements = first + turn, element_bytes(kind)
     scales = head * context * (head_dim // SCALED) * 2
     low, high = max(0, oldest - block * BLOCK), min(BLOCK, position + 1 - block * BLOCK)
     one_block(kind, q + head * group * head_dim * 4, group, head_dim,
@@ -124,9 +124,7 @@ def block_task(args: int, item: int, worker: int) -> None:
 def merge_task(args: int, item: int, worker: int) -> None:
     """Merges what `block_task` left, block after block, into out [heads, head_dim]: `share` heads an item."""
     partial, step, heads, head_dim, window, out, share, _, _, _ = args10(args)
-    position = load_i64(step)
-    oldest = max(0, position - window + 1) if window > 0 else 0
-    blocks = position // BLOCK + 1 - oldest // BLOCK
+    _, blocks = blocks_seen(load_i64(step), window)
     stride = (head_dim + 2) * 4
     for h in range(item * share, min(heads, (item + 1) * share)):
         first = partial + h * stride

@@ -39,6 +39,13 @@ def element_bytes(kind: int) -> int:
 
 
 @compiled(forceinline=True)
+def blocks_seen(position: int, window: int) -> tuple[int, int]:
+    """The first block of the cache that a token at `position` attends to, and how many there are."""
+    first = max(0, position - window + 1) // BLOCK if window > 0 else 0
+    return first, position // BLOCK + 1 - first
+
+
+@compiled(forceinline=True)
 def _keys16(kind: int, keys: int, scales: int, tile: int, head_dim: int, d: int):
     """Dimension d of 16 keys."""
     at = (tile * head_dim + d) * TILE

@@ -6,7 +6,7 @@ to (`tasks.linear_task`, `tasks.down_task`, `attention.block_task`).
 
 from __future__ import annotations
 
-from localmoe.kernels.attention_block import element_bytes
+from localmoe.kernels.attention_block import blocks_seen, element_bytes
 from localmoe.kernels.geometry import BLOCK
 from localmoe.kernels.simd import args20, load_i32, load_i64
 from quant.compiled import compiled, compiled_callback
@@ -46,8 +46,6 @@ def block_start(args: int, item: int) -> int:
     """The first key of `block_task`'s item."""
     (_, _, step, _, _, head_dim, context, keys, _, _, _,
      kind, _, window, _, _, _, _, _, _) = args20(args)  # fmt: skip
-    position = load_i64(step)
-    oldest = max(0, position - window + 1) if window > 0 else 0
-    blocks = position // BLOCK + 1 - oldest // BLOCK
-    head, block = item // blocks, oldest // BLOCK + item % blocks
+    first, blocks = blocks_seen(load_i64(step), window)
+    head, block = item // blocks, first + item % blocks
     return int(keys + (head * context + block * BLOCK) * head_dim * element_bytes(kind))
