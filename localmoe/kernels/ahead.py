@@ -2,28 +2,42 @@
 
 A core that waits for as many lines as it can drops what else it is asked for, so that some lines come only
 when asked for again. How early is best, and into which level of cache, differs from core to core: a factor of
-up to two in what a Zen 4 reads (docs/decisions/008, 018).
+up to two in what a Zen 4 reads (docs/decisions/008, 018). Four rows are read at once and lie one after the
+other. In the order of addresses the second request for four long rows comes so early that the first level has
+lost their lines again when their turn comes; so for those it is made in each row.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from localmoe.kernels.atomics import load_acquire
 from localmoe.kernels.simd import AVX512, load_i64, prefetch, prefetch_far, store_i64
+from localmoe.kernels.simd_quad import after
 from quant.compiled import compiled, cpu_name
 
+LONG_ROW = 2200  # bytes
 
-def distances(cpu: str, avx512: bool) -> tuple[int, bool, int]:
-    """For a CPU by LLVM's name: how many bytes before their turn weights are asked for; whether into the
-    second level of cache (else the first); how many bytes before their turn they are again, into the first.
-    """
+
+class Distances(NamedTuple):
+    """How many bytes before their turn weights are asked for."""
+
+    ahead: int  # first
+    to_second_level: bool  # of cache, the first time; else into the first
+    again: int  # the second time, into the first level, in the order of addresses
+    in_row: int  # likewise, at most, for rows of `LONG_ROW` and more, in each of four rows; 0: as for others
+
+
+def distances(cpu: str, avx512: bool) -> Distances:
+    """What was measured on a CPU, by LLVM's name, or on its like."""
     if cpu == "znver5":
-        return 9216, False, 4608
+        return Distances(9216, False, 4608, 0)
     if avx512 and not cpu.startswith("znver"):  # Intel's: an Emerald Rapids
-        return 17408, True, 4608
-    return 22528, True, 0  # measured on a Zen 4, with AVX-512 and with AVX2 alone
+        return Distances(17408, True, 4608, 0)
+    return Distances(22528, True, 0, 1024 if avx512 else 0)  # a Zen 4, with AVX-512 and with AVX2 alone
 
 
-AHEAD, TO_SECOND_LEVEL, AGAIN = distances(cpu_name(), AVX512)
+AHEAD, TO_SECOND_LEVEL, AGAIN, IN_ROW = distances(cpu_name(), AVX512)
 
 
 @compiled(forceinline=True)
@@ -57,13 +71,14 @@ def _ask(line: int) -> None:
         prefetch_far(line)
     else:
         prefetch(line)
-    prefetch(line - (AHEAD - AGAIN))
+    if not IN_ROW:
+        prefetch(line - (AHEAD - AGAIN))
 
 
 @compiled(forceinline=True)
-def prefetch_quarter(at: int, size: int, quarter: int) -> None:
+def _ask_for_quarter(at: int, size: int, quarter: int) -> None:
     """Asks for a quarter of the cache lines of `size` bytes (at most 1,024), in the order of their addresses.
-    Not a loop: the compiler would keep it as one. An address from `simd_quad.after` keeps it where it stands.
+    Not a loop: the compiler would keep it as one.
     """
     lines = (size + 63) // 64
     first = quarter * lines // 4
@@ -76,3 +91,45 @@ def prefetch_quarter(at: int, size: int, quarter: int) -> None:
         _ask(line + 128)
     if count > 3:
         _ask(line + 192)
+
+
+@compiled(forceinline=True)
+def _ask_again(at: int, size: int) -> None:
+    """Asks for `size` bytes (at most 256) once more, into the first level."""
+    prefetch(at)
+    if size > 64:
+        prefetch(at + 64)
+    if size > 128:
+        prefetch(at + 128)
+    if size > 192:
+        prefetch(at + 192)
+
+
+@compiled(forceinline=True)
+def requests(r0: int, at: int, size: int, row_bytes: int):
+    """What to ask for while `size` bytes of each of four rows are read, from byte `at` on; r0: the first row.
+    Returns where to ask first, for four times `size` bytes; `size`; where to ask again, for `size` bytes in
+    each of four places: the first of these, and how far they are apart.
+    """
+    last = r0 + 3 * row_bytes + 4 * at  # in the next four rows' last, as far as has been read of all four
+    if row_bytes < LONG_ROW:
+        return last + AHEAD, size, last, size
+    later = at + IN_ROW // size * size  # in each row, near its end in that of the next four
+    return last + AHEAD, size, r0 + (later if later < row_bytes else later + 3 * row_bytes), row_bytes
+
+
+@compiled(forceinline=True)
+def ask(asked, quarter: int) -> None:
+    """A quarter of what `requests` says."""
+    first, size, again, apart = asked
+    _ask_for_quarter(first, 4 * size, quarter)
+    if IN_ROW:
+        _ask_again(again + quarter * apart, size)
+
+
+@compiled(forceinline=True)
+def ask_after(v, asked, quarter: int) -> None:
+    """The same once the sums v are made: the compiler leaves it between the products (`simd_quad.after`)."""
+    first, size, again, apart = asked
+    place = quarter * apart
+    ask((after(first, v), size, after(again + place, v) - place, apart), quarter)

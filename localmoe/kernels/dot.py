@@ -4,7 +4,6 @@ apart.
 
 from __future__ import annotations
 
-from localmoe.kernels.ahead import AHEAD
 from localmoe.kernels.dot_blocks import quad_blocks
 from localmoe.kernels.dot_float import BF16, F16, F32, Q4_K, Q5_K, Q6_K, decode_row, dot_float, dot_float4
 from localmoe.kernels.dot_k import quad_q4_k, quad_q5_k, quad_q6_k
@@ -45,16 +44,16 @@ def _float_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, index
 
 
 @compiled()
-def _quad(kind, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch) -> None:
+def _quad(kind, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch) -> None:
     """out [4] = four quantized rows times one token's int8 activations."""
     if kind == Q4_K:
-        quad_q4_k(r0, r1, r2, r3, ahead, cols // GROUP, q, scales, sums, out)
+        quad_q4_k(r0, r1, r2, r3, cols // GROUP, q, scales, sums, out)
     elif kind == Q5_K:
-        quad_q5_k(r0, r1, r2, r3, ahead, cols // GROUP, q, scales, sums, out)
+        quad_q5_k(r0, r1, r2, r3, cols // GROUP, q, scales, sums, out)
     elif kind == Q6_K:
-        quad_q6_k(r0, r1, r2, r3, ahead, cols // GROUP, q, scales, sums, out)
+        quad_q6_k(r0, r1, r2, r3, cols // GROUP, q, scales, sums, out)
     else:
-        quad_blocks(kind, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch)
+        quad_blocks(kind, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch)
 
 
 @compiled_once(_ROWS)
@@ -68,14 +67,14 @@ def _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, 
     elif tokens >= FEW:
         tile_blocks(kind, rows, row_bytes, count, cols, table, q, scales, sums, index, tokens, out, scratch)
     else:
-        groups, ahead = (cols + GROUP - 1) // GROUP, AHEAD + 3 * row_bytes  # of the next four rows' last
+        groups = (cols + GROUP - 1) // GROUP
         for r in range(0, count, 4):
             last = min(3, count - 1 - r)  # the last row stands in for missing ones
             r0 = rows + r * row_bytes
             r1, r2, r3 = r0 + min(1, last) * row_bytes, r0 + min(2, last) * row_bytes, r0 + last * row_bytes
             for t in range(tokens):
                 at = load_i32(index + t * 4) * groups
-                _quad(kind, r0, r1, r2, r3, ahead, cols, table, q + at * GROUP, scales + at * 4,
+                _quad(kind, r0, r1, r2, r3, cols, table, q + at * GROUP, scales + at * 4,
                       sums + at * SUMS * 2, out + (t * TILE + r) * 4, scratch)
 
 

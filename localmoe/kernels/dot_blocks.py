@@ -13,7 +13,7 @@ holds zeros beyond them, so that nothing is read past the row. Arguments as in `
 
 from __future__ import annotations
 
-from localmoe.kernels.ahead import prefetch_quarter
+from localmoe.kernels.ahead import ask_after, requests
 from localmoe.kernels.geometry import GROUP, SUMS
 from localmoe.kernels.simd import (
     flip_sign_bytes,
@@ -62,7 +62,7 @@ from localmoe.kernels.simd_blocks import (
 )
 from localmoe.kernels.simd_dot import SIGNED, dot_both, dot_levels, levels_above_127, levels_above_128
 from localmoe.kernels.simd_formats import bits_to_16, nibbles16, select_bytes
-from localmoe.kernels.simd_quad import after, quad_sums, tree_terms
+from localmoe.kernels.simd_quad import quad_sums, tree_terms
 from quant.compiled import compiled
 
 Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL = 2, 3, 6, 7, 8, 20  # ggml's type numbers
@@ -160,9 +160,9 @@ def _four_blocks(kind: int, b: int, size: int, table: int, wide: bool, x0, x1):
 
 
 @compiled(forceinline=True)
-def _terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, s, next_at):
+def _terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, s, asked):
     """The float32 terms of four blocks of four rows: block k of row r in lane 4k + r. s: their sums;
-    next_at: what to ask the memory for, as many bytes as are read here.
+    asked: see `ahead.requests`.
     """
     if kind == Q8_0:
         first, second = load_i8x64(x), load_i8x64(x + 2 * BLOCK)
@@ -170,13 +170,13 @@ def _terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, s, n
         first, second = first_16_of_32(x), second_16_of_32(x)
     d = _halves(kind, b0, b1, b2, b3)
     t0 = _four_blocks(kind, b0, size, table, wide, first, second)
-    prefetch_quarter(after(next_at, t0), 16 * size, 0)
+    ask_after(t0, asked, 0)
     t1 = _four_blocks(kind, b1, size, table, wide, first, second)
-    prefetch_quarter(after(next_at, t1), 16 * size, 1)
+    ask_after(t1, asked, 1)
     t2 = _four_blocks(kind, b2, size, table, wide, first, second)
-    prefetch_quarter(after(next_at, t2), 16 * size, 2)
+    ask_after(t2, asked, 2)
     t3 = _four_blocks(kind, b3, size, table, wide, first, second)
-    prefetch_quarter(after(next_at, t3), 16 * size, 3)
+    ask_after(t3, asked, 3)
     dots = quad_sums(t0, t1, t2, t3)
     if offset:
         dots = sub_i32x16(dots, mul_i32x16(s, splat_i32x16(offset)))
@@ -187,14 +187,17 @@ def _terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, s, n
 
 
 @compiled(forceinline=True)
-def _group(kind, wide, offset, has_minimum, b0, b1, b2, b3, table, x, scale, sums, acc, next_at):
-    """Adds one group's term to four rows' sums; b0..b3: the group's eight blocks in each row."""
+def _group(kind, wide, offset, has_minimum, b0, b1, b2, b3, table, x, scale, sums, acc, r0, at, row_bytes):
+    """Adds one group's term to four rows' sums; b0..b3: the group's eight blocks in each row, which starts
+    `at` bytes into the row; r0: the first row.
+    """
     size = block_bytes(kind)
     half = 4 * size
     first = _terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, low_block_sums(sums),
-                   next_at)
+                   requests(r0, at, half, row_bytes))
     second = _terms(kind, wide, offset, has_minimum, b0 + half, b1 + half, b2 + half, b3 + half, size, table,
-                    x + GROUP // 2, high_block_sums(sums), next_at + 4 * half)
+                    x + GROUP // 2, high_block_sums(sums),
+                    requests(r0, at + half, half, row_bytes))
     return fma4(tree_terms(first, second), splat_f32x4(load_f32(scale)), acc)
 
 
@@ -205,14 +208,15 @@ def _copy_tail(b: int, nbytes: int, to: int) -> None:
 
 
 @compiled(forceinline=True)
-def _quad(kind, wide, offset, has_minimum, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch):
+def _quad(kind, wide, offset, has_minimum, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch):
     size = block_bytes(kind)
+    row_bytes = cols // BLOCK * size
     acc = zero_f32x4()
     whole = cols // GROUP
     for g in range(whole):
         at = g * 8 * size
         acc = _group(kind, wide, offset, has_minimum, r0 + at, r1 + at, r2 + at, r3 + at, table,
-                     q + g * GROUP, scales + g * 4, sums + g * SUMS * 2, acc, r0 + ahead + 4 * at)
+                     q + g * GROUP, scales + g * 4, sums + g * SUMS * 2, acc, r0, at, row_bytes)
     if cols % GROUP:
         at, nbytes = whole * 8 * size, cols % GROUP // BLOCK * size
         t1, t2, t3 = scratch + _TAIL, scratch + 2 * _TAIL, scratch + 3 * _TAIL
@@ -221,26 +225,27 @@ def _quad(kind, wide, offset, has_minimum, r0, r1, r2, r3, ahead, cols, table, q
         _copy_tail(r2 + at, nbytes, t2)
         _copy_tail(r3 + at, nbytes, t3)
         acc = _group(kind, wide, offset, has_minimum, scratch, t1, t2, t3, table, q + whole * GROUP,
-                     scales + whole * 4, sums + whole * SUMS * 2, acc, scratch)
+                     scales + whole * 4, sums + whole * SUMS * 2, acc, r0, at,
+                     row_bytes)
     store_f32x4(out, acc)
 
 
 @compiled()
-def quad_blocks(kind, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch) -> None:
+def quad_blocks(kind, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch) -> None:
     """out [4] = four rows of `cols` weights (a multiple of 32) of a 32-weight block type times one token's
     activations. scratch: 4 * 272 bytes.
     """
     if kind == Q4_0:
-        _quad(Q4_0, False, 8, False, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch)
+        _quad(Q4_0, False, 8, False, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch)
     elif kind == Q4_1:
-        _quad(Q4_1, False, 0, True, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch)
+        _quad(Q4_1, False, 0, True, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch)
     elif kind == Q5_0:
-        _quad(Q5_0, False, 16, False, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch)
+        _quad(Q5_0, False, 16, False, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch)
     elif kind == Q5_1:
-        _quad(Q5_1, False, 0, True, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch)
+        _quad(Q5_1, False, 0, True, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch)
     elif kind == Q8_0:
-        _quad(Q8_0, True, Q8_0_OFFSET, False, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out,
+        _quad(Q8_0, True, Q8_0_OFFSET, False, r0, r1, r2, r3, cols, table, q, scales, sums, out,
               scratch)  # fmt: skip
     else:
-        _quad(IQ4_NL, True, IQ4_NL_OFFSET, False, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out,
+        _quad(IQ4_NL, True, IQ4_NL_OFFSET, False, r0, r1, r2, r3, cols, table, q, scales, sums, out,
               scratch)  # fmt: skip

@@ -14,7 +14,7 @@ block_q4_K, block_q5_K, block_q6_K.
 
 from __future__ import annotations
 
-from localmoe.kernels.ahead import prefetch_quarter
+from localmoe.kernels.ahead import ask, ask_after, requests
 from localmoe.kernels.geometry import GROUP, SUMS
 from localmoe.kernels.simd import (
     fma4,
@@ -61,7 +61,6 @@ from localmoe.kernels.simd_pairs import (
 )
 from localmoe.kernels.simd_quad import (
     NARROW,
-    after,
     again,
     dot_minima,
     dot_shorts,
@@ -153,7 +152,7 @@ def _block_q4_q5(five: bool, b: int, s0, s1, s2, s3, x: int, shared):
 
 
 @compiled(forceinline=True)
-def _pair_q4_q5(five: bool, b: int, c: int, s0, s1, s2, s3, shared, next_at, next_size, quarter):
+def _pair_q4_q5(five: bool, b: int, c: int, s0, s1, s2, s3, shared, asked, quarter):
     """The same of two rows' blocks, as `scaled_pair` leaves it. Between products, two quarters of what comes
     next are asked for.
     """
@@ -161,39 +160,40 @@ def _pair_q4_q5(five: bool, b: int, c: int, s0, s1, s2, s3, shared, next_at, nex
     w0, w1, w2, w3 = _codes_q4_q5(five, c)
     x0, x1, x2, x3 = shared
     dot = scaled_pair(zero_i32x16(), v0, w0, x0, s0)
-    prefetch_quarter(after(next_at, dot), next_size, quarter)
+    ask_after(dot, asked, quarter)
     dot = scaled_pair(scaled_pair(dot, v1, w1, x1, s1), v2, w2, x2, s2)
-    prefetch_quarter(after(next_at, dot), next_size, quarter + 1)
+    ask_after(dot, asked, quarter + 1)
     return scaled_pair(dot, v3, w3, x3, s3)
 
 
 @compiled(forceinline=True)
-def _dots_q4_q5(five, b0, b1, b2, b3, low, high, x, shared, next_at, next_size):
+def _dots_q4_q5(five, b0, b1, b2, b3, low, high, x, shared, asked):
     """Four blocks' sums of scale * code * activation."""
     if IN_PAIRS:
         first = _pair_q4_q5(five, b0, b1, pair0_0_2(low), pair0_1_3(low), pair0_0_2(high), pair0_1_3(high),
-                            shared, next_at, next_size, 0)
-        return sums_of_pairs(first, _pair_q4_q5(five, b2, b3, pair1_0_2(low), pair1_1_3(low), pair1_0_2(high),
-                                                pair1_1_3(high), shared, next_at, next_size, 2))
+                            shared, asked, 0)
+        second = _pair_q4_q5(five, b2, b3, pair1_0_2(low), pair1_1_3(low), pair1_0_2(high), pair1_1_3(high),
+                             shared, asked, 2)
+        return sums_of_pairs(first, second)
     kept = keep_scales(low, high)
-    prefetch_quarter(next_at, next_size, 0)
+    ask(asked, 0)
     t0 = _block_q4_q5(five, b0, row0_0_2(low, kept), row0_1_3(low, kept), row0_4_6(high, kept),
                       row0_5_7(high, kept), x, shared)
-    prefetch_quarter(next_at, next_size, 1)
+    ask(asked, 1)
     t1 = _block_q4_q5(five, b1, row1_0_2(low, kept), row1_1_3(low, kept), row1_4_6(high, kept),
                       row1_5_7(high, kept), x, shared)
-    prefetch_quarter(next_at, next_size, 2)
+    ask(asked, 2)
     t2 = _block_q4_q5(five, b2, row2_0_2(low, kept), row2_1_3(low, kept), row2_4_6(high, kept),
                       row2_5_7(high, kept), x, shared)
-    prefetch_quarter(next_at, next_size, 3)
+    ask(asked, 3)
     t3 = _block_q4_q5(five, b3, row3_0_2(low, kept), row3_1_3(low, kept), row3_4_6(high, kept),
                       row3_5_7(high, kept), x, shared)
     return row_sums(t0, t1, t2, t3)
 
 
 @compiled(forceinline=True)
-def _quad_q4_q5(five: bool, r0: int, r1: int, r2: int, r3: int, ahead: int, groups: int, q: int, scales: int,
-                sums: int, out: int) -> None:
+def _quad_q4_q5(five: bool, r0: int, r1: int, r2: int, r3: int, groups: int, q: int, scales: int, sums: int,
+                out: int) -> None:
     size = Q5_K_BYTES if five else Q4_K_BYTES
     acc = zero_f32x4()
     for g in range(groups):
@@ -203,7 +203,8 @@ def _quad_q4_q5(five: bool, r0: int, r1: int, r2: int, r3: int, ahead: int, grou
         s = load_sums32(sums + g * SUMS * 2)
         low, high = low_headers(b0, b1, b2, b3), high_headers(b0, b1, b2, b3)
         d, dmin = start_d(b0, b1, b2, b3), start_dmin(b0, b1, b2, b3)
-        dots = _dots_q4_q5(five, b0, b1, b2, b3, low, high, x, shared, r0 + ahead + 4 * g * size, 4 * size)
+        asked = requests(r0, g * size, size, groups * size)
+        dots = _dots_q4_q5(five, b0, b1, b2, b3, low, high, x, shared, asked)
         minima = to_f32x4(dot_minima(low, high, s))
         value = fnma4(dmin, minima, mul4(d, to_f32x4(dots)))
         acc = fma4(value, splat_f32x4(load_f32(scales + g * 4)), acc)
@@ -211,20 +212,20 @@ def _quad_q4_q5(five: bool, r0: int, r1: int, r2: int, r3: int, ahead: int, grou
 
 
 @compiled()
-def quad_q4_k(r0: int, r1: int, r2: int, r3: int, ahead: int, groups: int, q: int, scales: int, sums: int,
+def quad_q4_k(r0: int, r1: int, r2: int, r3: int, groups: int, q: int, scales: int, sums: int,
               out: int) -> None:
     """out [4] = four rows of `groups` Q4_K blocks times one token's activations (q, scales, sums).
 
-    All are addresses but `groups` and `ahead`, the distance in bytes of what to ask the memory for.
+    All are addresses but `groups`. The rows follow one another, or one stands in for some that are missing.
     """
-    _quad_q4_q5(False, r0, r1, r2, r3, ahead, groups, q, scales, sums, out)
+    _quad_q4_q5(False, r0, r1, r2, r3, groups, q, scales, sums, out)
 
 
 @compiled()
-def quad_q5_k(r0: int, r1: int, r2: int, r3: int, ahead: int, groups: int, q: int, scales: int, sums: int,
+def quad_q5_k(r0: int, r1: int, r2: int, r3: int, groups: int, q: int, scales: int, sums: int,
               out: int) -> None:
     """The same for Q5_K."""
-    _quad_q4_q5(True, r0, r1, r2, r3, ahead, groups, q, scales, sums, out)
+    _quad_q4_q5(True, r0, r1, r2, r3, groups, q, scales, sums, out)
 
 
 @compiled(forceinline=True)
@@ -249,37 +250,38 @@ def _block_q6(b: int, scales, x: int, shared):
 
 
 @compiled(forceinline=True)
-def _pair_q6(b: int, c: int, scales, shared, next_at, next_size, quarter):
+def _pair_q6(b: int, c: int, scales, shared, asked, quarter):
     """The same of two rows' blocks, as `scaled_pair` leaves it; two quarters of what comes next likewise."""
     v0, v1, v2, v3 = _codes_q6(b)
     w0, w1, w2, w3 = _codes_q6(c)
     x0, x1, x2, x3 = shared
     dot = scaled_pair(zero_i32x16(), v0, w0, x0, pair_0_to_3(scales))
-    prefetch_quarter(after(next_at, dot), next_size, quarter)
+    ask_after(dot, asked, quarter)
     dot = scaled_pair(dot, v1, w1, x1, pair_4_to_7(scales))
     dot = scaled_pair(dot, v2, w2, x2, pair_8_to_11(scales))
-    prefetch_quarter(after(next_at, dot), next_size, quarter + 1)
+    ask_after(dot, asked, quarter + 1)
     return scaled_pair(dot, v3, w3, x3, pair_12_to_15(scales))
 
 
 @compiled(forceinline=True)
-def _dots_q6(b0, b1, b2, b3, s0, s1, s2, s3, x, shared, next_at, next_size):
+def _dots_q6(b0, b1, b2, b3, s0, s1, s2, s3, x, shared, asked):
     """Four blocks' sums of scale * (code, 0..63) * activation."""
     if IN_PAIRS:
-        first = _pair_q6(b0, b1, join_i16x16(s0, s1), shared, next_at, next_size, 0)
-        return sums_of_pairs(first, _pair_q6(b2, b3, join_i16x16(s2, s3), shared, next_at, next_size, 2))
-    prefetch_quarter(next_at, next_size, 0)
+        first = _pair_q6(b0, b1, join_i16x16(s0, s1), shared, asked, 0)
+        second = _pair_q6(b2, b3, join_i16x16(s2, s3), shared, asked, 2)
+        return sums_of_pairs(first, second)
+    ask(asked, 0)
     t0 = _block_q6(b0, s0, x, shared)
-    prefetch_quarter(next_at, next_size, 1)
+    ask(asked, 1)
     t1 = _block_q6(b1, s1, x, shared)
-    prefetch_quarter(next_at, next_size, 2)
+    ask(asked, 2)
     t2 = _block_q6(b2, s2, x, shared)
-    prefetch_quarter(next_at, next_size, 3)
+    ask(asked, 3)
     return row_sums(t0, t1, t2, _block_q6(b3, s3, x, shared))
 
 
 @compiled()
-def quad_q6_k(r0: int, r1: int, r2: int, r3: int, ahead: int, groups: int, q: int, scales: int, sums: int,
+def quad_q6_k(r0: int, r1: int, r2: int, r3: int, groups: int, q: int, scales: int, sums: int,
               out: int) -> None:
     """The same for Q6_K: 16 int8 scales, weights offset by 32."""
     acc = zero_f32x4()
@@ -291,7 +293,8 @@ def quad_q6_k(r0: int, r1: int, r2: int, r3: int, ahead: int, groups: int, q: in
         s = load_i16x16(sums + g * SUMS * 2)
         s0, s1 = load_i8_i16x16(b0 + 192), load_i8_i16x16(b1 + 192)
         s2, s3 = load_i8_i16x16(b2 + 192), load_i8_i16x16(b3 + 192)
-        total = _dots_q6(b0, b1, b2, b3, s0, s1, s2, s3, x, shared, r0 + ahead + 4 * at, 4 * Q6_K_BYTES)
+        asked = requests(r0, at, Q6_K_BYTES, groups * Q6_K_BYTES)
+        total = _dots_q6(b0, b1, b2, b3, s0, s1, s2, s3, x, shared, asked)
         offset = row_sums8(dot_shorts(s0, s), dot_shorts(s1, s), dot_shorts(s2, s), dot_shorts(s3, s))
         d = gather_halves(b0 + 208, b1 + 208, b2 + 208, b3 + 208)
         value = mul4(d, to_f32x4(sub_i32x4(total, times32(offset))))

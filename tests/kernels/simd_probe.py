@@ -74,9 +74,9 @@ def assembly() -> dict[str, int]:
     the prefill of two tiles.
     """
 
-    def quad_q4_0(r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch):
+    def quad_q4_0(r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch):
         dot_blocks._quad(
-            2, False, 8, False, r0, r1, r2, r3, ahead, cols, table, q, scales, sums, out, scratch
+            2, False, 8, False, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch
         )
 
     signature = "void(" + ", ".join(["int64"] * 12) + ")"

@@ -6,20 +6,77 @@ import numpy as np
 import pytest
 from kernel_rows import address
 
-from localmoe.kernels.ahead import ASKED, NEXT, NEXT_END, STEP, ask_ahead, distances
+from localmoe.kernels.ahead import (
+    AHEAD,
+    ASKED,
+    IN_ROW,
+    LONG_ROW,
+    NEXT,
+    NEXT_END,
+    STEP,
+    ask_ahead,
+    distances,
+    requests,
+)
 from quant.compiled import compiled
 
 
 @pytest.mark.parametrize(
-    ("cpu", "avx512", "ahead", "second_level"),
-    [("znver5", True, 9216, False), ("znver5", False, 9216, False), ("sapphirerapids", True, 17408, True),
-     ("znver4", True, 22528, True), ("znver4", False, 22528, True), ("znver3", False, 22528, True),
-     ("haswell", False, 22528, True), ("apple-m1", False, 22528, True)],
+    ("cpu", "avx512", "ahead", "second_level", "in_row"),
+    [("znver5", True, 9216, False, 0), ("znver5", False, 9216, False, 0),
+     ("sapphirerapids", True, 17408, True, 0), ("znver4", True, 22528, True, 1024),
+     ("znver4", False, 22528, True, 0), ("znver3", False, 22528, True, 0), ("haswell", False, 22528, True, 0),
+     ("apple-m1", False, 22528, True, 0)],
 )  # fmt: skip
-def test_every_cpu_has_the_distances_measured_on_its_like(cpu, avx512, ahead, second_level):
-    first, to_second_level, again = distances(cpu, avx512)
-    assert (first, to_second_level) == (ahead, second_level)
-    assert 0 <= again < first
+def test_every_cpu_has_the_distances_measured_on_its_like(cpu, avx512, ahead, second_level, in_row):
+    found = distances(cpu, avx512)
+    assert (found.ahead, found.to_second_level, found.in_row) == (ahead, second_level, in_row)
+    assert 0 <= found.again < found.ahead
+
+
+def _asked_again(r0, row_bytes, size):
+    """While four rows from r0 on are read: how many bytes of each, and the addresses then asked for again."""
+    for at in range(0, row_bytes, size):
+        _, nbytes, again, apart = requests(r0, at, size, row_bytes)
+        for k in range(4):
+            yield at, range(again + k * apart, again + k * apart + nbytes)
+
+
+SIZES, GROUPS = [72, 136, 144, 176, 210], [1, 2, 5, 8, 16, 28, 56]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("groups", GROUPS)
+def test_every_byte_is_asked_for_first_and_again(size, groups):
+    row_bytes, r0 = size * groups, 10**6 + 13
+    first, again = set(), set()
+    for start in (r0, r0 + 4 * row_bytes):
+        for at in range(0, row_bytes, size):
+            to_ask, nbytes, *_ = requests(start, at, size, row_bytes)
+            first |= {byte - AHEAD for byte in range(to_ask, to_ask + 4 * nbytes)}
+        for _, asked in _asked_again(start, row_bytes, size):
+            again |= set(asked)
+    second_four = range(r0 + 4 * row_bytes, r0 + 8 * row_bytes)
+    assert first.issuperset(second_four)
+    assert again.issuperset(second_four)
+
+
+@pytest.mark.skipif(not IN_ROW, reason="this CPU asks again in the order of addresses")
+@pytest.mark.parametrize("size", SIZES)
+def test_long_rows_are_asked_for_again_a_little_later_in_each(size):
+    row_bytes = 56 * 176
+    row_bytes -= row_bytes % size
+    assert row_bytes >= LONG_ROW
+    for at, asked in _asked_again(0, row_bytes, size):
+        row, column = divmod(asked[0], row_bytes)
+        assert asked[-1] // row_bytes == row < 8
+        assert (column - at if row < 4 else column + row_bytes - at) == IN_ROW // size * size
+
+
+def test_short_rows_are_asked_for_again_in_the_order_of_addresses():
+    size, groups = 144, 8
+    starts = [asked[0] for _, asked in _asked_again(0, size * groups, size)]
+    assert starts == list(range(3 * size * groups, 7 * size * groups, size))
 
 
 @compiled("void(int64)")
