@@ -95,41 +95,53 @@ def _ask_for_quarter(at: int, size: int, quarter: int) -> None:
 
 @compiled(forceinline=True)
 def _ask_again(at: int, size: int) -> None:
-    """Asks for `size` bytes (at most 256) once more, into the first level."""
-    prefetch(at)
+    """Asks for `size` bytes (at most 320) once more, into the first level."""
+    if size > 0:
+        prefetch(at)
     if size > 64:
         prefetch(at + 64)
     if size > 128:
         prefetch(at + 128)
     if size > 192:
         prefetch(at + 192)
+    if size > 256:
+        prefetch(at + 256)
 
 
 @compiled(forceinline=True)
 def requests(r0: int, at: int, size: int, row_bytes: int):
     """What to ask for while `size` bytes of each of four rows are read, from byte `at` on; r0: the first row.
-    Returns where to ask first, for four times `size` bytes; `size`; where to ask again, for `size` bytes in
-    each of four places: the first of these, and how far they are apart.
+    Returns where to ask first, for how many bytes of a row (four times as many in all); where to ask again in
+    the first of four places, for how many bytes in each, how far they are apart.
     """
     last = r0 + 3 * row_bytes + 4 * at  # in the next four rows' last, as far as has been read of all four
     if row_bytes < LONG_ROW:
-        return last + AHEAD, size, last, size
+        return last + AHEAD, size, last, size, size
     later = at + IN_ROW // size * size  # in each row, near its end in that of the next four
-    return last + AHEAD, size, r0 + (later if later < row_bytes else later + 3 * row_bytes), row_bytes
+    place = r0 + (later if later < row_bytes else later + 3 * row_bytes)
+    return last + AHEAD, size, place, size, row_bytes
+
+
+@compiled(forceinline=True)
+def in_halves(asked):
+    """`requests` in two steps of half of the bytes each: all that is asked for again belongs to the first."""
+    first, size, again, again_size, apart = asked
+    half = size // 2
+    return (first, half, again, again_size, apart), (first + 4 * half, half, again, 0, apart)
 
 
 @compiled(forceinline=True)
 def ask(asked, quarter: int) -> None:
     """A quarter of what `requests` says."""
-    first, size, again, apart = asked
+    first, size, again, again_size, apart = asked
     _ask_for_quarter(first, 4 * size, quarter)
     if IN_ROW:
-        _ask_again(again + quarter * apart, size)
+        _ask_again(again + quarter * apart, again_size)
 
 
 @compiled(forceinline=True)
 def ask_after(v, asked, quarter: int) -> None:
     """The same once the sums v are made: the compiler leaves it between the products (`simd_quad.after`)."""
-    first, size, again, apart = asked
+    first, size, again, again_size, apart = asked
     place = quarter * apart
-    ask((after(first, v), size, after(again + place, v) - place, apart), quarter)
+    ask((after(first, v), size, after(again + place, v) - place, again_size, apart), quarter)

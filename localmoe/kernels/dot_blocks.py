@@ -13,7 +13,7 @@ holds zeros beyond them, so that nothing is read past the row. Arguments as in `
 
 from __future__ import annotations
 
-from localmoe.kernels.ahead import ask_after, requests
+from localmoe.kernels.ahead import ask_after, in_halves, requests
 from localmoe.kernels.geometry import GROUP, SUMS
 from localmoe.kernels.simd import (
     flip_sign_bytes,
@@ -193,11 +193,14 @@ def _group(kind, wide, offset, has_minimum, b0, b1, b2, b3, table, x, scale, sum
     """
     size = block_bytes(kind)
     half = 4 * size
+    if kind == Q8_0:  # most bytes for its arithmetic: that each half asks for all lines it touches pays
+        asked, asked2 = requests(r0, at, half, row_bytes), requests(r0, at + half, half, row_bytes)
+    else:
+        asked, asked2 = in_halves(requests(r0, at, 2 * half, row_bytes))
     first = _terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, low_block_sums(sums),
-                   requests(r0, at, half, row_bytes))
+                   asked)
     second = _terms(kind, wide, offset, has_minimum, b0 + half, b1 + half, b2 + half, b3 + half, size, table,
-                    x + GROUP // 2, high_block_sums(sums),
-                    requests(r0, at + half, half, row_bytes))
+                    x + GROUP // 2, high_block_sums(sums), asked2)
     return fma4(tree_terms(first, second), splat_f32x4(load_f32(scale)), acc)
 
 

@@ -75,11 +75,9 @@ def assembly() -> dict[str, int]:
     """
 
     def quad_q4_0(r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch):
-        dot_blocks._quad(
-            2, False, 8, False, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch
-        )
+        dot_blocks._quad(2, False, 8, False, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch)
 
-    signature = "void(" + ", ".join(["int64"] * 12) + ")"
+    signature = "void(" + ", ".join(["int64"] * 11) + ")"
     settings = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
     text = "".join(numba.njit(signature, **settings)(quad_q4_0).inspect_asm().values())
     wide = sum("vpdpbusd" in line and "zmm" in line for line in text.splitlines())
