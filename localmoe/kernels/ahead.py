@@ -1,4 +1,5 @@
-"""Asking the memory for weights before their turn, each line twice: early, and again shortly before.
+"""Asking the memory for weights before their turn, each line two to four times: early, and again until
+shortly before.
 
 A core that waits for as many lines as it can drops what else it is asked for, so that some lines come only
 when asked for again. How early is best, and into which level of cache, differs from core to core: a factor of
@@ -24,20 +25,21 @@ class Distances(NamedTuple):
 
     ahead: int  # first
     to_second_level: bool  # of cache, the first time; else into the first
-    again: int  # the second time, into the first level, in the order of addresses
+    between: tuple[int, int]  # the second and third time, into the second level; 0: not
+    again: int  # the last time, into the first level, in the order of addresses
     in_row: int  # likewise, at most, for rows of `LONG_ROW` and more, in each of four rows; 0: as for others
 
 
 def distances(cpu: str, avx512: bool) -> Distances:
     """What was measured on a CPU, by LLVM's name, or on its like."""
     if cpu == "znver5":
-        return Distances(9216, False, 4608, 0)
+        return Distances(9216, False, (0, 0), 4608, 0)
     if avx512 and not cpu.startswith("znver"):  # Intel's: an Emerald Rapids
-        return Distances(17408, True, 4608, 0)
-    return Distances(22528, True, 0, 1024 if avx512 else 0)  # a Zen 4, with AVX-512 and with AVX2 alone
+        return Distances(17408, True, (0, 0), 4608, 0)
+    return Distances(22528, True, (11264, 5632), 0, 1024 if avx512 else 0)  # a Zen 4, both ways
 
 
-AHEAD, TO_SECOND_LEVEL, AGAIN, IN_ROW = distances(cpu_name(), AVX512)
+AHEAD, TO_SECOND_LEVEL, (BETWEEN, BETWEEN_2), AGAIN, IN_ROW = distances(cpu_name(), AVX512)
 
 
 @compiled(forceinline=True)
@@ -65,18 +67,24 @@ def ask_ahead(place: int) -> None:
 
 
 @compiled(forceinline=True)
-def _ask(line: int) -> None:
-    """Asks for a cache line needed in `AHEAD` bytes, and once more for the one needed in `AGAIN` bytes."""
+def _ask(line: int, times: int) -> None:
+    """Asks for the cache line needed in `AHEAD` bytes and again for those needed sooner; times: how often
+    each is asked for, at most, before the last time.
+    """
     if TO_SECOND_LEVEL:
         prefetch_far(line)
     else:
         prefetch(line)
+    if BETWEEN and times > 1:
+        prefetch_far(line - (AHEAD - BETWEEN))
+    if BETWEEN_2 and times > 2:
+        prefetch_far(line - (AHEAD - BETWEEN_2))
     if not IN_ROW:
         prefetch(line - (AHEAD - AGAIN))
 
 
 @compiled(forceinline=True)
-def _ask_for_quarter(at: int, size: int, quarter: int) -> None:
+def _ask_for_quarter(at: int, size: int, quarter: int, times: int) -> None:
     """Asks for a quarter of the cache lines of `size` bytes (at most 1,024), in the order of their addresses.
     Not a loop: the compiler would keep it as one.
     """
@@ -84,13 +92,13 @@ def _ask_for_quarter(at: int, size: int, quarter: int) -> None:
     first = quarter * lines // 4
     count, line = (quarter + 1) * lines // 4 - first, at + first * 64
     if count > 0:
-        _ask(line)
+        _ask(line, times)
     if count > 1:
-        _ask(line + 64)
+        _ask(line + 64, times)
     if count > 2:
-        _ask(line + 128)
+        _ask(line + 128, times)
     if count > 3:
-        _ask(line + 192)
+        _ask(line + 192, times)
 
 
 @compiled(forceinline=True)
@@ -131,17 +139,17 @@ def in_halves(asked):
 
 
 @compiled(forceinline=True)
-def ask(asked, quarter: int) -> None:
-    """A quarter of what `requests` says."""
+def ask(asked, quarter: int, times: int) -> None:
+    """A quarter of what `requests` says; times: see `_ask`."""
     first, size, again, again_size, apart = asked
-    _ask_for_quarter(first, 4 * size, quarter)
+    _ask_for_quarter(first, 4 * size, quarter, times)
     if IN_ROW:
         _ask_again(again + quarter * apart, again_size)
 
 
 @compiled(forceinline=True)
-def ask_after(v, asked, quarter: int) -> None:
+def ask_after(v, asked, quarter: int, times: int) -> None:
     """The same once the sums v are made: the compiler leaves it between the products (`simd_quad.after`)."""
     first, size, again, again_size, apart = asked
     place = quarter * apart
-    ask((after(first, v), size, after(again + place, v) - place, again_size, apart), quarter)
+    ask((after(first, v), size, after(again + place, v) - place, again_size, apart), quarter, times)

@@ -102,6 +102,7 @@ from localmoe.kernels.simd_scales import (
 from quant.compiled import compiled
 
 Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES = 144, 176, 210
+TIMES = 3  # that each line is asked for, see `ahead`
 
 
 @compiled(forceinline=True)
@@ -160,9 +161,9 @@ def _pair_q4_q5(five: bool, b: int, c: int, s0, s1, s2, s3, shared, asked, quart
     w0, w1, w2, w3 = _codes_q4_q5(five, c)
     x0, x1, x2, x3 = shared
     dot = scaled_pair(zero_i32x16(), v0, w0, x0, s0)
-    ask_after(dot, asked, quarter)
+    ask_after(dot, asked, quarter, TIMES)
     dot = scaled_pair(scaled_pair(dot, v1, w1, x1, s1), v2, w2, x2, s2)
-    ask_after(dot, asked, quarter + 1)
+    ask_after(dot, asked, quarter + 1, TIMES)
     return scaled_pair(dot, v3, w3, x3, s3)
 
 
@@ -176,16 +177,16 @@ def _dots_q4_q5(five, b0, b1, b2, b3, low, high, x, shared, asked):
                              shared, asked, 2)
         return sums_of_pairs(first, second)
     kept = keep_scales(low, high)
-    ask(asked, 0)
+    ask(asked, 0, TIMES)
     t0 = _block_q4_q5(five, b0, row0_0_2(low, kept), row0_1_3(low, kept), row0_4_6(high, kept),
                       row0_5_7(high, kept), x, shared)
-    ask(asked, 1)
+    ask(asked, 1, TIMES)
     t1 = _block_q4_q5(five, b1, row1_0_2(low, kept), row1_1_3(low, kept), row1_4_6(high, kept),
                       row1_5_7(high, kept), x, shared)
-    ask(asked, 2)
+    ask(asked, 2, TIMES)
     t2 = _block_q4_q5(five, b2, row2_0_2(low, kept), row2_1_3(low, kept), row2_4_6(high, kept),
                       row2_5_7(high, kept), x, shared)
-    ask(asked, 3)
+    ask(asked, 3, TIMES)
     t3 = _block_q4_q5(five, b3, row3_0_2(low, kept), row3_1_3(low, kept), row3_4_6(high, kept),
                       row3_5_7(high, kept), x, shared)
     return row_sums(t0, t1, t2, t3)
@@ -256,10 +257,10 @@ def _pair_q6(b: int, c: int, scales, shared, asked, quarter):
     w0, w1, w2, w3 = _codes_q6(c)
     x0, x1, x2, x3 = shared
     dot = scaled_pair(zero_i32x16(), v0, w0, x0, pair_0_to_3(scales))
-    ask_after(dot, asked, quarter)
+    ask_after(dot, asked, quarter, TIMES)
     dot = scaled_pair(dot, v1, w1, x1, pair_4_to_7(scales))
     dot = scaled_pair(dot, v2, w2, x2, pair_8_to_11(scales))
-    ask_after(dot, asked, quarter + 1)
+    ask_after(dot, asked, quarter + 1, TIMES)
     return scaled_pair(dot, v3, w3, x3, pair_12_to_15(scales))
 
 
@@ -270,13 +271,13 @@ def _dots_q6(b0, b1, b2, b3, s0, s1, s2, s3, x, shared, asked):
         first = _pair_q6(b0, b1, join_i16x16(s0, s1), shared, asked, 0)
         second = _pair_q6(b2, b3, join_i16x16(s2, s3), shared, asked, 2)
         return sums_of_pairs(first, second)
-    ask(asked, 0)
+    ask(asked, 0, TIMES)
     t0 = _block_q6(b0, s0, x, shared)
-    ask(asked, 1)
+    ask(asked, 1, TIMES)
     t1 = _block_q6(b1, s1, x, shared)
-    ask(asked, 2)
+    ask(asked, 2, TIMES)
     t2 = _block_q6(b2, s2, x, shared)
-    ask(asked, 3)
+    ask(asked, 3, TIMES)
     return row_sums(t0, t1, t2, _block_q6(b3, s3, x, shared))
 
 

@@ -33,6 +33,10 @@ def test_every_cpu_has_the_distances_measured_on_its_like(cpu, avx512, ahead, se
     found = distances(cpu, avx512)
     assert (found.ahead, found.to_second_level, found.in_row) == (ahead, second_level, in_row)
     assert 0 <= found.again < found.ahead
+    more = [distance for distance in found.between if distance]
+    assert more == sorted(more, reverse=True)  # each time later
+    assert all(found.again < distance < found.ahead for distance in more)
+    assert bool(more) == (ahead == 22528)
 
 
 def _asked_again(r0, row_bytes, size):
