@@ -28,7 +28,15 @@ import localmoe
 from localmoe.kernels.bandwidth import ReadProbe, read_bandwidth
 from localmoe.kernels.pool import usable_cores
 from localmoe.kernels.simd import FORM
-from localmoe.measure import bytes_read, decode_seconds, prefill_seconds, random_ids
+from localmoe.measure import (
+    Stretch,
+    bytes_read,
+    decode_rate,
+    decode_stretches,
+    prefill_seconds,
+    random_ids,
+    share_of_bandwidth,
+)
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "cpu.json"
@@ -67,12 +75,14 @@ class Peer:
         self._process.wait()
 
 
-def measure_ours(model: localmoe.Model, ids: list[int], prompt: int, probe: ReadProbe) -> dict[str, float]:
-    """Rates in tokens/s; `bandwidth` is the machine's, in GB/s, around the decoding."""
+def measure_ours(
+    model: localmoe.Model, ids: list[int], prompt: int, probe: ReadProbe
+) -> tuple[dict[str, float], list[Stretch]]:
+    """Rates in tokens/s, and the decoding in stretches, with the memory's rate around each."""
     decoder = model.decoder()
     prefill = prefill_seconds(decoder, ids[:prompt])
-    decode, bandwidth = decode_seconds(decoder, ids[prompt:], probe)
-    return {"prefill": prompt / prefill, "decode": (len(ids) - prompt) / decode, "bandwidth": bandwidth}
+    stretches = decode_stretches(decoder, ids[prompt:], probe)
+    return {"prefill": prompt / prefill, "decode": decode_rate(stretches)}, stretches
 
 
 def drop_from_page_cache(file: Path) -> None:
@@ -94,6 +104,7 @@ def compare_speed(
     context = min(prompt + generate + 8, 32768)
     drop_from_page_cache(file)
     rows: dict[str, list[dict[str, float]]] = {"ours": [], "repack": [], "no_repack": []}
+    stretches: list[Stretch] = []
     with localmoe.load(file, threads=threads, context=context, learn=False) as model:
         ids = random_ids(model, prompt + generate)
         read, probe = bytes_read(model, prompt, generate), ReadProbe(model.compute.pool)
@@ -101,11 +112,13 @@ def compare_speed(
                  (("repack", 1), ("no_repack", 0))}  # fmt: skip
         try:
             for turn in range(pairs + 1):
-                rows["ours"].append(measure_ours(model, ids, prompt, probe))
+                ours, decoded = measure_ours(model, ids, prompt, probe)
+                rows["ours"].append(ours)
+                stretches += decoded
                 for name, peer in peers.items():
                     rows[name].append(peer.measure())
                 if not turn:
-                    rows = {name: [] for name in rows}  # the first was the warm-up
+                    rows, stretches = {name: [] for name in rows}, []  # the first was the warm-up
         finally:
             for peer in peers.values():
                 peer.close()
@@ -115,16 +128,16 @@ def compare_speed(
     for what in ("prefill", "decode"):
         medians = {name: statistics.median(row[what] for row in rows[name]) for name in rows}
         better = max(("repack", "no_repack"), key=lambda name: medians[name])
-        ratios = [ours[what] / theirs[what] for ours, theirs in zip(rows["ours"], rows[better], strict=True)]
+        ratios = [mine[what] / theirs[what] for mine, theirs in zip(rows["ours"], rows[better], strict=True)]
         result[what] = {
             "ours": medians["ours"], "llama_cpp": medians[better], "llama_cpp_setting": better,
             "llama_cpp_default": medians["repack"], "ratio": statistics.median(ratios),
             "ratios": sorted(ratios),
         }  # fmt: skip
     result["read_gbps"] = read * result["decode"]["ours"] / 1e9
-    result["share_of_bandwidth"] = statistics.median(
-        read * ours["decode"] / 1e9 / ours["bandwidth"] for ours in rows["ours"]
-    )
+    result["memory_gbps"] = statistics.median(s.bandwidth for s in stretches)
+    result["steady"] = f"steady in {sum(s.steady for s in stretches)} of {len(stretches)} stretches"
+    result["share_of_bandwidth"] = share_of_bandwidth(stretches, read)
     return result
 
 
@@ -189,7 +202,8 @@ def main() -> None:
                     peer = f"llama.cpp {r['llama_cpp']:8.1f} ({r['llama_cpp_setting']})"
                     line = f"{file.stem:<14} {threads} threads {what:>8} {prompt:>5}: ours {r['ours']:8.1f}"
                     print(f"{line}  {peer}  ratio {r['ratio']:.2f}", flush=True)
-                print(f"{'':<14} decoding reads {row['share_of_bandwidth']:.2f} of the bandwidth", flush=True)
+                share = f"{row['share_of_bandwidth']:.2f} of the memory's {row['memory_gbps']:.0f} GB/s"
+                print(f"{'':<14} decoding reads {share} ({row['steady']})", flush=True)
                 save(a.out, report)
     save(a.out, report)
     if report["speed"]:

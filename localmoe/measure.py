@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 STRETCH = 8  # tokens between two measurements of the memory
+STEADY = 0.1  # by how much, at most, these two differ where a share of the memory's rate means something
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Speed:
     bytes_per_token: int  # weights, and the keys and values of the positions before
     read_gbps: float  # bytes_per_token * decode_tps
     machine_gbps: float  # read bandwidth, measured around every few tokens of the decoding
-    share_of_machine: float  # median over the repetitions of what decoding read, of the bandwidth around it
+    share_of_machine: float  # see `share_of_bandwidth`
     peak_rss_bytes: int
     hit_rate: float | None = None  # of experts in slots, where they are paged
     paged_bytes_per_token: float = 0.0
@@ -62,24 +63,23 @@ def measure_speed(
         )
     ids = random_ids(model, prompt + generated)
     decoder = model.decoder()
-    prefill, decode, bandwidth = [], [], []
+    prefill, decoded = [], []
     with read_probe(model) as probe:
         for _ in range(repeats + 1):
             prefill.append(prompt / prefill_seconds(decoder, ids[:prompt]))
-            seconds, machine = decode_seconds(decoder, ids[prompt:], probe)
-            decode.append(generated / seconds)
-            bandwidth.append(machine)
-    prefill, decode, bandwidth = prefill[1:], decode[1:], bandwidth[1:]  # the first was the warm-up
+            decoded.append(decode_stretches(decoder, ids[prompt:], probe))
+    prefill, decoded = prefill[1:], decoded[1:]  # the first was the warm-up
+    decode, stretches = [decode_rate(one) for one in decoded], [s for one in decoded for s in one]
     status, decode_tps = model.status(), statistics.median(decode)
     read = bytes_read(model, prompt, generated)
-    shares = [read * rate / 1e9 / machine for rate, machine in zip(decode, bandwidth, strict=True)]
     return Speed(
         model=model.name, threads=model.threads, simd=status["simd"], prompt_tokens=prompt,
         generated_tokens=generated,
         prefill_tps=statistics.median(prefill), prefill_spread=(min(prefill), max(prefill)),
         decode_tps=decode_tps, decode_spread=(min(decode), max(decode)),
         load_s=load_s, first_token_s=first_token_s, bytes_per_token=read, read_gbps=read * decode_tps / 1e9,
-        machine_gbps=statistics.median(bandwidth), share_of_machine=statistics.median(shares),
+        machine_gbps=statistics.median(s.bandwidth for s in stretches),
+        share_of_machine=share_of_bandwidth(stretches, read),
         peak_rss_bytes=peak_rss(),
         hit_rate=status.get("hit_rate"), paged_bytes_per_token=float(status.get("paged_bytes_per_token", 0)),
     )  # fmt: skip
@@ -118,24 +118,55 @@ def prefill_seconds(decoder: Decoder, ids: Sequence[int]) -> float:
     return time.perf_counter() - start
 
 
-def decode_seconds(decoder: Decoder, ids: Sequence[int], probe: ReadProbe) -> tuple[float, float]:
-    """How long it takes to read `ids` one by one, and the machine's read bandwidth around it, in GB/s.
+@dataclass(frozen=True)
+class Stretch:
+    """A few tokens decoded one by one."""
 
-    The bandwidth is measured before and after every `STRETCH` tokens (on shared machines it changes by the
-    second), and like the tokens' it is a mean, not the best.
-    """
-    seconds, passes = 0.0, [probe.measure(2)]
+    tokens: int
+    seconds: float
+    before: float  # the machine's read bandwidth just before them, in GB/s
+    after: float
+
+    @property
+    def bandwidth(self) -> float:
+        """The mean of both: of the time that a byte took."""
+        return statistics.harmonic_mean((self.before, self.after))
+
+    @property
+    def steady(self) -> bool:
+        """Whether the memory was as fast after the tokens as before: on shared machines its rate jumps."""
+        return abs(self.before - self.after) <= STEADY * min(self.before, self.after)
+
+
+def decode_stretches(decoder: Decoder, ids: Sequence[int], probe: ReadProbe) -> list[Stretch]:
+    """Reads `ids` one by one, `STRETCH` at a time, and measures the memory before and after each stretch."""
+    stretches, before = [], probe.measure(2)
     for first in range(0, len(ids), STRETCH):
         again = list(decoder.tokens[-STRETCH:])  # not those to be timed, whose experts may need paging
         decoder.rewind(len(decoder.tokens) - len(again))
         for token in again:  # brings back what the probe drove out of the caches
             decoder.extend([token])
+        timed = ids[first : first + STRETCH]
         start = time.perf_counter()
-        for token in ids[first : first + STRETCH]:
+        for token in timed:
             decoder.extend([token])
-        seconds += time.perf_counter() - start
-        passes.append(probe.measure(2))
-    return seconds, statistics.harmonic_mean(passes)
+        seconds, after = time.perf_counter() - start, probe.measure(2)
+        stretches.append(Stretch(len(timed), seconds, before, after))
+        before = after
+    return stretches
+
+
+def decode_rate(stretches: Sequence[Stretch]) -> float:
+    """Tokens per second."""
+    return sum(s.tokens for s in stretches) / sum(s.seconds for s in stretches)
+
+
+def share_of_bandwidth(stretches: Sequence[Stretch], bytes_per_token: int) -> float:
+    """What decoding read of the machine's bandwidth at the time: the median over the stretches, those alone
+    in which the memory kept its rate (over all, if it never did).
+    """
+    steady = [s for s in stretches if s.steady] or stretches
+    return statistics.median(bytes_per_token * s.tokens / s.seconds / 1e9 / s.bandwidth for s in steady)
 
 
 def random_ids(model: Model, count: int, seed: int = 0) -> list[int]:

@@ -13,7 +13,18 @@ from tiny_models import VOCAB, metadata, write_model
 import localmoe
 from localmoe.cli.main import run
 from localmoe.errors import UsageError
-from localmoe.measure import bytes_read, measure_quality, random_ids, read_probe, split_windows
+from localmoe.kernels.bandwidth import ReadProbe
+from localmoe.measure import (
+    Stretch,
+    bytes_read,
+    decode_rate,
+    decode_stretches,
+    measure_quality,
+    random_ids,
+    read_probe,
+    share_of_bandwidth,
+    split_windows,
+)
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +201,27 @@ def test_the_machine_is_measured_by_the_models_threads_or_on_a_gpu_by_as_many(
             assert probe._pool.threads == 2
             assert probe.measure(1) > 0
         monkeypatch.undo()
+
+
+def test_a_share_is_the_median_of_stretches_in_which_the_memory_kept_its_rate():
+    stretches = [
+        Stretch(8, 0.1, before=40, after=40),  # 8 * 0.4 GB in 0.1 s: 32 of 40 GB/s
+        Stretch(8, 0.08, before=50, after=50),  # 40 of 50
+        Stretch(8, 0.08, before=42, after=38),  # half a GB/s beyond steady
+        Stretch(4, 0.05, before=40, after=41),  # a shorter one: 32 of 40.49
+    ]
+    assert [s.steady for s in stretches] == [True, True, False, True]
+    assert share_of_bandwidth(stretches, 400_000_000) == pytest.approx(0.8)
+    assert share_of_bandwidth(stretches[2:3], 400_000_000) == pytest.approx(40 / (2 / (1 / 42 + 1 / 38)))
+    assert decode_rate(stretches) == pytest.approx(28 / 0.31)
+
+
+def test_every_token_is_in_one_stretch_and_the_cache_ends_with_them(indifferent):
+    with localmoe.load(indifferent, threads=1, context=32, learn=False) as model:
+        decoder, ids = model.decoder(), random_ids(model, 30)
+        decoder.extend(ids[:9])
+        stretches = decode_stretches(decoder, ids[9:], ReadProbe(model.compute.pool, 1 << 20))
+        assert list(decoder.tokens) == ids
+    assert [s.tokens for s in stretches] == [8, 8, 5]
+    assert all(s.seconds > 0 and s.before > 0 for s in stretches)
+    assert [s.after for s in stretches[:-1]] == [s.before for s in stretches[1:]]
