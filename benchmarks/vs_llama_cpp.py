@@ -138,6 +138,10 @@ def compare_speed(
     result["memory_gbps"] = statistics.median(s.bandwidth for s in stretches)
     result["steady"] = f"steady in {sum(s.steady for s in stretches)} of {len(stretches)} stretches"
     result["share_of_bandwidth"] = share_of_bandwidth(stretches, read)
+    result["stretches"] = [
+        {"memory_gbps": round(s.bandwidth, 1), "steady": s.steady,
+         "share": round(share_of_bandwidth([s], read), 3)} for s in stretches
+    ]  # fmt: skip
     return result
 
 
