@@ -4,7 +4,7 @@ shortly before.
 A core that waits for as many lines as it can drops what else it is asked for, so that some lines come only
 when asked for again. How early is best, and into which level of cache, differs from core to core: a factor of
 up to two in what a Zen 4 reads (docs/decisions/008, 018). Four rows are read at once and lie one after the
-other. In the order of addresses the second request for four long rows comes so early that the first level has
+other. In the order of addresses the last request for four long rows comes so early that the first level has
 lost their lines again when their turn comes; so for those it is made in each row.
 """
 
@@ -124,7 +124,7 @@ def requests(r0: int, at: int, size: int, row_bytes: int):
     """
     last = r0 + 3 * row_bytes + 4 * at  # in the next four rows' last, as far as has been read of all four
     if row_bytes < LONG_ROW:
-        return last + AHEAD, size, last, size, size
+        return last + AHEAD, size, last + AGAIN, size, size
     later = at + IN_ROW // size * size  # in each row, near its end in that of the next four
     place = r0 + (later if later < row_bytes else later + 3 * row_bytes)
     return last + AHEAD, size, place, size, row_bytes

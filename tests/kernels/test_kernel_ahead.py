@@ -7,6 +7,7 @@ import pytest
 from kernel_rows import address
 
 from localmoe.kernels.ahead import (
+    AGAIN,
     AHEAD,
     ASKED,
     IN_ROW,
@@ -60,7 +61,7 @@ def test_every_byte_is_asked_for_first_and_again(size, groups):
             to_ask, nbytes, *_ = requests(start, at, size, row_bytes)
             first |= {byte - AHEAD for byte in range(to_ask, to_ask + 4 * nbytes)}
         for _, asked in _asked_again(start, row_bytes, size):
-            again |= set(asked)
+            again |= {byte - (AGAIN if row_bytes < LONG_ROW else 0) for byte in asked}
     second_four = range(r0 + 4 * row_bytes, r0 + 8 * row_bytes)
     assert first.issuperset(second_four)
     assert again.issuperset(second_four)
@@ -88,7 +89,7 @@ def test_long_rows_are_asked_for_again_a_little_later_in_each(size):
 def test_short_rows_are_asked_for_again_in_the_order_of_addresses():
     size, groups = 144, 8
     starts = [asked[0] for _, asked in _asked_again(0, size * groups, size)]
-    assert starts == list(range(3 * size * groups, 7 * size * groups, size))
+    assert starts == list(range(3 * size * groups + AGAIN, 7 * size * groups + AGAIN, size))
 
 
 @compiled("void(int64)")
