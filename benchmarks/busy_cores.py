@@ -22,7 +22,7 @@ from typing import Any
 from vs_llama_cpp import Peer
 
 import localmoe
-from localmoe.kernels.pool import usable_cores
+from localmoe.kernels.cores import usable_cores
 from localmoe.measure import prefill_seconds, random_ids
 
 PROMPT, GENERATE = 64, 48

@@ -17,12 +17,13 @@ import triton.language as tl
 from localmoe.experts.layout import ExpertLayout
 from localmoe.experts.statistics import ExpertStatistics
 from localmoe.experts.traces import generate_trace
+from localmoe.kernels.cores import usable_cores
 from localmoe.kernels.gpu import Gpu
 from localmoe.kernels.gpu_memory import HostArena
 from localmoe.kernels.gpu_tiles import ExpertShape
 from localmoe.kernels.handshake import PATIENCE, LayerFormats, Region, Worker
 from localmoe.kernels.matrix import Matrix
-from localmoe.kernels.pool import Pool, usable_cores
+from localmoe.kernels.pool import Pool
 from localmoe.model.decoder import rope_table
 from localmoe.model.gpu_experts import GpuResidency
 from localmoe.model.gpu_runtime import GpuPlan, GpuRuntime, _place_all, _transformer

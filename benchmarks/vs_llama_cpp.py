@@ -26,7 +26,7 @@ import numpy as np
 
 import localmoe
 from localmoe.kernels.bandwidth import ReadProbe, read_bandwidth
-from localmoe.kernels.pool import usable_cores
+from localmoe.kernels.cores import usable_cores
 from localmoe.kernels.simd import FORM
 from localmoe.measure import (
     Stretch,

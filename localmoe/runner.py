@@ -16,12 +16,13 @@ from localmoe.experts.sizes import parse_size
 from localmoe.experts.store import StatisticsStore
 from localmoe.generate.loop import stream
 from localmoe.generate.sampling import Sampling
+from localmoe.kernels.first_run import compile_modules, end_first_run, is_first_run
 from localmoe.model.config import ModelConfig
 from localmoe.model.device import choose_device
 from localmoe.model.identity import identity
 from localmoe.text.prompts import prompt_format
 from localmoe.text.tokenizer import load_tokenizer
-from quant.compiled import cache_directory, drop_old_caches
+from quant.compiled import drop_old_caches
 from quant.gguf import GGUFFile
 
 if TYPE_CHECKING:
@@ -77,12 +78,8 @@ def load(
     file = GGUFFile.open(found.path)
     try:
         config = ModelConfig.from_gguf(file)
-        if not cache_directory().exists():
-            import localmoe.kernels.simd  # noqa: F401  # refuses an unknown LOCALMOE_SIMD before anything is said
-
-            drop_old_caches()
-            if notice is not None:
-                notice("First run: compiling the kernels for this CPU. Once, in half a minute to two ...")
+        if is_first_run():
+            _first_run(_threads(threads), notice)
         if chosen != "cpu":
             return Model(file, found.name, _gpu_engine(
                 file, config, context, kv_type, threads, device=chosen, gpu_memory=gpu_bound, ram=ram_bound,
@@ -97,6 +94,19 @@ def load(
     except BaseException:
         file.close()
         raise
+
+
+def _first_run(threads: int, notice: Notice | None) -> None:
+    """Compiles the kernels, and says so."""
+    import localmoe.kernels.simd  # refuses an unknown LOCALMOE_SIMD before anything is said
+
+    drop_old_caches()
+    if notice is not None:
+        notice("First run: compiling the kernels for this CPU. Once, in a quarter of a minute to one ...")
+    compile_modules(threads)
+    import localmoe.model.engine  # noqa: F401  # compiles what is left
+
+    end_first_run()
 
 
 class Model:
@@ -269,7 +279,7 @@ def _context(config: ModelConfig, asked: int | None) -> int:
 
 
 def _threads(asked: int | None) -> int:
-    from localmoe.kernels.pool import usable_cores
+    from localmoe.kernels.cores import usable_cores
 
     if asked is None:
         return usable_cores()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib
 import os
 import platform
 import shutil
@@ -25,6 +26,7 @@ import numba
 from llvmlite import binding as llvm
 from numba import types
 from numba.core import sigutils, typing
+from numba.core.registry import CPUDispatcher
 
 _PACKAGES = Path(__file__).resolve().parent.parent
 _KERNEL_SOURCES = (
@@ -100,17 +102,34 @@ def _numba_cache_in(directory: Path) -> Iterator[None]:
         numba.config.CACHE_DIR = before
 
 
+def _call_from_python(self: Any, *arguments: Any) -> Any:
+    """A function without wrappers has nothing that Python could call: a copy has."""
+    if not hasattr(self, "for_python"):
+        self.for_python = numba.njit(boundscheck=False, error_model="numpy")(self.py_func)
+    return self.for_python(*arguments)
+
+
+_Inlined = type("_Inlined", (CPUDispatcher,), {"__call__": _call_from_python})
+
+
 def compiled(signature: Any = None, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     """`numba.njit` with the GIL released and machine code cached in `cache_directory()`.
 
-    With a signature the kernel is compiled (or loaded) at import; without one, at its first call.
+    With a signature the kernel is compiled (or loaded) at import; without one, at its first call. With
+    `forceinline` it has no machine code of its own to keep and is compiled without wrappers for Python, which
+    took a third of the time that compiling takes: if Python does call it, it is compiled once more.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
         settings = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy", **options}
+        if options.get("forceinline"):
+            settings |= {"cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
         with _numba_cache_in(cache_directory()):
             decorator = numba.njit(signature, **settings) if signature else numba.njit(**settings)
-            return decorator(function)
+            made = decorator(function)
+        if options.get("forceinline"):
+            made.__class__ = _Inlined
+        return made
 
     return decorate
 
@@ -126,21 +145,39 @@ def compiled_callback(signature: Any, **options: Any) -> Callable[[Callable[...,
     return decorate
 
 
-_linked: list[Any] = []  # what other machine code calls stays in memory
+_parts: dict[str, Callable[[], Any]] = {}  # what makes each one's machine code
+_linked: dict[str, Any] = {}  # what other machine code calls stays in memory
 
 
-def compiled_once(signature: str) -> Callable[[Callable[..., Any]], Any]:
+def compiled_once(signature: str = "") -> Callable[[Callable[..., Any]], Any]:
     """A function for other compiled code to call, whose machine code is in the process only once. numba puts
     a copy of each function into every kernel that calls it: of large ones that costs time to compile and to
     load (decoding is as fast either way). Cached as `compiled_callback`; not for Python.
+
+    Without a signature it takes int64 only and returns nothing. It is compiled, or loaded, by `link`: before
+    anything that calls it is.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        made = compiled_callback(signature)(function)
-        _linked.append(made)
         name = f"{function.__module__}.{function.__qualname__}"
-        llvm.add_symbol(name, made.address)
-        arguments, returned = sigutils.normalize_signature(signature)
+        takes = ", ".join(["int64"] * function.__code__.co_argcount)
+        _parts[name] = lambda: compiled_callback(signature or f"void({takes})")(function)
+        arguments, returned = sigutils.normalize_signature(signature or f"void({takes})")
         return types.ExternalFunction(name, typing.signature(returned, *arguments))
 
     return decorate
+
+
+def link(*parts: Any) -> None:
+    """Makes functions of `compiled_once` callable for what is compiled from here on."""
+    for name in (part.symbol for part in parts):
+        if name not in _linked:
+            _linked[name] = _parts[name]()
+            llvm.add_symbol(name, _linked[name].address)
+
+
+def link_module(module: str) -> None:
+    """Imports a module and links what it makes with `compiled_once`: all of its machine code is cached."""
+    found = vars(importlib.import_module(module)).values()
+    made = [one for one in found if isinstance(one, types.ExternalFunction)]
+    link(*(part for part in made if part.symbol.startswith(f"{module}.")))

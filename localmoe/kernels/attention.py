@@ -20,7 +20,7 @@ import numpy as np
 
 from localmoe.kernels.attention_block import blocks_seen, element_bytes, one_block
 from localmoe.kernels.elementwise import exp16, store_f32_at
-from localmoe.kernels.geometry import BLOCK, SCALED
+from localmoe.kernels.geometry import BLOCK, SCALED, TASK
 from localmoe.kernels.simd import (
     args10,
     args20,
@@ -34,9 +34,9 @@ from localmoe.kernels.simd import (
     store_f32x16,
     sum16,
 )
-from localmoe.kernels.tasks import TASK
-from quant.compiled import compiled, compiled_callback
+from quant.compiled import compiled, compiled_callback, link
 
+link(one_block)
 _SIXTEENTH = np.float32(0.0625)
 
 

@@ -25,8 +25,9 @@ from localmoe.kernels.simd import (
     sum16,
     zero_f32x16,
 )
-from quant.compiled import compiled
+from quant.compiled import compiled, compiled_once
 
+_ONE_BLOCK = "void(" + "int64, " * 11 + "float32, int64, int64, boolean)"
 _NEGATIVE = np.float32(-np.inf)
 WIDE = AVX512  # with 32 registers eight sums go on at once: four wait for one another
 
@@ -83,7 +84,7 @@ def _put4_scores(s0, s1, s2, s3, scale, p: int, tile: int) -> None:
     _put_scores(s3, scale, p + BLOCK * 12, tile)
 
 
-@compiled()
+@compiled(forceinline=True)
 def _scores(kind, q, head_dim, keys, key_scales, first, low, high, heads, scale, p, values) -> None:
     """p[h, low..high-1] = scale * q[h] · key, for one, two or four heads and tiles low..high-1 of a block
     whose first tile is `first`. values: where the values of these positions begin, to be asked for meanwhile
@@ -149,7 +150,7 @@ def _scores(kind, q, head_dim, keys, key_scales, first, low, high, heads, scale,
             tile += 4
 
 
-@compiled()
+@compiled(forceinline=True)
 def _softmax(p: int, low: int, high: int, out: int) -> None:
     """p[i] = e**(p[i] - max) for low ≤ i < high, 0 elsewhere in their tiles; out[0] = max, out[1] = sum."""
     begin, end = low // TILE * TILE, (high + TILE - 1) // TILE * TILE
@@ -184,7 +185,7 @@ def _put4_values(o0, o1, o2, o3, to: int, stride: int) -> None:
     store_f32x16(to + stride * 3, o3)
 
 
-@compiled()
+@compiled(forceinline=True)
 def _weigh(kind, p, low, high, values, value_scales, start, head_dim, heads, out, stride) -> None:
     """out[h, d] = sum over positions low..high-1 of p[h, i] * value[i, d], for one, two or four heads; two
     need an even number of sixteens of dimensions.
@@ -246,7 +247,7 @@ def _weigh(kind, p, low, high, values, value_scales, start, head_dim, heads, out
             d += 16
 
 
-@compiled()
+@compiled_once(_ONE_BLOCK)
 def one_block(kind, q, group, head_dim, keys, key_scales, values, value_scales, block, low, high, scale, p,
               out, far) -> None:
     """One block of positions for the `group` query heads of a KV head → out [group, 2 + head_dim]: max, sum,

@@ -9,6 +9,7 @@ import time
 import numpy as np
 
 from localmoe.kernels.ahead import BETWEEN
+from localmoe.kernels.geometry import TASK
 from localmoe.kernels.pool import Pool
 from localmoe.kernels.simd import (
     add_i32x16,
@@ -20,7 +21,6 @@ from localmoe.kernels.simd import (
     sum_i32x16,
     zero_i32x16,
 )
-from localmoe.kernels.tasks import TASK
 from quant.compiled import compiled_callback
 
 _PIECE = 1 << 18

@@ -5,45 +5,25 @@ apart.
 from __future__ import annotations
 
 from localmoe.kernels.dot_blocks import quad_blocks
-from localmoe.kernels.dot_float import BF16, F16, F32, Q4_K, Q5_K, Q6_K, decode_row, dot_float, dot_float4
+from localmoe.kernels.dot_float import BF16, F16, F32, Q4_K, Q5_K, Q6_K, float_rows
 from localmoe.kernels.dot_k import quad_q4_k, quad_q5_k, quad_q6_k
-from localmoe.kernels.dot_tile import tile_blocks, tile_k
+from localmoe.kernels.dot_tile import tile_k
 from localmoe.kernels.dot_tile_amx import AMX, AMX_FEW, tile_k_amx
+from localmoe.kernels.dot_tile_blocks import tile_blocks
 from localmoe.kernels.dot_tile_pair import PAIRED, tile_k_pair
-from localmoe.kernels.elementwise import store_f32_at
 from localmoe.kernels.geometry import GROUP, SUMS, TILE
 from localmoe.kernels.simd import load_i32
-from quant.compiled import compiled, compiled_once
+from quant.compiled import compiled, compiled_once, link
 
-_ROWS, _TWO = ("void(" + ", ".join(["int64"] * count) + ")" for count in (16, 19))
 FEW = 6  # tokens from which unpacking a tile of sixteen rows pays
+link(quad_q4_k, quad_q5_k, quad_q6_k, quad_blocks, tile_k, tile_blocks, float_rows)
+if AMX:
+    link(tile_k_amx)
+if PAIRED:
+    link(tile_k_pair)
 
 
-@compiled()
-def _float_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, index, tokens, out,
-                scratch) -> None:
-    """Rows that meet the float32 activations x [*, cols]: F32, F16 and BF16; when `exact`, all others too,
-    which are decoded to `scratch` (cols float32) first.
-    """
-    floats, four = kind == F32 or kind == F16 or kind == BF16, tokens // 4 * 4
-    form = kind if floats else F32
-    for r in range(count):
-        row, to = rows + r * row_bytes, out + r * 4
-        if not floats:
-            decode_row(kind, row, cols, size, table, scratch)
-            row = scratch
-        for t in range(0, four, 4):
-            at = index + t * 4
-            dot_float4(
-                form, row, cols, x + load_i32(at) * cols * 4, x + load_i32(at + 4) * cols * 4,
-                x + load_i32(at + 8) * cols * 4, x + load_i32(at + 12) * cols * 4, to + t * TILE * 4,
-                TILE * 4,
-            )  # fmt: skip
-        for t in range(four, tokens):
-            store_f32_at(to, t * TILE, dot_float(form, row, cols, x + load_i32(index + t * 4) * cols * 4))
-
-
-@compiled()
+@compiled(forceinline=True)
 def _quad(kind, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch) -> None:
     """out [4] = four quantized rows times one token's int8 activations."""
     if kind == Q4_K:
@@ -56,12 +36,12 @@ def _quad(kind, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch) -> N
         quad_blocks(kind, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch)
 
 
-@compiled_once(_ROWS)
+@compiled_once()
 def _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens, out,
           scratch) -> None:
     """See `dot_rows`."""
     if exact or kind == F32 or kind == F16 or kind == BF16:
-        _float_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, index, tokens, out, scratch)
+        float_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, index, tokens, out, scratch)
     elif tokens >= FEW and (kind == Q4_K or kind == Q5_K or kind == Q6_K):
         tile_k(kind, rows, row_bytes, count, cols, q, scales, sums, index, tokens, out, scratch)
     elif tokens >= FEW:
@@ -78,7 +58,7 @@ def _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, 
                       sums + at * SUMS * 2, out + (t * TILE + r) * 4, scratch)
 
 
-@compiled_once(_TWO)
+@compiled_once()
 def _two(exact, kind, rows, count, second, second_count, row_bytes, cols, size, table, x, q, scales, sums,
          index, tokens, out, other, scratch) -> None:
     """See `dot_two`."""
@@ -95,7 +75,10 @@ def _two(exact, kind, rows, count, second, second_count, row_bytes, cols, size, 
               tokens, other, scratch)  # fmt: skip
 
 
-@compiled()
+link(_rows, _two)
+
+
+@compiled(forceinline=True)
 def dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens,
              out, scratch) -> None:
     """out[t, r] = row r · token index[t]: `count` ≤ 16 rows, out float32 [tokens, 16], bit-equal for any
@@ -109,7 +92,7 @@ def dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scale
           scratch)  # fmt: skip
 
 
-@compiled()
+@compiled(forceinline=True)
 def dot_two(exact, kind, rows, count, second, second_count, row_bytes, cols, size, table, x, q, scales, sums,
             index, tokens, out, other, scratch) -> None:
     """`dot_rows` of `count` rows into `out` and of `second_count` others of the same type into `other`, at

@@ -63,7 +63,7 @@ from localmoe.kernels.simd_blocks import (
 from localmoe.kernels.simd_dot import SIGNED, dot_both, dot_levels, levels_above_127, levels_above_128
 from localmoe.kernels.simd_formats import bits_to_16, nibbles16, select_bytes
 from localmoe.kernels.simd_quad import quad_sums, tree_terms
-from quant.compiled import compiled
+from quant.compiled import compiled, compiled_once
 
 Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL = 2, 3, 6, 7, 8, 20  # ggml's type numbers
 BLOCK = 32
@@ -215,26 +215,26 @@ def _copy_tail(b: int, nbytes: int, to: int) -> None:
 def _quad(kind, wide, offset, has_minimum, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch):
     size = block_bytes(kind)
     row_bytes = cols // BLOCK * size
-    acc = zero_f32x4()
-    whole = cols // GROUP
-    for g in range(whole):
-        at = g * 8 * size
-        acc = _group(kind, wide, offset, has_minimum, r0 + at, r1 + at, r2 + at, r3 + at, table,
-                     q + g * GROUP, scales + g * 4, sums + g * SUMS * 2, acc, r0, at, row_bytes)
-    if cols % GROUP:
-        at, nbytes = whole * 8 * size, cols % GROUP // BLOCK * size
-        t1, t2, t3 = scratch + _TAIL, scratch + 2 * _TAIL, scratch + 3 * _TAIL
-        _copy_tail(r0 + at, nbytes, scratch)
-        _copy_tail(r1 + at, nbytes, t1)
-        _copy_tail(r2 + at, nbytes, t2)
-        _copy_tail(r3 + at, nbytes, t3)
-        acc = _group(kind, wide, offset, has_minimum, scratch, t1, t2, t3, table, q + whole * GROUP,
-                     scales + whole * 4, sums + whole * SUMS * 2, acc, r0, at,
-                     row_bytes)
+    acc, first = zero_f32x4(), r0
+    g, end, groups = 0, cols // GROUP, (cols + GROUP - 1) // GROUP
+    while g < groups:
+        if g == end:  # what is left of the row: its blocks are elsewhere, with zeros behind them
+            at, nbytes, end = g * 8 * size, cols % GROUP // BLOCK * size, groups
+            _copy_tail(r0 + at, nbytes, scratch)
+            _copy_tail(r1 + at, nbytes, scratch + _TAIL)
+            _copy_tail(r2 + at, nbytes, scratch + 2 * _TAIL)
+            _copy_tail(r3 + at, nbytes, scratch + 3 * _TAIL)
+            r0, r1 = scratch - at, scratch + _TAIL - at
+            r2, r3 = scratch + 2 * _TAIL - at, scratch + 3 * _TAIL - at
+        while g < end:
+            at = g * 8 * size
+            acc = _group(kind, wide, offset, has_minimum, r0 + at, r1 + at, r2 + at, r3 + at, table,
+                         q + g * GROUP, scales + g * 4, sums + g * SUMS * 2, acc, first, at, row_bytes)
+            g += 1
     store_f32x4(out, acc)
 
 
-@compiled()
+@compiled_once()
 def quad_blocks(kind, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch) -> None:
     """out [4] = four rows of `cols` weights (a multiple of 32) of a 32-weight block type times one token's
     activations. scratch: 4 * 272 bytes.

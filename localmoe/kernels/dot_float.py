@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from localmoe.kernels.elementwise import store_f32_at
-from localmoe.kernels.geometry import GROUP
+from localmoe.kernels.geometry import GROUP, TILE
 from localmoe.kernels.simd import (
     add16,
     bits_to_f32,
@@ -22,12 +22,13 @@ from localmoe.kernels.simd import (
     load_f32x16,
     load_i8,
     load_i16,
+    load_i32,
     load_u8,
     load_u32,
     sum16,
     zero_f32x16,
 )
-from quant.compiled import compiled
+from quant.compiled import compiled, compiled_once
 
 F32, F16, BF16 = 0, 1, 30  # ggml's type numbers
 Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL = 2, 3, 6, 7, 8, 12, 13, 14, 20
@@ -209,3 +210,27 @@ def decode_row(kind: int, row: int, n: int, size: int, table: int, out: int) -> 
     else:
         for g in range(n // 32):
             _decode_block32(kind, row + g * size, table, out + g * 128)
+
+
+@compiled_once()
+def float_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, index, tokens, out,
+                scratch) -> None:
+    """Rows that meet the float32 activations x [*, cols]: F32, F16 and BF16; when `exact`, all others too,
+    which are decoded to `scratch` (cols float32) first.
+    """
+    floats, four = kind == F32 or kind == F16 or kind == BF16, tokens // 4 * 4
+    form = kind if floats else F32
+    for r in range(count):
+        row, to = rows + r * row_bytes, out + r * 4
+        if not floats:
+            decode_row(kind, row, cols, size, table, scratch)
+            row = scratch
+        for t in range(0, four, 4):
+            at = index + t * 4
+            dot_float4(
+                form, row, cols, x + load_i32(at) * cols * 4, x + load_i32(at + 4) * cols * 4,
+                x + load_i32(at + 8) * cols * 4, x + load_i32(at + 12) * cols * 4, to + t * TILE * 4,
+                TILE * 4,
+            )  # fmt: skip
+        for t in range(four, tokens):
+            store_f32_at(to, t * TILE, dot_float(form, row, cols, x + load_i32(index + t * 4) * cols * 4))

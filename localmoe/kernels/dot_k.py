@@ -99,7 +99,7 @@ from localmoe.kernels.simd_scales import (
     row3_4_6,
     row3_5_7,
 )
-from quant.compiled import compiled
+from quant.compiled import compiled, compiled_once
 
 Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES = 144, 176, 210
 TIMES = 3  # that each line is asked for, see `ahead`
@@ -212,7 +212,7 @@ def _quad_q4_q5(five: bool, r0: int, r1: int, r2: int, r3: int, groups: int, q: 
     store_f32x4(out, acc)
 
 
-@compiled()
+@compiled_once()
 def quad_q4_k(r0: int, r1: int, r2: int, r3: int, groups: int, q: int, scales: int, sums: int,
               out: int) -> None:
     """out [4] = four rows of `groups` Q4_K blocks times one token's activations (q, scales, sums).
@@ -222,7 +222,7 @@ def quad_q4_k(r0: int, r1: int, r2: int, r3: int, groups: int, q: int, scales: i
     _quad_q4_q5(False, r0, r1, r2, r3, groups, q, scales, sums, out)
 
 
-@compiled()
+@compiled_once()
 def quad_q5_k(r0: int, r1: int, r2: int, r3: int, groups: int, q: int, scales: int, sums: int,
               out: int) -> None:
     """The same for Q5_K."""
@@ -281,7 +281,7 @@ def _dots_q6(b0, b1, b2, b3, s0, s1, s2, s3, x, shared, asked):
     return row_sums(t0, t1, t2, _block_q6(b3, s3, x, shared))
 
 
-@compiled()
+@compiled_once()
 def quad_q6_k(r0: int, r1: int, r2: int, r3: int, groups: int, q: int, scales: int, sums: int,
               out: int) -> None:
     """The same for Q6_K: 16 int8 scales, weights offset by 32."""

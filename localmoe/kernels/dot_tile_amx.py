@@ -58,7 +58,7 @@ from localmoe.kernels.simd_amx import (
     zero_3,
 )
 from localmoe.kernels.simd_tile import twice_i16
-from quant.compiled import compiled
+from quant.compiled import compiled, compiled_once
 
 AMX = FORM == "amx"
 AMX_FEW = 24  # tokens from which panels of products pay
@@ -147,7 +147,7 @@ def _tokens(six: bool, tile: int, groups: int, g: int, q: int, scales: int, sums
                       n2, n3, scales, sums, t, tokens, other, g == 0)  # fmt: skip
 
 
-@compiled()
+@compiled_once()
 def tile_k_amx(kind, rows, count, second, second_count, row_bytes, cols, q, scales, sums, index, tokens, acc,
                other, tile) -> None:
     """As `dot_tile_pair.tile_k_pair`. `tile`: 2 * TILE_BYTES + AMX_BYTES of scratch."""

@@ -20,7 +20,7 @@ from localmoe.kernels.simd import (
 )
 from localmoe.kernels.simd_dot import dot_bytes
 from localmoe.kernels.simd_tile import splat_4_bytes
-from quant.compiled import compiled
+from quant.compiled import compiled, compiled_once
 
 PAIRED = AVX512  # sixteen sums and their operands need more than sixteen registers
 
@@ -63,7 +63,7 @@ def _tokens_k(six: bool, tile: int, groups: int, g: int, q: int, scales: int, su
                   g == 0)  # fmt: skip
 
 
-@compiled()
+@compiled_once()
 def tile_k_pair(kind, rows, count, second, second_count, row_bytes, cols, q, scales, sums, index, tokens, acc,
                 other, tile) -> None:
     """acc [tokens, 16] = `count` rows · x[index], other [tokens, 16] = `second_count` other rows · x[index],

@@ -1,4 +1,4 @@
-"""Sizes that buffers and kernels agree on. Importing this compiles nothing."""
+"""Sizes and signatures that buffers and kernels agree on. Importing this compiles nothing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ TILE = 16  # weight rows that prefill multiplies at once; positions in a tile of
 BLOCK = 256  # positions that attention merges at once
 SCALED = 32  # dimensions that share a scale in a q8_0 KV cache
 KV_F16, KV_Q8_0, KV_F32 = 0, 1, 2  # how a KV cache holds its numbers
+TASK = "void(int64, int64, int64)"  # of the pool: the address of its arguments, the item, the worker
 
 # Offsets in the scratch of one tile of weights: the panel, scales, minima (or offsets), d, dmin (or m); then
 # the rows before transposing, a row's tail, and the terms of four tokens.

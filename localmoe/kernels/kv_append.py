@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from localmoe.kernels.elementwise import store_f32_at
-from localmoe.kernels.geometry import KV_F16, KV_F32, SCALED, TILE
+from localmoe.kernels.geometry import KV_F16, KV_F32, SCALED, TASK, TILE
 from localmoe.kernels.simd import args16, load_f32, load_i64, store_f16, store_i8
-from localmoe.kernels.tasks import TASK
 from quant.compiled import compiled, compiled_callback
 
 

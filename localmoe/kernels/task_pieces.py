@@ -10,9 +10,8 @@ from __future__ import annotations
 from localmoe.kernels.atomics import fetch_add, store_release
 from localmoe.kernels.dot import dot_rows
 from localmoe.kernels.elementwise import quantize_group, store_f32_at, swiglu
-from localmoe.kernels.geometry import GROUP, SUMS, TILE
+from localmoe.kernels.geometry import GROUP, SUMS, TASK, TILE
 from localmoe.kernels.simd import args20, load_f32, load_f32x16, load_i32, load_i64, store_f32x16
-from localmoe.kernels.tasks import TASK
 from quant.compiled import compiled, compiled_callback
 
 PIECE = 64  # rows of an item; divides GROUP

@@ -19,7 +19,7 @@ from localmoe.kernels.elementwise import (
     store_f32_at,
     swiglu,
 )
-from localmoe.kernels.geometry import GROUP, SUMS, TILE
+from localmoe.kernels.geometry import GROUP, SUMS, TASK, TILE
 from localmoe.kernels.simd import (
     add16,
     args10,
@@ -40,7 +40,6 @@ from localmoe.kernels.simd import (
 from localmoe.kernels.starts import matrix_of
 from quant.compiled import compiled, compiled_callback
 
-TASK = "void(int64, int64, int64)"
 _SIXTEENTH = np.float32(0.0625)
 
 

@@ -18,7 +18,6 @@ from localmoe.kernels.pool import (
     Pool,
     _ticket,
     _work,
-    usable_cores,
 )
 from localmoe.kernels.simd import args4, load_i64, store_i64
 from quant.compiled import compiled_callback
@@ -201,9 +200,3 @@ def test_two_pools_do_not_meet():
 def test_a_pool_has_at_least_one_thread():
     with pytest.raises(ValueError, match="at least one"):
         Pool(0)
-
-
-def test_the_cores_counted_are_those_this_process_may_use():
-    import os
-
-    assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
