@@ -20,6 +20,7 @@ from localmoe.kernels.first_run import compile_modules, end_first_run, is_first_
 from localmoe.model.config import ModelConfig
 from localmoe.model.device import choose_device
 from localmoe.model.identity import identity
+from localmoe.model.weights import bind
 from localmoe.text.prompts import prompt_format
 from localmoe.text.tokenizer import load_tokenizer
 from quant.compiled import drop_old_caches
@@ -78,14 +79,16 @@ def load(
     file = GGUFFile.open(found.path)
     try:
         config = ModelConfig.from_gguf(file)
+        plan = make_plan(file, config, context, kv_type, threads, ram_bound) if chosen == "cpu" else None
         if is_first_run():
+            bind(file, config)  # a file that is refused is refused before anything is compiled
+            load_tokenizer(file.metadata)
             _first_run(_threads(threads), notice)
-        if chosen != "cpu":
+        if plan is None:
             return Model(file, found.name, _gpu_engine(
                 file, config, context, kv_type, threads, device=chosen, gpu_memory=gpu_bound, ram=ram_bound,
                 mode=mode, identity=identity(file), learn=learn,
             ))  # fmt: skip
-        plan = make_plan(file, config, context, kv_type, threads, ram_bound)
         if notice is not None and plan.note:
             notice(plan.note)
         store = StatisticsStore(identity(file)) if learn and config.is_mixture else None

@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from localmoe.kernels.attention_block import blocks_seen, element_bytes, one_block
-from localmoe.kernels.elementwise import exp16, store_f32_at
+from localmoe.kernels.elementwise import exp1, store_f32_at
 from localmoe.kernels.geometry import BLOCK, SCALED, TASK
 from localmoe.kernels.simd import (
     args10,
@@ -32,17 +32,10 @@ from localmoe.kernels.simd import (
     mul16,
     splat_f32x16,
     store_f32x16,
-    sum16,
 )
 from quant.compiled import compiled, compiled_callback, link
 
 link(one_block)
-_SIXTEENTH = np.float32(0.0625)
-
-
-@compiled(forceinline=True)
-def _exp(x):
-    return sum16(exp16(splat_f32x16(np.float32(x)))) * _SIXTEENTH
 
 
 @compiled()
@@ -50,7 +43,7 @@ def _merge(into: int, part: int, head_dim: int) -> None:
     """Merges one head's partial softmax (max, sum, values) into another."""
     m0, m1 = load_f32(into), load_f32(part)
     m = max(m0, m1)
-    a, b = _exp(m0 - m), _exp(m1 - m)
+    a, b = exp1(m0 - m), exp1(m1 - m)
     store_f32_at(into, 0, m)
     store_f32_at(into, 1, load_f32(into + 4) * a + load_f32(part + 4) * b)
     for d in range(8, 8 + head_dim * 4, 64):

@@ -18,6 +18,7 @@ from localmoe.kernels import attention as A
 from localmoe.kernels import kv_append as K
 from localmoe.kernels import starts as S
 from localmoe.kernels import tasks as T
+from localmoe.kernels import tasks_experts as E
 from localmoe.kernels.buffers import Block, Buffers, Floats, Rows, Shape
 from localmoe.kernels.geometry import BLOCK, GROUP, TILE
 from localmoe.kernels.matrix import Matrix
@@ -298,7 +299,7 @@ class Cpu:
         s, b, program = self.shape, self.buffers, self._recording
         k, chosen = s.experts_used, b.chosen.at if program is None else program.choices()
         self._run(
-            T.route_task.address, self.tokens, h.x, h.cols, self._at(router), s.experts, k,
+            E.route_task.address, self.tokens, h.x, h.cols, self._at(router), s.experts, k,
             chosen, b.weights.at, b.router_logits.at,
         )  # fmt: skip
         routed, computed = b.chosen.array[: self.tokens], slice(0, self.tokens)
@@ -309,7 +310,7 @@ class Cpu:
             self._narrow(x, h)
         tokens = self.tokens
         self._run(
-            T.group_task.address, 1, chosen, tokens, k, s.experts, b.token_of.at, b.place_of.at, b.starts.at
+            E.group_task.address, 1, chosen, tokens, k, s.experts, b.token_of.at, b.place_of.at, b.starts.at
         )
         if program is None:
             for active, addresses in source.batches(routed, computed):
@@ -320,7 +321,7 @@ class Cpu:
         else:
             program.constant = False
         self._run(
-            T.combine_task.address, tokens, x.x, s.hidden, k, b.weights.at, b.place_of.at, b.out.at
+            E.combine_task.address, tokens, x.x, s.hidden, k, b.weights.at, b.place_of.at, b.out.at
         )
 
     def _experts(self, h: Rows, active: int, count: int, addresses: int, source: ExpertSource) -> None:
@@ -329,7 +330,7 @@ class Cpu:
         inner = b.inner
         chunks = -(-s.ffn // GROUP)
         self._run(
-            T.gate_up_task.address, count * chunks, active, chunks, addresses, b.starts.at,
+            E.gate_up_task.address, count * chunks, active, chunks, addresses, b.starts.at,
             b.token_of.at, h.cols, s.ffn, gate.kind, gate.block_bytes, gate.row_bytes, b.table.at,
             h.x, h.q, h.scales, h.sums, inner.x, int(self.exact), b.scratch.at, b.scratch_bytes,
             self._formats_of(up, down), start=S.UNKNOWN,
@@ -337,7 +338,7 @@ class Cpu:
         chunk = self._rows_per_item(down, self.tokens == 1)
         chunks = -(-s.hidden // chunk)
         self._run(
-            T.down_task.address, count * chunks, active, chunks, addresses, b.starts.at, b.identity.at,
+            E.down_task.address, count * chunks, active, chunks, addresses, b.starts.at, b.identity.at,
             s.ffn, s.hidden, down.kind, down.block_bytes, down.row_bytes, b.table.at,
             inner.x, inner.q, inner.scales, inner.sums, b.out.at, int(self.exact), b.scratch.at,
             b.scratch_bytes, chunk, start=S.down_start.address,

@@ -11,8 +11,9 @@ from localmoe.kernels.dot_tile import tile_k
 from localmoe.kernels.dot_tile_amx import AMX, AMX_FEW, tile_k_amx
 from localmoe.kernels.dot_tile_blocks import tile_blocks
 from localmoe.kernels.dot_tile_pair import PAIRED, tile_k_pair
+from localmoe.kernels.elementwise import store_f32_at
 from localmoe.kernels.geometry import GROUP, SUMS, TILE
-from localmoe.kernels.simd import load_i32
+from localmoe.kernels.simd import load_f32, load_f32x16, load_i32, store_f32x16
 from quant.compiled import compiled, compiled_once, link
 
 FEW = 6  # tokens from which unpacking a tile of sixteen rows pays
@@ -100,3 +101,15 @@ def dot_two(exact, kind, rows, count, second, second_count, row_bytes, cols, siz
     """
     _two(exact, kind, rows, count, second, second_count, row_bytes, cols, size, table, x, q, scales, sums,
          index, tokens, out, other, scratch)  # fmt: skip
+
+
+@compiled(forceinline=True)
+def place(tile: int, tokens: int, count: int, to: int, stride: int) -> None:
+    """Copies a tile [tokens, 16], of which `count` columns count, to rows `stride` float32 apart."""
+    if count == TILE:
+        for t in range(tokens):
+            store_f32x16(to + t * stride * 4, load_f32x16(tile + t * TILE * 4))
+    else:
+        for t in range(tokens):
+            for i in range(count):
+                store_f32_at(to, t * stride + i, load_f32(tile + (t * TILE + i) * 4))

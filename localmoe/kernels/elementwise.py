@@ -39,7 +39,7 @@ from localmoe.kernels.simd import (
 from quant.compiled import compiled
 
 _F = np.float32
-_ZERO, _ONE, _TOP = _F(0), _F(1), _F(127)
+_ZERO, _ONE, _TOP, _SIXTEENTH = _F(0), _F(1), _F(127), _F(1 / 16)
 _LOWEST, _HIGHEST = _F(-87.0), _F(88.0)
 _LOG2E, _LN2_HIGH, _LN2_LOW = _F(1.44269504), _F(-0.693359375), _F(2.12194440e-4)
 _C = [_F(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1,
@@ -60,6 +60,12 @@ def exp16(x):
     p = fma16(p, r, splat_f32x16(_C5))
     p = fma16(p, mul16(r, r), add16(r, splat_f32x16(_ONE)))
     return mul16(p, pow2_16(to_i32x16(n)))
+
+
+@compiled(forceinline=True)
+def exp1(x):
+    """e**x of one float32, the same bits as in the vector code."""
+    return sum16(exp16(splat_f32x16(_F(x)))) * _SIXTEENTH
 
 
 @compiled()

@@ -32,7 +32,7 @@ from numba.core import cgutils
 from numpy.typing import NDArray
 
 from localmoe.errors import LocalMoeError
-from localmoe.kernels import tasks
+from localmoe.kernels import tasks_experts
 from localmoe.kernels.atomics import load_acquire, pause, store_release
 from localmoe.kernels.elementwise import quantize_row
 from localmoe.kernels.geometry import GROUP, IQ4_NL_TABLE, SUMS
@@ -260,7 +260,7 @@ class Worker:
             _CONTROL: pool_control, _REGION: region.address, _RESULTS: region.results,
             _EXPERTS: addresses.shape[1],
             _HIDDEN: hidden, _FFN: ffn, _SCRATCH_BYTES: scratch, _GATE_UP: gate_up_piece_task.address,
-            _DOWN: tasks.down_task.address, _CHUNK: max(8, min(64, -(-hidden // (pool.threads * 8)))),
+            _DOWN: tasks_experts.down_task.address, _CHUNK: max(8, min(64, -(-hidden // (pool.threads * 8)))),
         }  # fmt: skip
         words.update({place: int(array.ctypes.data) for place, array in self._arrays.items()})
         self._arrays[_FORMATS][4:8] = [words[i] for i in (_INNER_Q, _INNER_SCALES, _INNER_SUMS, _STORED)]

@@ -1,7 +1,7 @@
 """Where the weights of a job's item begin: what threads ask the memory for while they wait for that job.
 
 A start is compiled code `start(args, item)` that returns an address; `args` are those of the task it belongs
-to (`tasks.linear_task`, `tasks.down_task`, `attention.block_task`).
+to (`tasks.linear_task`, `tasks_experts.down_task`, `attention.block_task`).
 """
 
 from __future__ import annotations

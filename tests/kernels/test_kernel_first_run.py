@@ -17,7 +17,8 @@ from quant import compiled
 
 ONE_MODULE = (
     "from localmoe.kernels import first_run\n"
-    "first_run.MODULES, first_run._this_cpus = ('dot_k', {other!r}), list\n"
+    "first_run.MODULES, first_run._this_cpus = {{'dot_k': 2, {other!r}: 1}}, dict\n"
+    "first_run.CALLERS = {{}}\n"
     "first_run.compile_modules(2)"
 )
 HITS = (
@@ -61,8 +62,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What `compile_modules` starts from here on: processes that do nothing."""
     found: list[str] = []
 
-    def start(module: str) -> subprocess.Popen[bytes]:
-        found.append(module)
+    def start(modules: list[str]) -> subprocess.Popen[bytes]:
+        found.extend(modules)
         return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0)"])
 
     monkeypatch.setattr(first_run, "_start", start)
@@ -73,7 +74,15 @@ def test_each_module_is_compiled_once(monkeypatch, tmp_path):
     monkeypatch.setattr(first_run, "cache_directory", lambda: tmp_path / "new")
     found = started(monkeypatch)
     first_run.compile_modules(3)
-    assert sorted(found) == sorted({*first_run.MODULES, *first_run._this_cpus()})
+    apart = {*first_run.MODULES, *first_run._this_cpus()}
+    assert set(found[: len(apart)]) == apart
+    assert sorted(found[len(apart) :]) == sorted(first_run.CALLERS)  # once what they call is there
+
+
+def test_each_process_gets_about_as_much_to_do():
+    seconds = {"a": 5.0, "b": 4.0, "c": 3.0, "d": 3.0, "e": 1.0}
+    assert first_run.shares(seconds, 2) == [["a", "d"], ["b", "c", "e"]]
+    assert first_run.shares(seconds, 9) == [["a"], ["b"], ["c"], ["d"], ["e"]]
 
 
 def test_nothing_is_started_where_it_would_gain_nothing(monkeypatch, tmp_path):
@@ -93,16 +102,18 @@ def test_nothing_is_started_where_it_would_gain_nothing(monkeypatch, tmp_path):
 def test_an_interrupt_leaves_no_process_behind(monkeypatch, tmp_path):
     running: list[subprocess.Popen[bytes]] = []
 
-    def start(module: str) -> subprocess.Popen[bytes]:
+    def start(modules: list[str]) -> subprocess.Popen[bytes]:
         running.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(20)"]))
         return running[-1]
 
-    def interrupt(seconds: float) -> None:
+    def interrupt(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        monkeypatch.setattr(subprocess.Popen, "wait", wait)
         raise KeyboardInterrupt
 
+    wait = subprocess.Popen.wait
     monkeypatch.setattr(first_run, "cache_directory", lambda: tmp_path)
     monkeypatch.setattr(first_run, "_start", start)
-    monkeypatch.setattr(first_run.time, "sleep", interrupt)
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupt)
     with pytest.raises(KeyboardInterrupt):
         first_run.compile_modules(2)
     assert len(running) == 2

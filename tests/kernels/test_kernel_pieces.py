@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from localmoe.kernels import tasks
+from localmoe.kernels import tasks_experts
 from localmoe.kernels.elementwise import quantize_row
 from localmoe.kernels.geometry import GROUP, IQ4_NL_TABLE, SUMS
 from localmoe.kernels.pool import Pool
@@ -64,7 +64,7 @@ def test_small_pieces_give_the_same_bits(pool, kinds, ffn, floats):
     gates, ups = ([FORMATS[kind].encode(rng.standard_normal((ffn, HIDDEN)).astype(np.float32) / 16)
                    for _ in range(EXPERTS)] for kind in kinds)  # fmt: skip
     arguments = gates, ups, kinds, x, (2, 0), ffn, floats
-    expected = inner(pool, tasks.gate_up_task, GROUP, *arguments)
+    expected = inner(pool, tasks_experts.gate_up_task, GROUP, *arguments)
     for _ in range(20):  # in another order each time
         got = inner(pool, gate_up_piece_task, PIECE, *arguments)
         for ours, theirs in zip(got[3:] if floats else got[:3], expected[3:] if floats else expected[:3],

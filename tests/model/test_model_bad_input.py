@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tiny_models import metadata, shapes, tokenizer, write_model
 
+from localmoe import runner
 from localmoe.cli.main import run
 from quant.gguf import GGUFWriter
 
@@ -18,12 +19,20 @@ Refused = Callable[..., str]
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
-    """Runs a command that must be refused; its one line of stderr."""
+def refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Refused:
+    """Runs a command that must be refused, and before anything is compiled on a first run, unless that shows
+    only once the model is `loaded`; its one line of stderr.
+    """
+    monkeypatch.setattr(runner, "_first_run", lambda threads, notice: pytest.fail("compiled"))
     text = tmp_path / "text.txt"
     text.write_text("a b c d e f g h i j")
 
-    def check(path: object, *options: str, command: str = "perplexity", text: Path = text) -> str:
+    def check(
+        path: object, *options: str, command: str = "perplexity", text: Path = text, loaded: bool = False
+    ) -> str:
+        monkeypatch.setattr(runner, "is_first_run", lambda: not loaded)
         arguments = [command, str(path), *([str(text)] if command == "perplexity" else []), *options]
         before = sorted(tmp_path.iterdir())
         code = run(arguments)
@@ -237,7 +246,7 @@ def test_options_out_of_range(refused, tmp_path):
     assert "--context 5000" in refused(path, "--context", "5000", command="bench")
     assert "--device tpu" in refused(path, "--device", "tpu", command="bench")
     assert "kv-type" in refused(path, "--kv-type", "q4_0", command="bench")
-    assert "do not fit" in refused(path, "-p", "1000", "-n", "100", command="bench")
+    assert "do not fit" in refused(path, "-p", "1000", "-n", "100", command="bench", loaded=True)
 
 
 def test_a_text_that_cannot_be_scored(refused, tmp_path):
@@ -245,4 +254,4 @@ def test_a_text_that_cannot_be_scored(refused, tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "empty.txt").write_bytes(b"")
     for text, reason in (("latin.txt", "UTF-8"), ("empty.txt", "short"), ("none.txt", "No such file")):
-        assert reason in refused(path, text=tmp_path / text)
+        assert reason in refused(path, text=tmp_path / text, loaded=reason == "short")

@@ -1,0 +1,178 @@
+"""Tasks for the pool: routing and experts. Arguments and buffers as in `tasks`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from localmoe.kernels.dot import FEW, dot_rows, dot_two, place
+from localmoe.kernels.dot_float import dot_f32
+from localmoe.kernels.elementwise import (
+    exp1,
+    quantize_group,
+    store_f32_at,
+    swiglu,
+)
+from localmoe.kernels.geometry import GROUP, SUMS, TASK, TILE
+from localmoe.kernels.simd import (
+    args10,
+    args20,
+    fma,
+    fma16,
+    load_f32,
+    load_f32x16,
+    load_i32,
+    load_i64,
+    splat_f32x16,
+    store_f32x16,
+    store_i32,
+)
+from quant.compiled import compiled_callback
+
+
+@compiled_callback(TASK)
+def route_task(args: int, item: int, worker: int) -> None:
+    """Token `item`'s experts: the k largest router logits (lowest index first on ties), softmax over
+    those.
+    """
+    h, cols, router, experts, k, chosen, weights, logits, _, _ = args10(args)
+    mine = logits + item * experts * 4
+    for e in range(experts):
+        store_f32_at(mine, e, dot_f32(router + e * cols * 4, cols, h + item * cols * 4))
+    largest = np.float32(0)
+    for c in range(k):
+        best, top = -1, np.float32(0)
+        for e in range(experts):
+            taken = False
+            for before in range(c):
+                taken = taken or load_i32(chosen + (item * k + before) * 4) == e
+            value = load_f32(mine + e * 4)
+            if not taken and (best < 0 or value > top):
+                best, top = e, value
+        store_i32(chosen + (item * k + c) * 4, best)
+        largest = top if c == 0 else largest
+        store_f32_at(weights, item * k + c, exp1(top - largest))
+    total = np.float32(0)
+    for c in range(k):
+        total += load_f32(weights + (item * k + c) * 4)
+    for c in range(k):
+        store_f32_at(weights, item * k + c, load_f32(weights + (item * k + c) * 4) / total)
+
+
+@compiled_callback(TASK)
+def group_task(args: int, item: int, worker: int) -> None:
+    """Sorts the (token, choice) pairs by expert, in token order within each: one item.
+
+    chosen int32 [tokens, k] → token_of int32 [pairs]: the token of each sorted pair; place_of int32 [tokens,
+    k]: where each pair went; starts int32 [experts + 1].
+    """
+    chosen, tokens, k, experts, token_of, place_of, starts, _, _, _ = args10(args)
+    for e in range(experts + 1):
+        store_i32(starts + e * 4, 0)
+    for p in range(tokens * k):
+        e = load_i32(chosen + p * 4) + 1
+        store_i32(starts + e * 4, load_i32(starts + e * 4) + 1)
+    for e in range(experts):
+        store_i32(starts + (e + 1) * 4, load_i32(starts + (e + 1) * 4) + load_i32(starts + e * 4))
+    for p in range(tokens * k):
+        e = load_i32(chosen + p * 4)
+        place = load_i32(starts + e * 4)
+        store_i32(starts + e * 4, place + 1)
+        store_i32(token_of + place * 4, p // k)
+        store_i32(place_of + p * 4, place)
+    for e in range(experts, 0, -1):
+        store_i32(starts + e * 4, load_i32(starts + (e - 1) * 4))
+    store_i32(starts, 0)
+
+
+@compiled_callback(TASK)
+def gate_up_task(args: int, item: int, worker: int) -> None:
+    """256 rows of one expert's FFN for all of its tokens: hidden = silu(gate · x) * (up · x), and its int8
+    form.
+
+    `active` lists the experts in hand, `addresses` int64 [experts, 3] where their gate, up and down weights
+    are.
+    """
+    (active, chunks, addresses, starts, token_of, cols, ffn, kind, size, row_bytes,
+     table, x, q, scales, sums, hidden, exact, scratch, scratch_bytes, formats) = args20(args)  # fmt: skip
+    expert, first = load_i32(active + item // chunks * 4), item % chunks * GROUP
+    start = load_i32(starts + expert * 4)
+    tokens = load_i32(starts + expert * 4 + 4) - start
+    gate, up = load_i64(addresses + expert * 24), load_i64(addresses + expert * 24 + 8)
+    up_kind, up_size, up_bytes = load_i64(formats), load_i64(formats + 8), load_i64(formats + 16)
+    keep_float, hq = load_i64(formats + 24), load_i64(formats + 32)
+    hscales, hsums = load_i64(formats + 40), load_i64(formats + 48)
+    index, rows = token_of + start * 4, min(GROUP, ffn - first)
+    mine = scratch + worker * scratch_bytes
+    out = mine + scratch_bytes - tokens * 2 * (TILE + GROUP) * 4
+    other = out + tokens * TILE * 4
+    gates = other + tokens * TILE * 4
+    ups = gates + tokens * GROUP * 4
+    if up_kind == kind and tokens >= FEW:  # tiles of both share the activations
+        for r in range(0, rows, TILE):
+            n = min(TILE, rows - r)
+            row, beside = gate + (first + r) * row_bytes, up + (first + r) * up_bytes
+            dot_two(exact, kind, row, n, beside, n, row_bytes, cols, size, table, x, q, scales, sums, index,
+                    tokens, out, other, mine)
+            place(out, tokens, n, gates + r * 4, GROUP)
+            place(other, tokens, n, ups + r * 4, GROUP)
+    else:  # one after the other: the memory is read in two long stretches, not in many short ones
+        for r in range(0, rows, TILE):
+            n = min(TILE, rows - r)
+            dot_rows(exact, kind, gate + (first + r) * row_bytes, row_bytes, n, cols, size, table, x, q,
+                     scales, sums, index, tokens, out, mine)
+            place(out, tokens, n, gates + r * 4, GROUP)
+        for r in range(0, rows, TILE):
+            n = min(TILE, rows - r)
+            dot_rows(exact, up_kind, up + (first + r) * up_bytes, up_bytes, n, cols, up_size, table, x, q,
+                     scales, sums, index, tokens, other, mine)
+            place(other, tokens, n, ups + r * 4, GROUP)
+    groups = (ffn + GROUP - 1) // GROUP
+    for t in range(tokens):
+        row = ups + t * GROUP * 4
+        swiglu(gates + t * GROUP * 4, row, (rows + 15) // 16 * 16)
+        pair, g = start + t, first // GROUP
+        if keep_float:
+            for r in range(rows):
+                store_f32_at(hidden, pair * ffn + first + r, load_f32(row + r * 4))
+        else:
+            at = pair * groups + g
+            quantize_group(row, rows, hq + at * GROUP, hscales + at * 4, hsums + at * SUMS * 2)
+
+
+@compiled_callback(TASK)
+def down_task(args: int, item: int, worker: int) -> None:
+    """Some rows of one expert's down projection for all of its tokens: out [pairs, cols out]."""
+    (active, chunks, addresses, starts, pair_index, ffn, rows, kind, size, row_bytes,
+     table, hidden, hq, hscales, hsums, out, exact, scratch, scratch_bytes, chunk) = args20(args)  # fmt: skip
+    expert, first = load_i32(active + item // chunks * 4), item % chunks * chunk
+    start = load_i32(starts + expert * 4)
+    tokens = load_i32(starts + expert * 4 + 4) - start
+    down = load_i64(addresses + expert * 24 + 16)
+    mine = scratch + worker * scratch_bytes
+    tile = mine + scratch_bytes - tokens * 2 * TILE * 4
+    other, last, index = tile + tokens * TILE * 4, min(first + chunk, rows), pair_index + start * 4
+    for r in range(first, last, 2 * TILE):
+        n, more = min(TILE, last - r), min(TILE, last - r - TILE)
+        row, to = down + r * row_bytes, out + (start * rows + r) * 4
+        if more > 0:
+            dot_two(exact, kind, row, n, row + TILE * row_bytes, more, row_bytes, ffn, size, table, hidden,
+                    hq, hscales, hsums, index, tokens, tile, other, mine)
+        else:
+            dot_rows(exact, kind, row, row_bytes, n, ffn, size, table, hidden, hq, hscales, hsums, index,
+                     tokens, tile, mine)
+        place(tile, tokens, n, to, rows)
+        place(other, tokens, max(0, more), to + TILE * 4, rows)
+
+
+@compiled_callback(TASK)
+def combine_task(args: int, item: int, worker: int) -> None:
+    """x[t] += sum over the chosen experts, in router order, of weight * out[its pair]."""
+    x, cols, k, weights, place_of, out, _, _, _, _ = args10(args)
+    whole, to = cols // TILE * TILE, x + item * cols * 4
+    for c in range(k):
+        weight = load_f32(weights + (item * k + c) * 4)
+        row = out + load_i32(place_of + (item * k + c) * 4) * cols * 4
+        for i in range(0, whole * 4, TILE * 4):
+            store_f32x16(to + i, fma16(splat_f32x16(weight), load_f32x16(row + i), load_f32x16(to + i)))
+        for i in range(whole, cols):
+            store_f32_at(to, i, fma(weight, load_f32(row + i * 4), load_f32(to + i * 4)))
