@@ -147,7 +147,9 @@ class Model:
 
     def decoder(self, context: int | None = None) -> Decoder:
         """A fresh KV cache, for one conversation."""
-        return self._engine.decoder(context)
+        decoder = self._engine.decoder(context)
+        decoder.model = self
+        return decoder
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """float32 [len(ids), vocab]: what follows after each id. No conversation is touched."""

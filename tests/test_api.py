@@ -161,6 +161,20 @@ def test_a_kv_cache_of_q8_0_needs_heads_of_32(tmp_path):
         localmoe.load(out, threads=1, kv_type="q8_0").decoder()
 
 
+def test_a_decoder_keeps_its_model(path):
+    """Otherwise the file's mapping would go, and with it the process."""
+    code = (
+        "import gc, sys, localmoe\n"
+        "decoder = localmoe.load(sys.argv[1], threads=1, learn=False).decoder()\n"
+        "gc.collect()\n"
+        f"print(decoder.extend({IDS}).tobytes().hex())"
+    )
+    line = [sys.executable, "-c", code, str(path)]
+    result = subprocess.run(line, capture_output=True, text=True, check=True)
+    with localmoe.load(path, threads=1, learn=False) as loaded:
+        assert result.stdout.strip() == loaded.decoder().extend(IDS).tobytes().hex()
+
+
 def test_closing_ends_the_threads(path):
     def workers():
         return sum(thread.name.startswith("localmoe-") for thread in threading.enumerate())

@@ -20,7 +20,7 @@ import numpy as np
 
 from localmoe.kernels.attention_block import blocks_seen, element_bytes, one_block
 from localmoe.kernels.elementwise import exp1, store_f32_at
-from localmoe.kernels.geometry import BLOCK, SCALED, TASK
+from localmoe.kernels.geometry import BLOCK, SCALED, TASK, TILE
 from localmoe.kernels.simd import (
     args10,
     args20,
@@ -82,12 +82,25 @@ def attend_task(args: int, item: int, worker: int) -> None:
         low, high = max(0, oldest - block * BLOCK), min(BLOCK, position + 1 - block * BLOCK)
         one_block(kind, query, group, head_dim, head_keys, key_scales + scales, head_values,
                    value_scales + scales,
-                   block, low, high, bits_to_f32(scale), mine, target, False)  # fmt: skip
+                   block, low, high, bits_to_f32(scale), mine, target, False, 0, 0)  # fmt: skip
         if block != oldest // BLOCK:
             for h in range(group):
                 _merge(whole + h * stride, part + h * stride, head_dim)
     for h in range(group):
         _finish(whole + h * stride, head_dim, out + (token * heads + head * group + h) * head_dim * 4)
+
+
+@compiled(forceinline=True)
+def next_keys(args: int, head: int, turn: int) -> tuple[int, int]:
+    """Where the keys of the item after this one of `block_task` begin, and how many bytes of them count."""
+    (_, _, step, _, kv_heads, head_dim, context, keys, _, _, _,
+     kind, _, window, _, _, _, _, _, _) = args20(args)  # fmt: skip
+    position = load_i64(step)
+    first, blocks = blocks_seen(position, window)
+    head, turn = (head, turn + 1) if turn + 1 < blocks else (head + 1, 0)
+    block, wide = first + turn, head_dim * element_bytes(kind)
+    tiles = (min(BLOCK, position + 1 - block * BLOCK) + TILE - 1) // TILE if head < kv_heads else 0
+    return keys + (head * context + block * BLOCK) * wide, tiles * TILE * wide
 
 
 @compiled_callback(TASK)
@@ -104,13 +117,14 @@ def block_task(args: int, item: int, worker: int) -> None:
     block, elements = first + turn, element_bytes(kind)
     scales = head * context * (head_dim // SCALED) * 2
     low, high = max(0, oldest - block * BLOCK), min(BLOCK, position + 1 - block * BLOCK)
+    later, later_bytes = next_keys(args, head, turn)
     one_block(kind, q + head * group * head_dim * 4, group, head_dim,
                keys + head * context * head_dim * elements, key_scales + scales,
                values + head * context * head_dim * elements, value_scales + scales, block, low, high,
                bits_to_f32(scale),
                scratch + worker * scratch_bytes,
                partial + (turn * heads + head * group) * (head_dim + 2) * 4,
-               True)  # fmt: skip
+               True, later, later + later_bytes)  # fmt: skip
 
 
 @compiled_callback(TASK)

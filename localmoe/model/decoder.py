@@ -79,6 +79,7 @@ class Decoder:
         """
         self.context = cache.context
         self.tokens: list[int] = []
+        self.model: object = None  # what must live as long: weights are read from its mapped file
         self._transformer, self._compute, self._cache, self._step = transformer, compute, cache, step
         self._lock, self._observer, self._vocab = lock, observer, config.vocab
         self._program: Program | None = None  # one token's pass, as soon as one was asked for

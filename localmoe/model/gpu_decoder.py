@@ -31,6 +31,7 @@ class GpuDecoder:
             raise UsageError(f"--kv-type {kv_type}: choose one of {', '.join(KV_TYPES)}")
         self.context = context
         self.tokens: list[int] = []
+        self.model: object = None  # as `Decoder.model`
         self._runtime, self._gpu = runtime, runtime.gpu
         q8 = kv_type == "q8_0"
         self._caches: Any = [self._gpu.cache(context, q8) for _ in range(runtime.config.layers)]
