@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from localmoe.kernels.attention_block import blocks_seen, element_bytes, one_block
+from localmoe.kernels.attention_block import blocks_seen, element_bytes, first_key, one_block
 from localmoe.kernels.elementwise import exp1, store_f32_at
 from localmoe.kernels.geometry import BLOCK, SCALED, TASK, TILE
 from localmoe.kernels.simd import (
@@ -98,9 +98,10 @@ def next_keys(args: int, head: int, turn: int) -> tuple[int, int]:
     position = load_i64(step)
     first, blocks = blocks_seen(position, window)
     head, turn = (head, turn + 1) if turn + 1 < blocks else (head + 1, 0)
-    block, wide = first + turn, head_dim * element_bytes(kind)
+    block = first + turn
     tiles = (min(BLOCK, position + 1 - block * BLOCK) + TILE - 1) // TILE if head < kv_heads else 0
-    return keys + (head * context + block * BLOCK) * wide, tiles * TILE * wide
+    start = first_key(kind, keys, context, head_dim, head, block)
+    return start, tiles * TILE * head_dim * element_bytes(kind)
 
 
 @compiled_callback(TASK)

@@ -48,6 +48,12 @@ def blocks_seen(position: int, window: int) -> tuple[int, int]:
 
 
 @compiled(forceinline=True)
+def first_key(kind: int, keys: int, context: int, head_dim: int, head: int, block: int) -> int:
+    """The address of a block's first key of one KV head."""
+    return int(keys + (head * context + block * BLOCK) * head_dim * element_bytes(kind))
+
+
+@compiled(forceinline=True)
 def _keys16(kind: int, keys: int, scales: int, tile: int, head_dim: int, d: int):
     """Dimension d of 16 keys."""
     at = (tile * head_dim + d) * TILE

@@ -6,8 +6,7 @@ to (`tasks.linear_task`, `tasks_experts.down_task`, `attention.block_task`).
 
 from __future__ import annotations
 
-from localmoe.kernels.attention_block import blocks_seen, element_bytes
-from localmoe.kernels.geometry import BLOCK
+from localmoe.kernels.attention_block import blocks_seen, first_key
 from localmoe.kernels.simd import args20, load_i32, load_i64
 from quant.compiled import compiled, compiled_callback
 
@@ -48,4 +47,4 @@ def block_start(args: int, item: int) -> int:
      kind, _, window, _, _, _, _, _, _) = args20(args)  # fmt: skip
     first, blocks = blocks_seen(load_i64(step), window)
     head, block = item // blocks, first + item % blocks
-    return int(keys + (head * context + block * BLOCK) * head_dim * element_bytes(kind))
+    return int(first_key(kind, keys, context, head_dim, head, block))
