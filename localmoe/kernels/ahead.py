@@ -28,18 +28,20 @@ class Distances(NamedTuple):
     between: tuple[int, int]  # the second and third time, into the second level; 0: not
     again: int  # the last time, into the first level, in the order of addresses
     in_row: int  # likewise, at most, for rows of `LONG_ROW` and more, in each of four rows; 0: as for others
+    along: int  # once, into the first level, where rows are read one after another; 0: four are read at once
 
 
 def distances(cpu: str, avx512: bool) -> Distances:
     """What was measured on a CPU, by LLVM's name, or on its like."""
     if cpu == "znver5":
-        return Distances(9216, False, (0, 0), 4608, 0)
+        return Distances(9216, False, (0, 0), 4608, 0, 8192 if avx512 else 0)
     if avx512 and not cpu.startswith("znver"):  # Intel's: an Emerald Rapids
-        return Distances(17408, True, (0, 0), 4608, 0)
-    return Distances(22528, True, (11264, 5632), 0, 1024 if avx512 else 0)  # a Zen 4, both ways
+        return Distances(17408, True, (0, 0), 4608, 0, 0)
+    return Distances(22528, True, (11264, 5632), 0, 1024 if avx512 else 0, 0)  # a Zen 4, both ways
 
 
-AHEAD, TO_SECOND_LEVEL, (BETWEEN, BETWEEN_2), AGAIN, IN_ROW = distances(cpu_name(), AVX512)
+AHEAD, TO_SECOND_LEVEL, (BETWEEN, BETWEEN_2), AGAIN, IN_ROW, ALONG = distances(cpu_name(), AVX512)
+ONCE = 0  # how often a line is asked for (`ask`) where rows are read one after another
 
 
 @compiled(forceinline=True)
@@ -69,9 +71,11 @@ def ask_ahead(place: int) -> None:
 @compiled(forceinline=True)
 def _ask(line: int, times: int) -> None:
     """Asks for the cache line needed in `AHEAD` bytes and again for those needed sooner; times: how often
-    each is asked for, at most, before the last time.
+    each is asked for, at most, before the last time; `ONCE`: neither before nor again.
     """
-    if TO_SECOND_LEVEL:
+    if times == ONCE:
+        prefetch(line)
+    elif TO_SECOND_LEVEL:
         prefetch_far(line)
     else:
         prefetch(line)
@@ -79,7 +83,7 @@ def _ask(line: int, times: int) -> None:
         prefetch_far(line - (AHEAD - BETWEEN))
     if BETWEEN_2 and times > 2:
         prefetch_far(line - (AHEAD - BETWEEN_2))
-    if not IN_ROW:
+    if not IN_ROW and times != ONCE:
         prefetch(line - (AHEAD - AGAIN))
 
 
@@ -131,6 +135,14 @@ def requests(r0: int, at: int, size: int, row_bytes: int):
 
 
 @compiled(forceinline=True)
+def requests_along(at: int, size: int):
+    """What to ask for, `ONCE`, while `4 * size` bytes of one row are read from address `at` on; as `requests`
+    says it.
+    """
+    return at + ALONG, size, 0, 0, 0
+
+
+@compiled(forceinline=True)
 def in_halves(asked):
     """`requests` in two steps of half of the bytes each: all that is asked for again belongs to the first."""
     first, size, again, again_size, apart = asked
@@ -143,7 +155,7 @@ def ask(asked, quarter: int, times: int) -> None:
     """A quarter of what `requests` says; times: see `_ask`."""
     first, size, again, again_size, apart = asked
     _ask_for_quarter(first, 4 * size, quarter, times)
-    if IN_ROW:
+    if IN_ROW and times != ONCE:
         _ask_again(again + quarter * apart, again_size)
 
 

@@ -4,9 +4,13 @@ apart.
 
 from __future__ import annotations
 
+from localmoe.kernels.ahead import ALONG
+from localmoe.kernels.dot_along import AT_ONCE
 from localmoe.kernels.dot_blocks import quad_blocks
-from localmoe.kernels.dot_float import BF16, F16, F32, Q4_K, Q5_K, Q6_K, float_rows
+from localmoe.kernels.dot_blocks_along import arrange_blocks, rows_along_blocks
+from localmoe.kernels.dot_float import BF16, F16, F32, Q4_K, Q5_K, Q6_K, Q8_0, float_rows
 from localmoe.kernels.dot_k import quad_q4_k, quad_q5_k, quad_q6_k
+from localmoe.kernels.dot_k_along import arrange_k, rows_along_k
 from localmoe.kernels.dot_tile import tile_k
 from localmoe.kernels.dot_tile_amx import AMX, AMX_FEW, tile_k_amx
 from localmoe.kernels.dot_tile_blocks import tile_blocks
@@ -18,6 +22,8 @@ from quant.compiled import compiled, compiled_once, link
 
 FEW = 6  # tokens from which unpacking a tile of sixteen rows pays
 link(quad_q4_k, quad_q5_k, quad_q6_k, quad_blocks, tile_k, tile_blocks, float_rows)
+if ALONG:
+    link(rows_along_k, rows_along_blocks)
 if AMX:
     link(tile_k_amx)
 if PAIRED:
@@ -37,6 +43,30 @@ def _quad(kind, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch) -> N
         quad_blocks(kind, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch)
 
 
+@compiled(forceinline=True)
+def reads_along(exact: int, kind: int, cols: int, tokens: int) -> bool:
+    """Whether a lone token's rows are read one after another: on CPUs that read faster so."""
+    quantized = not (exact or kind == F32 or kind == F16 or kind == BF16)
+    return ALONG > 0 and tokens == 1 and quantized and cols % (AT_ONCE * GROUP) == 0
+
+
+@compiled(forceinline=True)
+def arranged(exact: int, kind: int, cols: int, q: int, index: int, tokens: int, scratch: int) -> int:
+    """The int8 activations as `dot_rows` and `dot_two` take them for rows of a type: those at q, or a lone
+    token's, maybe as a copy in the `scratch` that the rows get too, for as long as nothing else does.
+    """
+    if not reads_along(exact, kind, cols, tokens):
+        return q
+    mine = q + load_i32(index) * cols
+    if kind == Q6_K or kind == Q8_0:
+        return mine
+    if kind == Q4_K or kind == Q5_K:
+        arrange_k(mine, cols, scratch)
+    else:
+        arrange_blocks(mine, cols, scratch)
+    return scratch
+
+
 @compiled_once()
 def _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens, out,
           scratch) -> None:
@@ -47,6 +77,14 @@ def _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, 
         tile_k(kind, rows, row_bytes, count, cols, q, scales, sums, index, tokens, out, scratch)
     elif tokens >= FEW:
         tile_blocks(kind, rows, row_bytes, count, cols, table, q, scales, sums, index, tokens, out, scratch)
+    elif ALONG and reads_along(exact, kind, cols, tokens):
+        at = load_i32(index) * (cols // GROUP)
+        if kind == Q4_K or kind == Q5_K or kind == Q6_K:
+            rows_along_k(kind, rows, row_bytes, count, cols, q, scales + at * 4, sums + at * SUMS * 2, out,
+                         scratch + cols)  # fmt: skip
+        else:
+            rows_along_blocks(kind, rows, row_bytes, count, cols, table, q, scales + at * 4,
+                              sums + at * SUMS * 2, out, scratch + cols)  # fmt: skip
     else:
         groups = (cols + GROUP - 1) // GROUP
         for r in range(0, count, 4):
@@ -86,8 +124,8 @@ def dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scale
     `tokens`.
 
     Rows of F32, F16 and BF16, and all when `exact`, meet the float32 activations x [*, cols]; other rows the
-    int8 ones (q, scales, sums). Columns from `count` on hold nothing of use. Addresses, all of them; scratch:
-    `scratch_bytes(cols, tokens)` of it.
+    int8 ones (q: see `arranged`; scales, sums). Columns from `count` on hold nothing of use. Addresses, all
+    of them; scratch: `scratch_bytes(cols, tokens)` of it.
     """
     _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens, out,
           scratch)  # fmt: skip

@@ -160,31 +160,40 @@ def _four_blocks(kind: int, b: int, size: int, table: int, wide: bool, x0, x1):
 
 
 @compiled(forceinline=True)
-def _terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, s, asked):
-    """The float32 terms of four blocks of four rows: block k of row r in lane 4k + r. s: their sums;
-    asked: see `ahead.requests`.
+def _activations(kind: int, x: int, arranged: bool):
+    """Those of four blocks as `_four_blocks` takes them."""
+    if kind == Q8_0 or arranged:
+        return load_i8x64(x), load_i8x64(x + 2 * BLOCK)
+    return first_16_of_32(x), second_16_of_32(x)
+
+
+@compiled(forceinline=True)
+def terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, apart, s, asked, times):
+    """The float32 terms of four blocks each at b0..b3: block k of the r-th four in lane 4k + r.
+
+    x: their activations, the same for all if `apart` is 0, else so many bytes apart and arranged; s: the sums
+    of these; asked: see `ahead.requests`, times: `ahead.ask`.
     """
-    if kind == Q8_0:
-        first, second = load_i8x64(x), load_i8x64(x + 2 * BLOCK)
-    else:
-        first, second = first_16_of_32(x), second_16_of_32(x)
-    times = 3 if kind == Q8_0 else 2  # each line is asked for; others have more to compute for their bytes
     d = _halves(kind, b0, b1, b2, b3)
-    t0 = _four_blocks(kind, b0, size, table, wide, first, second)
+    p0, q0 = _activations(kind, x, apart > 0)
+    p1, q1 = _activations(kind, x + apart, True) if apart else (p0, q0)
+    p2, q2 = _activations(kind, x + 2 * apart, True) if apart else (p0, q0)
+    p3, q3 = _activations(kind, x + 3 * apart, True) if apart else (p0, q0)
+    t0 = _four_blocks(kind, b0, size, table, wide, p0, q0)
     ask_after(t0, asked, 0, times)
-    t1 = _four_blocks(kind, b1, size, table, wide, first, second)
+    t1 = _four_blocks(kind, b1, size, table, wide, p1, q1)
     ask_after(t1, asked, 1, times)
-    t2 = _four_blocks(kind, b2, size, table, wide, first, second)
+    t2 = _four_blocks(kind, b2, size, table, wide, p2, q2)
     ask_after(t2, asked, 2, times)
-    t3 = _four_blocks(kind, b3, size, table, wide, first, second)
+    t3 = _four_blocks(kind, b3, size, table, wide, p3, q3)
     ask_after(t3, asked, 3, times)
     dots = quad_sums(t0, t1, t2, t3)
     if offset:
         dots = sub_i32x16(dots, mul_i32x16(s, splat_i32x16(offset)))
-    terms = mul16(d, to_f32x16(dots))
+    out = mul16(d, to_f32x16(dots))
     if has_minimum:
-        terms = fma16(_halves(kind, b0 + 2, b1 + 2, b2 + 2, b3 + 2), to_f32x16(s), terms)
-    return terms
+        out = fma16(_halves(kind, b0 + 2, b1 + 2, b2 + 2, b3 + 2), to_f32x16(s), out)
+    return out
 
 
 @compiled(forceinline=True)
@@ -198,10 +207,11 @@ def _group(kind, wide, offset, has_minimum, b0, b1, b2, b3, table, x, scale, sum
         asked, asked2 = requests(r0, at, half, row_bytes), requests(r0, at + half, half, row_bytes)
     else:
         asked, asked2 = in_halves(requests(r0, at, 2 * half, row_bytes))
-    first = _terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, low_block_sums(sums),
-                   asked)
-    second = _terms(kind, wide, offset, has_minimum, b0 + half, b1 + half, b2 + half, b3 + half, size, table,
-                    x + GROUP // 2, high_block_sums(sums), asked2)
+    times = 3 if kind == Q8_0 else 2  # each line is asked for; others have more to compute for their bytes
+    first = terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, 0, low_block_sums(sums),
+                  asked, times)
+    second = terms(kind, wide, offset, has_minimum, b0 + half, b1 + half, b2 + half, b3 + half, size, table,
+                   x + GROUP // 2, 0, high_block_sums(sums), asked2, times)
     return fma4(tree_terms(first, second), splat_f32x4(load_f32(scale)), acc)
 
 

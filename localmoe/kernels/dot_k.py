@@ -14,35 +14,31 @@ block_q4_K, block_q5_K, block_q6_K.
 
 from __future__ import annotations
 
-from localmoe.kernels.ahead import ask, ask_after, requests
+from localmoe.kernels.ahead import ask, requests
+from localmoe.kernels.dot_k_pair import (
+    Q4_K_BYTES,
+    Q5_K_BYTES,
+    Q6_K_BYTES,
+    codes_q4_q5,
+    codes_q6,
+    in_order,
+    in_sub_blocks,
+    pair,
+    pair_q6,
+)
 from localmoe.kernels.geometry import GROUP, SUMS
 from localmoe.kernels.simd import (
     fma4,
     fnma4,
-    high_nibbles,
-    join_i8x32,
     load_f32,
-    load_i8x32,
-    load_i8x64,
     load_i16x16,
-    low_nibbles,
     mul4,
-    or_bytes,
     splat_f32x4,
     store_f32x4,
     sub_i32x4,
     to_f32x4,
     zero_f32x4,
     zero_i32x16,
-)
-from localmoe.kernels.simd_bits import (
-    fifth_0_2,
-    fifth_1_3,
-    fifth_4_6,
-    fifth_5_7,
-    upper_0_2,
-    upper_4_6,
-    upper_nibbles,
 )
 from localmoe.kernels.simd_dot import dot_pairs, multiply_pairs
 from localmoe.kernels.simd_pairs import (
@@ -52,11 +48,6 @@ from localmoe.kernels.simd_pairs import (
     pair0_1_3,
     pair1_0_2,
     pair1_1_3,
-    pair_0_to_3,
-    pair_4_to_7,
-    pair_8_to_11,
-    pair_12_to_15,
-    scaled_pair,
     sums_of_pairs,
 )
 from localmoe.kernels.simd_quad import (
@@ -101,7 +92,6 @@ from localmoe.kernels.simd_scales import (
 )
 from quant.compiled import compiled, compiled_once
 
-Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES = 144, 176, 210
 TIMES = 3  # that each line is asked for, see `ahead`
 
 
@@ -112,69 +102,24 @@ def _scaled(dot, v, x, scales):
 
 
 @compiled(forceinline=True)
-def _in_sub_blocks(x: int):
-    """The activations as `_block_q4_q5` takes them: sub-blocks 0 and 2, 1 and 3, 4 and 6, 5 and 7."""
-    return (join_i8x32(load_i8x32(x), load_i8x32(x + 64)), join_i8x32(load_i8x32(x + 32), load_i8x32(x + 96)),
-            join_i8x32(load_i8x32(x + 128), load_i8x32(x + 192)),
-            join_i8x32(load_i8x32(x + 160), load_i8x32(x + 224)))  # fmt: skip
-
-
-@compiled(forceinline=True)
-def _in_order(x: int):
-    """The activations as `_block_q6` takes them."""
-    return load_i8x64(x), load_i8x64(x + 64), load_i8x64(x + 128), load_i8x64(x + 192)
-
-
-@compiled(forceinline=True)
-def _codes_q4_q5(five: bool, b: int):
-    """A block's 256 codes. A load of 64 bytes holds sub-blocks 0 and 2 in its low nibbles, 1 and 3 in the
-    high ones.
-    """
-    codes = b + 48 if five else b + 16
-    first, second = load_i8x64(codes), load_i8x64(codes + 64)
-    if five:
-        fifth = load_i8x32(b + 16)
-        return (or_bytes(low_nibbles(first), fifth_0_2(fifth)),
-                or_bytes(upper_nibbles(first), fifth_1_3(fifth)),
-                or_bytes(low_nibbles(second), fifth_4_6(fifth)),
-                or_bytes(upper_nibbles(second), fifth_5_7(fifth)))  # fmt: skip
-    return low_nibbles(first), high_nibbles(first), low_nibbles(second), high_nibbles(second)
-
-
-@compiled(forceinline=True)
 def _block_q4_q5(five: bool, b: int, s0, s1, s2, s3, x: int, shared):
     """One block's sum of scale * code * activation, as partial sums. shared: the activations, for registers
     enough to keep them from row to row; s0..s3, the scales, in the same order.
     """
-    v0, v1, v2, v3 = _codes_q4_q5(five, b)
-    x0, x1, x2, x3 = _in_sub_blocks(again(x)) if NARROW else shared
+    v0, v1, v2, v3 = codes_q4_q5(five, b)
+    x0, x1, x2, x3 = in_sub_blocks(again(x)) if NARROW else shared
     dot = _scaled(_scaled(zero_i32x16(), v0, x0, s0), v1, x1, s1)
     return partial_sums(_scaled(_scaled(dot, v2, x2, s2), v3, x3, s3))
-
-
-@compiled(forceinline=True)
-def _pair_q4_q5(five: bool, b: int, c: int, s0, s1, s2, s3, shared, asked, quarter):
-    """The same of two rows' blocks, as `scaled_pair` leaves it. Between products, two quarters of what comes
-    next are asked for.
-    """
-    v0, v1, v2, v3 = _codes_q4_q5(five, b)
-    w0, w1, w2, w3 = _codes_q4_q5(five, c)
-    x0, x1, x2, x3 = shared
-    dot = scaled_pair(zero_i32x16(), v0, w0, x0, s0)
-    ask_after(dot, asked, quarter, TIMES)
-    dot = scaled_pair(scaled_pair(dot, v1, w1, x1, s1), v2, w2, x2, s2)
-    ask_after(dot, asked, quarter + 1, TIMES)
-    return scaled_pair(dot, v3, w3, x3, s3)
 
 
 @compiled(forceinline=True)
 def _dots_q4_q5(five, b0, b1, b2, b3, low, high, x, shared, asked):
     """Four blocks' sums of scale * code * activation."""
     if IN_PAIRS:
-        first = _pair_q4_q5(five, b0, b1, pair0_0_2(low), pair0_1_3(low), pair0_0_2(high), pair0_1_3(high),
-                            shared, asked, 0)
-        second = _pair_q4_q5(five, b2, b3, pair1_0_2(low), pair1_1_3(low), pair1_0_2(high), pair1_1_3(high),
-                             shared, asked, 2)
+        first = pair(codes_q4_q5(five, b0), codes_q4_q5(five, b1), shared, shared, pair0_0_2(low),
+                     pair0_1_3(low), pair0_0_2(high), pair0_1_3(high), asked, 0, TIMES)  # fmt: skip
+        second = pair(codes_q4_q5(five, b2), codes_q4_q5(five, b3), shared, shared, pair1_0_2(low),
+                      pair1_1_3(low), pair1_0_2(high), pair1_1_3(high), asked, 2, TIMES)  # fmt: skip
         return sums_of_pairs(first, second)
     kept = keep_scales(low, high)
     ask(asked, 0, TIMES)
@@ -200,7 +145,7 @@ def _quad_q4_q5(five: bool, r0: int, r1: int, r2: int, r3: int, groups: int, q: 
     for g in range(groups):
         b0, b1, b2, b3 = r0 + g * size, r1 + g * size, r2 + g * size, r3 + g * size
         x = q + g * GROUP
-        shared = _in_sub_blocks(x)
+        shared = in_sub_blocks(x)
         s = load_sums32(sums + g * SUMS * 2)
         low, high = low_headers(b0, b1, b2, b3), high_headers(b0, b1, b2, b3)
         d, dmin = start_d(b0, b1, b2, b3), start_dmin(b0, b1, b2, b3)
@@ -230,46 +175,21 @@ def quad_q5_k(r0: int, r1: int, r2: int, r3: int, groups: int, q: int, scales: i
 
 
 @compiled(forceinline=True)
-def _codes_q6(b: int):
-    """A block's 256 codes, 0..63, in order."""
-    first, second = load_i8x64(b), load_i8x64(b + 64)
-    upper0, upper1 = load_i8x32(b + 128), load_i8x32(b + 160)
-    return (or_bytes(low_nibbles(first), upper_0_2(upper0)),
-            or_bytes(upper_nibbles(first), upper_4_6(upper0)),
-            or_bytes(low_nibbles(second), upper_0_2(upper1)),
-            or_bytes(upper_nibbles(second), upper_4_6(upper1)))  # fmt: skip
-
-
-@compiled(forceinline=True)
 def _block_q6(b: int, scales, x: int, shared):
     """One block's sum of scale * (code, 0..63) * activation, as partial sums."""
-    v0, v1, v2, v3 = _codes_q6(b)
-    x0, x1, x2, x3 = _in_order(again(x)) if NARROW else shared
+    v0, v1, v2, v3 = codes_q6(b)
+    x0, x1, x2, x3 = in_order(again(x)) if NARROW else shared
     dot = _scaled(_scaled(zero_i32x16(), v0, x0, spread_0_to_3(scales)), v1, x1, spread_4_to_7(scales))
     dot = _scaled(_scaled(dot, v2, x2, spread_8_to_11(scales)), v3, x3, spread_12_to_15(scales))
     return partial_sums(dot)
 
 
 @compiled(forceinline=True)
-def _pair_q6(b: int, c: int, scales, shared, asked, quarter):
-    """The same of two rows' blocks, as `scaled_pair` leaves it; two quarters of what comes next likewise."""
-    v0, v1, v2, v3 = _codes_q6(b)
-    w0, w1, w2, w3 = _codes_q6(c)
-    x0, x1, x2, x3 = shared
-    dot = scaled_pair(zero_i32x16(), v0, w0, x0, pair_0_to_3(scales))
-    ask_after(dot, asked, quarter, TIMES)
-    dot = scaled_pair(dot, v1, w1, x1, pair_4_to_7(scales))
-    dot = scaled_pair(dot, v2, w2, x2, pair_8_to_11(scales))
-    ask_after(dot, asked, quarter + 1, TIMES)
-    return scaled_pair(dot, v3, w3, x3, pair_12_to_15(scales))
-
-
-@compiled(forceinline=True)
 def _dots_q6(b0, b1, b2, b3, s0, s1, s2, s3, x, shared, asked):
     """Four blocks' sums of scale * (code, 0..63) * activation."""
     if IN_PAIRS:
-        first = _pair_q6(b0, b1, join_i16x16(s0, s1), shared, asked, 0)
-        second = _pair_q6(b2, b3, join_i16x16(s2, s3), shared, asked, 2)
+        first = pair_q6(b0, b1, join_i16x16(s0, s1), shared, shared, asked, 0, TIMES)
+        second = pair_q6(b2, b3, join_i16x16(s2, s3), shared, shared, asked, 2, TIMES)
         return sums_of_pairs(first, second)
     ask(asked, 0, TIMES)
     t0 = _block_q6(b0, s0, x, shared)
@@ -290,7 +210,7 @@ def quad_q6_k(r0: int, r1: int, r2: int, r3: int, groups: int, q: int, scales: i
         at = g * Q6_K_BYTES
         b0, b1, b2, b3 = r0 + at, r1 + at, r2 + at, r3 + at
         x = q + g * GROUP
-        shared = _in_order(x)
+        shared = in_order(x)
         s = load_i16x16(sums + g * SUMS * 2)
         s0, s1 = load_i8_i16x16(b0 + 192), load_i8_i16x16(b1 + 192)
         s2, s3 = load_i8_i16x16(b2 + 192), load_i8_i16x16(b3 + 192)

@@ -11,7 +11,7 @@ the same order.
 from __future__ import annotations
 
 from localmoe.kernels.ahead import prefetch_lines
-from localmoe.kernels.dot_k import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES
+from localmoe.kernels.dot_k_pair import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES
 from localmoe.kernels.dot_steps import IN_RUNS, RUN_4, RUN_5, RUN_Q6, scaled4
 from localmoe.kernels.geometry import (
     GROUP,

@@ -11,7 +11,7 @@ tokens meet sixteen rows in one instruction. The float32 steps that follow are `
 from __future__ import annotations
 
 from localmoe.kernels.ahead import prefetch_lines
-from localmoe.kernels.dot_k import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES
+from localmoe.kernels.dot_k_pair import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES
 from localmoe.kernels.dot_tile import Q5_K, Q6_K, build_k, finish4_k, four_groups
 from localmoe.kernels.geometry import (
     AMX_CONFIG,

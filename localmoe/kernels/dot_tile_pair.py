@@ -7,7 +7,7 @@ each tile's operations and their order are those of `dot_tile`, so the bits are 
 from __future__ import annotations
 
 from localmoe.kernels.ahead import prefetch_lines
-from localmoe.kernels.dot_k import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES
+from localmoe.kernels.dot_k_pair import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES
 from localmoe.kernels.dot_tile import Q5_K, Q6_K, build_k, finish4_k, four_groups
 from localmoe.kernels.geometry import GROUP, PANEL, SCALES, TILE, TILE_BYTES
 from localmoe.kernels.simd import (

@@ -173,3 +173,18 @@ def _block_sums(first: int) -> Callable[[Any, Any], Any]:
 
 low_block_sums = define(i32x16(types.int64), _block_sums(0))
 high_block_sums = define(i32x16(types.int64), _block_sums(4))
+
+
+def _block_sums_along(first: int) -> Callable[[Any, Any], Any]:
+    """The same of four groups: block first + k of group r in lane 4k + r."""
+
+    def emit(builder: Any, address: Any) -> Any:
+        a, b = (_read(builder, _at(builder, address, ir.Constant(_I64, 64), k), i16x32.llvm) for k in (0, 1))
+        even = [16 * group + 2 * (first + k) for k in range(4) for group in range(4)]
+        return builder.sext(_pairs(builder, a, b, even, [i + 1 for i in even]), i32x16.llvm)
+
+    return emit
+
+
+low_block_sums_along = define(i32x16(types.int64), _block_sums_along(0))
+high_block_sums_along = define(i32x16(types.int64), _block_sums_along(4))

@@ -41,11 +41,11 @@ pack_sums = define(i16x32(i32x16, i32x16), _pack)
 
 
 @compiled(forceinline=True)
-def scaled_pair(dot, v, w, x, scales):
-    """Adds scale * code * activation of 64 weights v of one row and w of another: two lanes for the one, two
-    for the other, four times. scales: likewise, four of the one's and four of the other's.
+def scaled_pair(dot, v, w, x, y, scales):
+    """Adds scale * code * activation of 64 weights v times x of one block and w times y of another: two lanes
+    for the one, two for the other, four times. scales: likewise, four of the one's and four of the other's.
     """
-    both = pack_sums(dot_bytes(zero_i32x16(), v, x), dot_bytes(zero_i32x16(), w, x))
+    both = pack_sums(dot_bytes(zero_i32x16(), v, x), dot_bytes(zero_i32x16(), w, y))
     return dot_pairs(dot, both, scales)
 
 

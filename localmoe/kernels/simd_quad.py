@@ -208,9 +208,12 @@ low_headers, high_headers = (define(i16x32(*_four_addresses), _header_half(high)
 
 
 def _dot_minima(builder: Any, low: Any, high: Any, sums: Any) -> Any:
-    """Four rows' minima times the sums of the eight sub-blocks' activations."""
-    order = [8 * row + m for row in range(4) for m in (4, 5, 6, 7, 36, 37, 38, 39)]
-    minima, wide = _shuffle(builder, low, high, order), _shuffle(builder, sums, sums, list(range(8)) * 4)
+    """Four blocks' minima times the sums of the eight sub-blocks' activations: of one group for all of them,
+    or of four groups.
+    """
+    order = [8 * block + m for block in range(4) for m in (4, 5, 6, 7, 36, 37, 38, 39)]
+    minima = _shuffle(builder, low, high, order)
+    wide = _shuffle(builder, sums, sums, list(range(8)) * 4) if sums.type.count == 8 else sums
     v = _dot_pairs(builder, ir.Constant(i32x16.llvm, None), minima, wide)
     v = builder.add(v, _shuffle(builder, v, v, [i ^ 1 for i in range(16)]))
     v = builder.add(v, _shuffle(builder, v, v, [i ^ 2 for i in range(16)]))
@@ -218,6 +221,7 @@ def _dot_minima(builder: Any, low: Any, high: Any, sums: Any) -> Any:
 
 
 dot_minima = define(i32x4(i16x32, i16x32, i16x8), _dot_minima)
+dot_minima_along = define(i32x4(i16x32, i16x32, i16x32), _dot_minima)
 
 
 def _start_halves(second: bool) -> Any:
@@ -262,7 +266,15 @@ def _sums32(builder: Any, address: Any) -> Any:
     return builder.add(even, odd)
 
 
+def _sums32_along(builder: Any, address: Any) -> Any:
+    """The same of four groups: 32 sums."""
+    a, b = (_read(builder, _at(builder, address, ir.Constant(_I64, 64), k), i16x32.llvm) for k in range(2))
+    even, odd = (_shuffle(builder, a, b, list(range(at, 64, 2))) for at in (0, 1))
+    return builder.add(even, odd)
+
+
 load_sums32 = define(i16x8(types.int64), _sums32)
+load_sums32_along = define(i16x32(types.int64), _sums32_along)
 dot_shorts = define(i32x8(i16x16, i16x16), _dot_shorts)
 times32 = define(i32x4(i32x4), lambda b, v: b.shl(v, _constant(v.type, 5)))
 gather_halves = define(f32x4(*_four_addresses), lambda b, *rows: _f16_to_f32(b, _gather(b, _I16, list(rows))))

@@ -8,7 +8,7 @@ thread stores the last piece of 256 rows quantizes them.
 from __future__ import annotations
 
 from localmoe.kernels.atomics import fetch_add, store_release
-from localmoe.kernels.dot import dot_rows
+from localmoe.kernels.dot import arranged, dot_rows
 from localmoe.kernels.elementwise import quantize_group, store_f32_at, swiglu
 from localmoe.kernels.geometry import GROUP, SUMS, TASK, TILE
 from localmoe.kernels.simd import args20, load_f32, load_f32x16, load_i32, load_i64, store_f32x16
@@ -20,6 +20,7 @@ PIECE = 64  # rows of an item; divides GROUP
 @compiled(forceinline=True)
 def _rows(kind, at, row_bytes, rows, cols, size, table, x, q, scales, sums, index, to, scratch) -> None:
     """`rows` rows at `at` times the token → float32 `to`, in whole tiles."""
+    q = arranged(0, kind, cols, q, index, 1, scratch)
     for r in range(0, rows, TILE):
         dot_rows(0, kind, at + r * row_bytes, row_bytes, min(TILE, rows - r), cols, size, table, x, q, scales,
                  sums, index, 1, to + r * 4, scratch)  # fmt: skip

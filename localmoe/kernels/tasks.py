@@ -7,7 +7,7 @@ is three buffers (q [tokens, groups * 256], scales [tokens, groups], sums [token
 
 from __future__ import annotations
 
-from localmoe.kernels.dot import dot_rows, dot_two, place
+from localmoe.kernels.dot import arranged, dot_rows, dot_two, place
 from localmoe.kernels.dot_float import decode_row
 from localmoe.kernels.elementwise import (
     quantize_row,
@@ -102,6 +102,7 @@ def linear_task(args: int, item: int, worker: int) -> None:
     size, y, chunk = load_i64(m + 32), load_i64(m + 40), load_i64(m + 56)
     first = (item - load_i64(m + 48)) * chunk
     last = min(first + chunk, rows)
+    q = arranged(exact, kind, cols, q, index, tokens, mine)
     for r in range(first, last, 2 * TILE):
         n, more = min(TILE, last - r), min(TILE, last - r - TILE)
         row = address + r * row_bytes

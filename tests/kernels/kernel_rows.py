@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from localmoe.kernels.dot import dot_rows, dot_two
+from localmoe.kernels.dot import arranged, dot_rows, dot_two
 from localmoe.kernels.elementwise import quantize_row
 from localmoe.kernels.geometry import IQ4_NL_TABLE, scratch_bytes
 from localmoe.kernels.matrix import KERNEL_TYPES
@@ -46,8 +46,8 @@ def columns(name: str) -> tuple[int, ...]:
     """Row lengths worth trying: whole groups of 256 and, where blocks are shorter, ends inside of one."""
     block = FORMATS[name].block_size
     if block == 256:
-        return 256, 768
-    return (256, 288, 608) if block == 32 else (256, 288, 605, 17)
+        return 256, 768, 1024, 2048
+    return (256, 288, 608, 2048) if block == 32 else (256, 288, 605, 17)
 
 
 @dataclass
@@ -88,9 +88,10 @@ def row_dots(
     cols, kind, order = a.x.shape[1], FORMATS[name], np.array(index, np.int32)
     out = np.full((len(order), 16), np.nan, np.float32)
     scratch = np.full(scratch_bytes(cols, len(order)) // 4, np.nan, np.float32)
+    q = arranged(int(exact), kind.ggml_type, cols, address(a.q), address(order), len(order), address(scratch))
     dot_rows(
         int(exact), kind.ggml_type, address(blocks), blocks.shape[1], len(blocks), cols, kind.block_bytes,
-        address(IQ4_NL_TABLE), address(a.x), address(a.q), address(a.scales), address(a.sums),
+        address(IQ4_NL_TABLE), address(a.x), q, address(a.scales), address(a.sums),
         address(order), len(order), address(out), address(scratch),
     )  # fmt: skip
     return out[:, : len(blocks)].copy()
@@ -104,9 +105,10 @@ def two_tiles(
     cols, kind, order = a.x.shape[1], FORMATS[name], np.array(index, np.int32)
     outs = [np.full((len(order), 16), np.nan, np.float32) for _ in range(2)]
     scratch = np.full(scratch_bytes(cols, len(order)) // 4, np.nan, np.float32)
+    q = arranged(int(exact), kind.ggml_type, cols, address(a.q), address(order), len(order), address(scratch))
     dot_two(
         int(exact), kind.ggml_type, address(blocks), len(blocks), address(others), len(others),
-        blocks.shape[1], cols, kind.block_bytes, address(IQ4_NL_TABLE), address(a.x), address(a.q),
+        blocks.shape[1], cols, kind.block_bytes, address(IQ4_NL_TABLE), address(a.x), q,
         address(a.scales), address(a.sums), address(order), len(order), address(outs[0]), address(outs[1]),
         address(scratch),
     )  # fmt: skip

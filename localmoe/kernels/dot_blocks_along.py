@@ -1,0 +1,87 @@
+"""Rows of 32-weight blocks read one after another: four groups of a row at a time, each of eight blocks
+(`dot_k_along` says why). A result's bits are those of `dot_blocks`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from localmoe.kernels.ahead import ONCE, in_halves, requests_along
+from localmoe.kernels.dot_along import AT_ONCE, add_in_order
+from localmoe.kernels.dot_blocks import (
+    IQ4_NL,
+    IQ4_NL_OFFSET,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q8_0_OFFSET,
+    block_bytes,
+    terms,
+)
+from localmoe.kernels.elementwise import store_f32_at
+from localmoe.kernels.geometry import GROUP, SUMS
+from localmoe.kernels.simd import store_i8x64
+from localmoe.kernels.simd_blocks import (
+    first_16_of_32,
+    high_block_sums_along,
+    low_block_sums_along,
+    second_16_of_32,
+)
+from localmoe.kernels.simd_quad import tree_terms
+from quant.compiled import compiled, compiled_once
+
+
+@compiled(forceinline=True)
+def arrange_blocks(q: int, cols: int, to: int) -> None:
+    """Copies a token's activations as blocks of 4 and 5 bits meet them: of four blocks, the first 16 of each,
+    then the others.
+    """
+    for at in range(0, cols, GROUP // 2):
+        store_i8x64(to + at, first_16_of_32(q + at))
+        store_i8x64(to + at + 64, second_16_of_32(q + at))
+
+
+@compiled(forceinline=True)
+def _values(kind, wide, offset, has_minimum, b0, table, x, sums):
+    """What four neighbouring groups are worth before their activations' scales."""
+    size = block_bytes(kind)
+    half, group = 4 * size, 8 * size
+    b1, b2, b3 = b0 + group, b0 + 2 * group, b0 + 3 * group
+    asked, asked2 = in_halves(requests_along(b0, group))
+    first = terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, GROUP,
+                  low_block_sums_along(sums), asked, ONCE)  # fmt: skip
+    second = terms(kind, wide, offset, has_minimum, b0 + half, b1 + half, b2 + half, b3 + half, size, table,
+                   x + GROUP // 2, GROUP, high_block_sums_along(sums), asked2, ONCE)  # fmt: skip
+    return tree_terms(first, second)
+
+
+@compiled(forceinline=True)
+def _rows(kind, wide, offset, has_minimum, rows, row_bytes, count, cols, table, x, scales, sums, out, slot):
+    size = block_bytes(kind) * 8
+    for row in range(count):
+        b, acc = rows + row * row_bytes, np.float32(0)
+        for g in range(0, cols // GROUP, AT_ONCE):
+            values = _values(kind, wide, offset, has_minimum, b + g * size, table, x + g * GROUP,
+                             sums + g * SUMS * 2)  # fmt: skip
+            acc = add_in_order(acc, values, scales + g * 4, slot)
+        store_f32_at(out, row, acc)
+
+
+@compiled_once()
+def rows_along_blocks(kind, rows, row_bytes, count, cols, table, x, scales, sums, out, slot) -> None:
+    """out [count] = so many rows times one token's activations x, arranged for this type; slot: 16 bytes."""
+    if kind == Q4_0:
+        _rows(Q4_0, False, 8, False, rows, row_bytes, count, cols, table, x, scales, sums, out, slot)
+    elif kind == Q4_1:
+        _rows(Q4_1, False, 0, True, rows, row_bytes, count, cols, table, x, scales, sums, out, slot)
+    elif kind == Q5_0:
+        _rows(Q5_0, False, 16, False, rows, row_bytes, count, cols, table, x, scales, sums, out, slot)
+    elif kind == Q5_1:
+        _rows(Q5_1, False, 0, True, rows, row_bytes, count, cols, table, x, scales, sums, out, slot)
+    elif kind == Q8_0:
+        _rows(Q8_0, True, Q8_0_OFFSET, False, rows, row_bytes, count, cols, table, x, scales, sums, out, slot)
+    else:
+        _rows(IQ4_NL, True, IQ4_NL_OFFSET, False, rows, row_bytes, count, cols, table, x, scales, sums, out,
+              slot)  # fmt: skip

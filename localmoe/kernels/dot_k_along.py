@@ -1,0 +1,128 @@
+"""K-quant rows read one after another: not a block each of four rows but four neighbouring blocks of one row.
+
+Then a core reads one stretch of memory from end to end, which its own prefetchers follow, and each line is
+asked for once: what a Zen 5 reads fastest (docs/decisions/070). The four blocks meet the activations of four
+groups; their terms enter the row's sum one by one, group after group, so that a result's bits are those of
+`dot_k`, whichever way its row was read.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from localmoe.kernels.ahead import ONCE, requests_along
+from localmoe.kernels.dot_along import AT_ONCE, add_in_order
+from localmoe.kernels.dot_float import Q4_K, Q5_K, Q6_K
+from localmoe.kernels.dot_k_pair import (
+    Q4_K_BYTES,
+    Q5_K_BYTES,
+    Q6_K_BYTES,
+    codes_q4_q5,
+    in_order,
+    in_sub_blocks,
+    pair,
+    pair_q6,
+)
+from localmoe.kernels.elementwise import store_f32_at
+from localmoe.kernels.geometry import GROUP, SUMS
+from localmoe.kernels.simd import (
+    fnma4,
+    load_i16x16,
+    mul4,
+    store_i8x64,
+    sub_i32x4,
+    to_f32x4,
+)
+from localmoe.kernels.simd_pairs import (
+    join_i16x16,
+    pair0_0_2,
+    pair0_1_3,
+    pair1_0_2,
+    pair1_1_3,
+    sums_of_pairs,
+)
+from localmoe.kernels.simd_quad import (
+    dot_minima_along,
+    dot_shorts,
+    gather_halves,
+    high_headers,
+    load_i8_i16x16,
+    load_sums32_along,
+    low_headers,
+    row_sums8,
+    start_d,
+    start_dmin,
+    times32,
+)
+from quant.compiled import compiled, compiled_once
+
+
+@compiled(forceinline=True)
+def arrange_k(q: int, cols: int, to: int) -> None:
+    """Copies a token's activations as Q4_K and Q5_K blocks meet them (`in_sub_blocks`)."""
+    for at in range(0, cols, GROUP):
+        x0, x1, x2, x3 = in_sub_blocks(q + at)
+        store_i8x64(to + at, x0)
+        store_i8x64(to + at + 64, x1)
+        store_i8x64(to + at + 128, x2)
+        store_i8x64(to + at + 192, x3)
+
+
+@compiled(forceinline=True)
+def _values_q4_q5(five: bool, b0: int, x: int, sums: int):
+    """What four neighbouring blocks are worth before the activations' scales; x: see `arrange_k`."""
+    size = Q5_K_BYTES if five else Q4_K_BYTES
+    b1, b2, b3 = b0 + size, b0 + 2 * size, b0 + 3 * size
+    low, high = low_headers(b0, b1, b2, b3), high_headers(b0, b1, b2, b3)
+    d, dmin = start_d(b0, b1, b2, b3), start_dmin(b0, b1, b2, b3)
+    asked = requests_along(b0, size)
+    first = pair(codes_q4_q5(five, b0), codes_q4_q5(five, b1), in_order(x), in_order(x + GROUP),
+                 pair0_0_2(low), pair0_1_3(low), pair0_0_2(high), pair0_1_3(high), asked, 0,
+                 ONCE)  # fmt: skip
+    second = pair(codes_q4_q5(five, b2), codes_q4_q5(five, b3), in_order(x + 2 * GROUP),
+                  in_order(x + 3 * GROUP), pair1_0_2(low), pair1_1_3(low), pair1_0_2(high), pair1_1_3(high),
+                  asked, 2, ONCE)  # fmt: skip
+    minima = to_f32x4(dot_minima_along(low, high, load_sums32_along(sums)))
+    return fnma4(dmin, minima, mul4(d, to_f32x4(sums_of_pairs(first, second))))
+
+
+@compiled(forceinline=True)
+def _values_q6(b0: int, x: int, sums: int):
+    """The same of Q6_K blocks."""
+    size, apart = Q6_K_BYTES, SUMS * 2
+    b1, b2, b3 = b0 + size, b0 + 2 * size, b0 + 3 * size
+    s0, s1 = load_i8_i16x16(b0 + 192), load_i8_i16x16(b1 + 192)
+    s2, s3 = load_i8_i16x16(b2 + 192), load_i8_i16x16(b3 + 192)
+    asked = requests_along(b0, size)
+    first = pair_q6(b0, b1, join_i16x16(s0, s1), in_order(x), in_order(x + GROUP), asked, 0, ONCE)
+    second = pair_q6(b2, b3, join_i16x16(s2, s3), in_order(x + 2 * GROUP), in_order(x + 3 * GROUP), asked, 2,
+                     ONCE)  # fmt: skip
+    offset = row_sums8(dot_shorts(s0, load_i16x16(sums)), dot_shorts(s1, load_i16x16(sums + apart)),
+                       dot_shorts(s2, load_i16x16(sums + 2 * apart)),
+                       dot_shorts(s3, load_i16x16(sums + 3 * apart)))  # fmt: skip
+    d = gather_halves(b0 + 208, b1 + 208, b2 + 208, b3 + 208)
+    return mul4(d, to_f32x4(sub_i32x4(sums_of_pairs(first, second), times32(offset))))
+
+
+@compiled(forceinline=True)
+def _rows(kind, size, rows, row_bytes, count, cols, x, scales, sums, out, slot) -> None:
+    for row in range(count):
+        b, acc = rows + row * row_bytes, np.float32(0)
+        for g in range(0, cols // GROUP, AT_ONCE):
+            if kind == Q6_K:
+                values = _values_q6(b + g * size, x + g * GROUP, sums + g * SUMS * 2)
+            else:
+                values = _values_q4_q5(kind == Q5_K, b + g * size, x + g * GROUP, sums + g * SUMS * 2)
+            acc = add_in_order(acc, values, scales + g * 4, slot)
+        store_f32_at(out, row, acc)
+
+
+@compiled_once()
+def rows_along_k(kind, rows, row_bytes, count, cols, x, scales, sums, out, slot) -> None:
+    """out [count] = so many rows times one token's activations x, arranged for this type; slot: 16 bytes."""
+    if kind == Q4_K:
+        _rows(Q4_K, Q4_K_BYTES, rows, row_bytes, count, cols, x, scales, sums, out, slot)
+    elif kind == Q5_K:
+        _rows(Q5_K, Q5_K_BYTES, rows, row_bytes, count, cols, x, scales, sums, out, slot)
+    else:
+        _rows(Q6_K, Q6_K_BYTES, rows, row_bytes, count, cols, x, scales, sums, out, slot)
