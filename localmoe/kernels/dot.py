@@ -57,7 +57,7 @@ def arranged(exact: int, kind: int, cols: int, q: int, index: int, tokens: int, 
     """
     if not reads_along(exact, kind, cols, tokens):
         return q
-    mine = q + load_i32(index) * cols
+    mine = int(q + load_i32(index) * cols)
     if kind == Q6_K or kind == Q8_0:
         return mine
     if kind == Q4_K or kind == Q5_K:

@@ -20,7 +20,7 @@ from quant.compiled import cache_directory
 # matters is how they compare).
 MODULES = {"dot_blocks": 5.2, "dot_tile_blocks": 4.3, "dot_float": 3.2, "attention_block": 2.3, "dot_k": 2.2,
            "dot_tile": 1.7, "program": 1.4, "kv_append": 0.8}  # fmt: skip
-PAIR_SECONDS, AMX_SECONDS = 0.9, 1.5  # those that only some CPUs need
+PAIR_SECONDS, AMX_SECONDS, ALONG_SECONDS = 0.9, 1.5, (4.8, 1.8)  # those that only some CPUs need
 CALLERS = {"tasks": 2.4, "tasks_experts": 2.4, "attention": 1.5}  # modules that call what those compiled
 _CODE = """
 import sys
@@ -82,11 +82,13 @@ def shares(seconds: Mapping[str, float], processes: int) -> list[list[str]]:
 
 
 def _this_cpus() -> dict[str, float]:
+    from localmoe.kernels.ahead import ALONG
     from localmoe.kernels.dot_tile_amx import AMX
     from localmoe.kernels.dot_tile_pair import PAIRED
 
     pair = {"dot_tile_pair": PAIR_SECONDS} if PAIRED else {}
-    return pair | ({"dot_tile_amx": AMX_SECONDS} if AMX else {})
+    along = dict(zip(("dot_blocks_along", "dot_k_along"), ALONG_SECONDS, strict=True)) if ALONG else {}
+    return pair | along | ({"dot_tile_amx": AMX_SECONDS} if AMX else {})
 
 
 def _start(modules: list[str]) -> subprocess.Popen[bytes]:

@@ -9,6 +9,7 @@ from kernel_rows import address
 from localmoe.kernels.ahead import (
     AGAIN,
     AHEAD,
+    ALONG,
     ASKED,
     IN_ROW,
     LONG_ROW,
@@ -19,6 +20,7 @@ from localmoe.kernels.ahead import (
     distances,
     in_halves,
     requests,
+    requests_along,
 )
 from quant.compiled import compiled
 
@@ -38,6 +40,7 @@ def test_every_cpu_has_the_distances_measured_on_its_like(cpu, avx512, ahead, se
     assert more == sorted(more, reverse=True)  # each time later
     assert all(found.again < distance < found.ahead for distance in more)
     assert bool(more) == (ahead == 22528)
+    assert found.along == (8192 if (cpu, avx512) == ("znver5", True) else 0)
 
 
 def _asked_again(r0, row_bytes, size):
@@ -90,6 +93,18 @@ def test_short_rows_are_asked_for_again_in_the_order_of_addresses():
     size, groups = 144, 8
     starts = [asked[0] for _, asked in _asked_again(0, size * groups, size)]
     assert starts == list(range(3 * size * groups + AGAIN, 7 * size * groups + AGAIN, size))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_along_a_row_every_byte_is_asked_for_once(size):
+    start, asked = 10**6, []
+    for at in range(start, start + 24 * size, 4 * size):
+        to_ask, nbytes, _, again, _ = requests_along(at, size)
+        halves = [(first, half) for first, half, *_ in in_halves((to_ask, nbytes, 0, 0, 0))]
+        assert halves == [(to_ask, nbytes // 2), (to_ask + 2 * nbytes, nbytes // 2)]
+        assert not again
+        asked += range(to_ask - ALONG, to_ask - ALONG + 4 * nbytes)
+    assert asked == list(range(start, start + 24 * size))
 
 
 @compiled("void(int64)")
