@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from localmoe.kernels.ahead import TO_SECOND_LEVEL
 from localmoe.kernels.elementwise import exp16, store_f32_at
 from localmoe.kernels.geometry import BLOCK, KV_F32, KV_Q8_0, SCALED, TILE
 from localmoe.kernels.simd import (
@@ -51,6 +52,15 @@ def blocks_seen(position: int, window: int) -> tuple[int, int]:
 def first_key(kind: int, keys: int, context: int, head_dim: int, head: int, block: int) -> int:
     """The address of a block's first key of one KV head."""
     return int(keys + (head * context + block * BLOCK) * head_dim * element_bytes(kind))
+
+
+@compiled(forceinline=True)
+def _ask(line: int) -> None:
+    """Asks for a line needed after this block's scores, or values; into the level that weights go to first."""
+    if TO_SECOND_LEVEL:
+        prefetch_far(line)
+    else:
+        prefetch(line)
 
 
 @compiled(forceinline=True)
@@ -108,7 +118,7 @@ def _scores(kind, q, head_dim, keys, key_scales, first, low, high, heads, scale,
             here = tile * head_dim * TILE * element_bytes(kind)
             for d in range(head_dim):
                 if values:
-                    prefetch_far(values + here + d * two_keys)
+                    _ask(values + here + d * two_keys)
                     prefetch(keys + first * head_dim * TILE * element_bytes(kind) + here
                              + (head_dim + d) * two_keys)  # fmt: skip
                 at, k = q + d * 4, _keys16(kind, keys, key_scales, first + tile, head_dim, d)
@@ -206,7 +216,7 @@ def _weigh(kind, p, low, high, values, value_scales, start, head_dim, heads, out
             o4, o5, o6, o7 = zero_f32x16(), zero_f32x16(), zero_f32x16(), zero_f32x16()
             for i in range(low, high):
                 if later < later_end:
-                    prefetch_far(later)
+                    _ask(later)
                     later += 64
                 at, v = p + i * 4, _values16(kind, values, value_scales, start + i, head_dim, d)
                 a, b = splat_f32x16(load_f32(at)), splat_f32x16(load_f32(at + BLOCK * 4))
