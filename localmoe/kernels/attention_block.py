@@ -56,7 +56,7 @@ def first_key(kind: int, keys: int, context: int, head_dim: int, head: int, bloc
 
 @compiled(forceinline=True)
 def _ask(line: int) -> None:
-    """Asks for a line needed after this block's scores, or values; into the level that weights go to first."""
+    """Asks for a line that is needed a little later, into the level of cache that weights go to first."""
     if TO_SECOND_LEVEL:
         prefetch_far(line)
     else:
