@@ -80,6 +80,8 @@ def load(
     try:
         config = ModelConfig.from_gguf(file)
         plan = make_plan(file, config, context, kv_type, threads, ram_bound) if chosen == "cpu" else None
+        if plan is not None and plan.slots is None:
+            file.ask_for_huge_pages()  # before a weight is looked at: what was read in small pages stays so
         if is_first_run():
             bind(file, config)  # a file that is refused is refused before anything is compiled
             load_tokenizer(file.metadata)

@@ -45,9 +45,7 @@ class Engine:
         self.config, self.plan, self.threads, self.kv_type = config, plan, threads, kv_type
         context = plan.needs.context
         self.weights = bind(file, config)
-        if plan.slots is None:
-            file.ask_for_huge_pages()
-        elif plan.needs.layout is not None:  # the experts have readers of their own
+        if plan.slots is not None and plan.needs.layout is not None:  # the experts have readers of their own
             experts = set(plan.needs.layout.offsets.ravel().tolist())
             others = [t for t in file.tensors.values() if t.offset not in experts]
             read_ahead(file.path, [(t.offset, t.nbytes) for t in others])

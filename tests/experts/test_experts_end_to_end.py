@@ -14,6 +14,8 @@ import localmoe
 from localmoe.errors import UsageError
 from localmoe.experts.plan import smallest
 from localmoe.experts.simulate import simulate
+from localmoe.model import engine
+from localmoe.model.weights import bind
 from quant.gguf import GGUFFile
 
 ROOT = Path(__file__).parents[2]
@@ -85,10 +87,12 @@ def test_the_second_start_begins_with_the_statistics_of_the_first(tiny_model):
 
 
 def test_a_file_that_is_used_where_it_is_mapped_is_mapped_in_huge_pages(tiny_model, monkeypatch):
-    asked = []
+    asked, bound_after = [], []
     monkeypatch.setattr(GGUFFile, "ask_for_huge_pages", lambda file: asked.append(file.path))
+    monkeypatch.setattr(engine, "bind", lambda *these: bound_after.append(len(asked)) or bind(*these))
     with localmoe.load(tiny_model, context=320, threads=2):
         assert asked == [tiny_model]
+        assert bound_after == [1]  # weights are looked at afterwards: small pages would stay small
     with localmoe.load(tiny_model, context=320, threads=2, ram=bound(tiny_model, 3)):
         assert len(asked) == 2  # `bound` loaded it too; under a bound, whole pages would be read for parts
 
