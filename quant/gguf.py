@@ -83,6 +83,12 @@ class Tensor:
         return f"Tensor({self.name!r}, {self.shape}, {self.type})"
 
 
+class _Map(mmap.mmap):
+    """A file's mapping."""
+
+    huge = False  # whether huge pages were asked for
+
+
 @dataclass(frozen=True, eq=False)
 class GGUFFile:
     """An open GGUF file: metadata, and tensors whose bytes are mapped, not read.
@@ -99,7 +105,7 @@ class GGUFFile:
     tensors: dict[str, Tensor]
     data_offset: int
     size: int
-    _map: mmap.mmap = field(repr=False)
+    _map: _Map = field(repr=False)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> GGUFFile:
@@ -121,6 +127,17 @@ class GGUFFile:
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without huge pages
                 self._map.madvise(mmap.MADV_HUGEPAGE)
+                self._map.huge = True
+
+    def bytes_at(self, start: int, count: int) -> bytes:
+        """So many bytes of the file: past the mapping, which would read megabytes around them; through it
+        where huge pages are wanted, for a few bytes read past it keep all of their 2 MiB in small ones.
+        """
+        if self._map.huge:
+            return self._map[start : start + count]
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return file.read(count)
 
     def close(self) -> None:
         """Unmap the file; arrays that still view it keep it mapped until they go."""
@@ -138,7 +155,7 @@ class GGUFFile:
         self.close()
 
 
-def _map_file(path: Path) -> mmap.mmap:
+def _map_file(path: Path) -> _Map:
     shown = printable(str(path))
     try:
         status = path.stat()  # before opening: a FIFO would block
@@ -149,7 +166,7 @@ def _map_file(path: Path) -> mmap.mmap:
         if status.st_size < 24:
             raise ModelFileError(f"{shown} is too short to be a GGUF file; get it again")
         with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return _Map(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise ModelFileError(f"{shown}: no such file; check the path") from None
     except ValueError as error:  # a NUL in the path, or the file became empty
@@ -161,7 +178,7 @@ def _map_file(path: Path) -> mmap.mmap:
 class _Parser:
     """Reads the header front to back; `at` never passes `end`."""
 
-    def __init__(self, path: Path, mapped: mmap.mmap) -> None:
+    def __init__(self, path: Path, mapped: _Map) -> None:
         self.path, self.map, self.size = path, mapped, len(mapped)
         self.end = min(self.size, MAX_HEADER_BYTES)
         self.at = 0

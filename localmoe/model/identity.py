@@ -16,10 +16,8 @@ def identity(file: GGUFFile) -> str:
     samples are told apart by neither this nor their names.
     """
     digest = hashlib.sha256(str(file.size).encode())
-    with file.path.open("rb") as handle:
-        digest.update(handle.read(file.data_offset))
-        span = max(0, file.size - file.data_offset - _SAMPLE_BYTES)
-        for i in range(_SAMPLES):
-            handle.seek(file.data_offset + span * i // (_SAMPLES - 1))
-            digest.update(handle.read(_SAMPLE_BYTES))
+    digest.update(file.bytes_at(0, file.data_offset))
+    span = max(0, file.size - file.data_offset - _SAMPLE_BYTES)
+    for i in range(_SAMPLES):
+        digest.update(file.bytes_at(file.data_offset + span * i // (_SAMPLES - 1), _SAMPLE_BYTES))
     return digest.hexdigest()[:32]

@@ -7,6 +7,7 @@ import os
 import resource
 import struct
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -269,16 +270,34 @@ def test_huge_pages_are_asked_for_and_a_kernel_without_them_is_no_error(tmp_path
     asked = []
 
     class Map:
+        huge = False
+
         def madvise(self, advice):
             asked.append(advice)
             if refused:
                 raise OSError(errno.EINVAL, "Invalid argument")
 
     with GGUFFile.open(path) as file:
-        dataclasses.replace(file, _map=Map()).ask_for_huge_pages()
+        mapped = dataclasses.replace(file, _map=Map())
+        mapped.ask_for_huge_pages()
+        assert mapped._map.huge != refused
         monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)  # as on macOS and Windows
         dataclasses.replace(file, _map=Map()).ask_for_huge_pages()
     assert asked == [14]
+
+
+def test_bytes_are_read_past_the_mapping_unless_it_asked_for_huge_pages(tmp_path, monkeypatch):
+    path, opened = tmp_path / "a.gguf", []
+    path.write_bytes(image(tensors=GOOD, data=bytes(range(64))))
+    true_open = Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *a: opened.append(self) or true_open(self, *a))
+    with GGUFFile.open(path) as file:
+        at = file.data_offset + 7
+        assert file.bytes_at(at, 3) == bytes([7, 8, 9])
+        assert opened == [path, path]
+        file._map.huge = True
+        assert file.bytes_at(at, 3) == bytes([7, 8, 9])
+        assert opened == [path, path]
 
 
 def test_a_real_vocabulary_opens_in_well_under_a_tenth_of_a_second(tmp_path):
