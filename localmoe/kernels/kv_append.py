@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from localmoe.kernels.ahead import prefetch_lines
+from localmoe.kernels.attention_block import element_bytes
 from localmoe.kernels.elementwise import store_f32_at
 from localmoe.kernels.geometry import KV_F16, KV_F32, SCALED, TASK, TILE
-from localmoe.kernels.simd import args16, load_f32, load_i64, store_f16, store_i8
+from localmoe.kernels.simd import args16, load_f32, load_f32x16, load_i64, store_f16, store_f32x16, store_i8
+from localmoe.kernels.simd_kv import rotated, store_f16x16, store_f16x16_apart
 from quant.compiled import compiled, compiled_callback
 
 
@@ -15,8 +18,12 @@ def _rotate(x: int, heads: int, head_dim: int, table: int, pairs: int) -> None:
     """Rotates pairs (2i, 2i + 1) of each head by the angles at `table`: float32 cos, sin interleaved (Su et
     al. 2021).
     """
+    whole = pairs // 8 * 8
     for h in range(heads):
-        for i in range(pairs):
+        for i in range(0, whole, 8):
+            at = x + (h * head_dim + 2 * i) * 4
+            store_f32x16(at, rotated(load_f32x16(at), load_f32x16(table + i * 8)))
+        for i in range(whole, pairs):
             at = x + (h * head_dim + 2 * i) * 4
             a, b = load_f32(at), load_f32(at + 4)
             cos, sin = load_f32(table + i * 8), load_f32(table + i * 8 + 4)
@@ -34,6 +41,18 @@ def _scale_of(x: int, n: int):
     return scale, np.float32(0) if scale == np.float32(0) else np.float32(1) / scale
 
 
+@compiled(forceinline=True)
+def _ask(kind, keys, values, context: int, kv_heads: int, head_dim: int, position: int) -> None:
+    """Asks the memory for the lines that keys and values of a position go to. Stores wait for theirs one
+    after the other, and a key's dimensions lie in as many lines as the sixteen keys of its tile.
+    """
+    elements, tile = element_bytes(kind), position // TILE
+    for h in range(kv_heads):
+        prefetch_lines(keys + (h * (context // TILE) + tile) * head_dim * TILE * elements,
+                       head_dim * TILE * elements)
+        prefetch_lines(values + (h * context + position) * head_dim * elements, head_dim * elements)
+
+
 @compiled_callback(TASK)
 def append_task(args: int, item: int, worker: int) -> None:
     """Token `item`: rotates its q and k, and writes k and v into the cache at its position."""
@@ -41,6 +60,7 @@ def append_task(args: int, item: int, worker: int) -> None:
      keys, key_scales, values, value_scales, kind, _) = args16(args)  # fmt: skip
     position = load_i64(step) + item
     angles = table + position * pairs * 8
+    _ask(kind, keys, values, context, kv_heads, head_dim, position)
     _rotate(q + item * heads * head_dim * 4, heads, head_dim, angles, pairs)
     _rotate(k + item * kv_heads * head_dim * 4, kv_heads, head_dim, angles, pairs)
     tile, lane = position // TILE, position % TILE
@@ -54,9 +74,9 @@ def append_task(args: int, item: int, worker: int) -> None:
                 store_f32_at(values, value + d, load_f32(v + row + d * 4))
             continue
         if kind == KV_F16:
-            for d in range(head_dim):
-                store_f16(keys + (key + d * TILE) * 2, load_f32(k + row + d * 4))
-                store_f16(values + (value + d) * 2, load_f32(v + row + d * 4))
+            for d in range(0, head_dim, 16):
+                store_f16x16_apart(keys + (key + d * TILE) * 2, TILE * 2, load_f32x16(k + row + d * 4))
+                store_f16x16(values + (value + d) * 2, load_f32x16(v + row + d * 4))
             continue
         for part in range(head_dim // SCALED):
             at = row + part * SCALED * 4

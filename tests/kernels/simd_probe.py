@@ -9,8 +9,9 @@ import sys
 import numba
 import numpy as np
 
-from localmoe.kernels import dot, dot_blocks, dot_tile_amx, geometry, simd
+from localmoe.kernels import dot, dot_blocks, dot_tile_amx, geometry, kv_append, simd
 from localmoe.kernels.elementwise import quantize_row, rms_norm, swiglu
+from localmoe.kernels.orders import LONE, ORDERS, int8_rows
 from quant.blocks import FORMATS
 
 INSTRUCTIONS = ("vpdpbusd", "vpmaddubsw", "pmaddubsw", "zmm", "ymm", "{vex}")
@@ -26,10 +27,11 @@ def results() -> dict[str, str]:
     rng = np.random.default_rng(0)
     tokens, cols = 3, 768
     x = rng.standard_normal((tokens, cols)).astype(np.float32)
-    q, scales = np.zeros((tokens, cols), np.int8), np.zeros((tokens, 3), np.float32)
+    q = int8_rows(np.zeros((LONE * ORDERS + tokens, cols), np.int8))
+    scales = np.zeros((tokens, 3), np.float32)
     sums, index = np.zeros((tokens, 48), np.int16), np.tile(np.arange(tokens, dtype=np.int32), 9)
     for t in range(tokens):
-        quantize_row(address(x[t]), cols, address(q[t]), address(scales[t]), address(sums[t]))
+        quantize_row(address(x[t]), cols, address(q), address(scales), address(sums), t)
     activations = (address(q), address(scales), address(sums), address(index))
     out = {"quantized": digest(q, scales, sums)}
     for name in QUANTIZED:
@@ -52,7 +54,22 @@ def results() -> dict[str, str]:
     weight, normed = rng.standard_normal(cols).astype(np.float32), np.zeros(cols, np.float32)
     rms_norm(address(x[0]), address(weight), cols, 1e-5, address(normed))
     swiglu(address(x[1]), address(x[2]), cols)
-    return out | {"rms_norm": digest(normed), "swiglu": digest(x[2])}
+    return out | {"rms_norm": digest(normed), "swiglu": digest(x[2]), "append": appended(rng)}
+
+
+def appended(rng: np.random.Generator) -> str:
+    """Of a token's rotated q and k, and of a float16 KV cache to which it was appended."""
+    heads, kv_heads, head_dim, pairs, context = 4, 2, 32, 13, 256
+    q, k, v = (rng.standard_normal((n, head_dim)).astype(np.float32) for n in (heads, kv_heads, kv_heads))
+    table, step = rng.standard_normal((context, pairs, 2)).astype(np.float32), np.array([37])
+    keys, values = (np.zeros((kv_heads, context, head_dim), np.float16) for _ in range(2))
+    args = np.array([
+        address(q), address(k), address(v), address(step), heads, kv_heads, head_dim, address(table), pairs,
+        context, address(keys), 0, address(values), 0, geometry.KV_F16, 0,
+    ])  # fmt: skip
+    kv_append.append_task.ctypes(address(args), 0, 0)
+    assert np.count_nonzero(keys) == np.count_nonzero(values) == kv_heads * head_dim
+    return digest(q, k, keys, values)
 
 
 def random_blocks(name: str, cols: int, rng: np.random.Generator) -> np.ndarray:
