@@ -19,8 +19,8 @@ from __future__ import annotations
 import numpy as np
 
 from localmoe.kernels.attention_block import blocks_seen, element_bytes, first_key, one_block
-from localmoe.kernels.elementwise import exp1, store_f32_at
-from localmoe.kernels.geometry import BLOCK, SCALED, TASK, TILE
+from localmoe.kernels.elementwise import exp1, quantize_group, store_f32_at
+from localmoe.kernels.geometry import BLOCK, GROUP, SCALED, TASK, TILE
 from localmoe.kernels.simd import (
     args10,
     args20,
@@ -130,8 +130,10 @@ def block_task(args: int, item: int, worker: int) -> None:
 
 @compiled_callback(TASK)
 def merge_task(args: int, item: int, worker: int) -> None:
-    """Merges what `block_task` left, block after block, into out [heads, head_dim]: `share` heads an item."""
-    partial, step, heads, head_dim, window, out, share, _, _, _ = args10(args)
+    """Merges what `block_task` left, block after block, into out [heads, head_dim]: `share` heads an item,
+    and their int8 form unless q is 0, whole groups of 256.
+    """
+    partial, step, heads, head_dim, window, out, share, q, scales, sums = args10(args)
     _, blocks = blocks_seen(load_i64(step), window)
     stride = (head_dim + 2) * 4
     for h in range(item * share, min(heads, (item + 1) * share)):
@@ -139,3 +141,8 @@ def merge_task(args: int, item: int, worker: int) -> None:
         for block in range(1, blocks):
             _merge(first, partial + (block * heads + h) * stride, head_dim)
         _finish(first, head_dim, out + h * head_dim * 4)
+    if q:
+        cols, last = heads * head_dim, min(heads, (item + 1) * share) * head_dim
+        for g in range(item * share * head_dim // GROUP, (last + GROUP - 1) // GROUP):
+            quantize_group(out + g * GROUP * 4, min(GROUP, cols - g * GROUP), q, scales, sums, 0, g,
+                           (cols + GROUP - 1) // GROUP)  # fmt: skip

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localmoe.kernels.geometry import BLOCK, GROUP, IQ4_NL_TABLE, SUMS, TILE, scratch_bytes
+from localmoe.kernels.orders import LONE, ORDERS, int8_rows, reorder
 
 Floats = NDArray[np.float32]
 LINE = 64  # bytes of a cache line
@@ -62,9 +63,10 @@ class Rows:
         self.cols = cols
         self.quantized = quantized and cols % 32 == 0
         groups, rows = -(-cols // GROUP), most if self.quantized else 1
+        self._int8 = Block.zeros((LONE * ORDERS + rows, groups * GROUP), np.int8).array
         self._blocks = (
             Block.zeros((most if floats else 1, cols), np.float32),
-            Block.zeros((rows, groups * GROUP), np.int8),
+            Block(int8_rows(self._int8)),
             Block.zeros((rows, groups), np.float32),
             Block.zeros((rows, groups * SUMS), np.int16),
         )
@@ -73,13 +75,15 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        return sum(block.array.nbytes for block in self._blocks)
+        before = self._int8.nbytes - self._blocks[1].array.nbytes
+        return before + sum(block.array.nbytes for block in self._blocks)
 
     def to_front(self, row: int) -> None:
         """Copies a row, in each of its forms, over the first."""
         for block in self._blocks:
             if len(block.array) > 1:
                 block.array[0] = block.array[row]
+        reorder(self._int8, 0)
 
 
 class Buffers:

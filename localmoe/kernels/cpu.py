@@ -189,13 +189,15 @@ class Cpu:
             cache.context, *cache.addresses, cache.kind, self._scale, s.window, b.scratch.at, b.scratch_bytes,
             b.partials.at, items_at=b.step.at + BLOCK_ITEMS * 8, start=S.block_start.address,
         )  # fmt: skip
+        merged = False  # whether the int8 form is made where blocks are merged
         if alone:
             share = s.heads if out.cols <= SMALL_MERGE else s.heads // s.kv_heads
+            merged = out.quantized and (share == s.heads or share * s.head_dim % GROUP == 0)
             self._run(
                 A.merge_task.address, s.heads // share, b.partials.at, b.step.at, s.heads, s.head_dim,
-                s.window, out.x, share,
+                s.window, out.x, share, *((out.q, out.scales, out.sums) if merged else (0, 0, 0)),
             )  # fmt: skip
-        if out.quantized:
+        if out.quantized and not merged:
             self._run(
                 T.quantize_task.address, self.tokens, out.x, out.cols, out.q, out.scales, out.sums
             )

@@ -7,16 +7,17 @@ from __future__ import annotations
 from localmoe.kernels.ahead import ALONG
 from localmoe.kernels.dot_along import AT_ONCE
 from localmoe.kernels.dot_blocks import quad_blocks
-from localmoe.kernels.dot_blocks_along import arrange_blocks, rows_along_blocks
+from localmoe.kernels.dot_blocks_along import rows_along_blocks
 from localmoe.kernels.dot_float import BF16, F16, F32, Q4_K, Q5_K, Q6_K, Q8_0, float_rows
 from localmoe.kernels.dot_k import quad_q4_k, quad_q5_k, quad_q6_k
-from localmoe.kernels.dot_k_along import arrange_k, rows_along_k
+from localmoe.kernels.dot_k_along import rows_along_k
 from localmoe.kernels.dot_tile import tile_k
 from localmoe.kernels.dot_tile_amx import AMX, AMX_FEW, tile_k_amx
 from localmoe.kernels.dot_tile_blocks import tile_blocks
 from localmoe.kernels.dot_tile_pair import PAIRED, tile_k_pair
 from localmoe.kernels.elementwise import store_f32_at
 from localmoe.kernels.geometry import GROUP, SUMS, TILE
+from localmoe.kernels.orders import HALVES, LONE, SUB_BLOCKS, ordered
 from localmoe.kernels.simd import load_f32, load_f32x16, load_i32, store_f32x16
 from quant.compiled import compiled, compiled_once, link
 
@@ -44,27 +45,22 @@ def _quad(kind, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch) -> N
 
 
 @compiled(forceinline=True)
-def reads_along(exact: int, kind: int, cols: int, tokens: int) -> bool:
-    """Whether a lone token's rows are read one after another: on CPUs that read faster so."""
+def reads_along(exact: int, kind: int, cols: int, index: int, tokens: int) -> bool:
+    """Whether rows are read one after another: on CPUs that read faster so, for a lone token."""
     quantized = not (exact or kind == F32 or kind == F16 or kind == BF16)
-    return ALONG > 0 and tokens == 1 and quantized and cols % (AT_ONCE * GROUP) == 0
+    if not ALONG or not quantized or tokens != 1 or cols % (AT_ONCE * GROUP):
+        return False
+    return bool(load_i32(index) < LONE)
 
 
 @compiled(forceinline=True)
-def arranged(exact: int, kind: int, cols: int, q: int, index: int, tokens: int, scratch: int) -> int:
-    """The int8 activations as `dot_rows` and `dot_two` take them for rows of a type: those at q, or a lone
-    token's, maybe as a copy in the `scratch` that the rows get too, for as long as nothing else does.
-    """
-    if not reads_along(exact, kind, cols, tokens):
-        return q
-    mine = int(q + load_i32(index) * cols)
+def _in_order_of(kind: int, q: int, cols: int, row: int) -> int:
+    """A row's activations in the order in which a type's codes come."""
     if kind == Q6_K or kind == Q8_0:
-        return mine
+        return int(q + row * cols)
     if kind == Q4_K or kind == Q5_K:
-        arrange_k(mine, cols, scratch)
-    else:
-        arrange_blocks(mine, cols, scratch)
-    return scratch
+        return int(ordered(q, cols, row, SUB_BLOCKS))
+    return int(ordered(q, cols, row, HALVES))
 
 
 @compiled_once()
@@ -77,14 +73,15 @@ def _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, 
         tile_k(kind, rows, row_bytes, count, cols, q, scales, sums, index, tokens, out, scratch)
     elif tokens >= FEW:
         tile_blocks(kind, rows, row_bytes, count, cols, table, q, scales, sums, index, tokens, out, scratch)
-    elif ALONG and reads_along(exact, kind, cols, tokens):
-        at = load_i32(index) * (cols // GROUP)
+    elif ALONG and reads_along(exact, kind, cols, index, tokens):
+        row = load_i32(index)
+        x, at = _in_order_of(kind, q, cols, row), row * (cols // GROUP)
         if kind == Q4_K or kind == Q5_K or kind == Q6_K:
-            rows_along_k(kind, rows, row_bytes, count, cols, q, scales + at * 4, sums + at * SUMS * 2, out,
-                         scratch + cols)  # fmt: skip
+            rows_along_k(kind, rows, row_bytes, count, cols, x, scales + at * 4, sums + at * SUMS * 2, out,
+                         scratch)  # fmt: skip
         else:
-            rows_along_blocks(kind, rows, row_bytes, count, cols, table, q, scales + at * 4,
-                              sums + at * SUMS * 2, out, scratch + cols)  # fmt: skip
+            rows_along_blocks(kind, rows, row_bytes, count, cols, table, x, scales + at * 4,
+                              sums + at * SUMS * 2, out, scratch)  # fmt: skip
     else:
         groups = (cols + GROUP - 1) // GROUP
         for r in range(0, count, 4):
@@ -124,8 +121,8 @@ def dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scale
     `tokens`.
 
     Rows of F32, F16 and BF16, and all when `exact`, meet the float32 activations x [*, cols]; other rows the
-    int8 ones (q: see `arranged`; scales, sums). Columns from `count` on hold nothing of use. Addresses, all
-    of them; scratch: `scratch_bytes(cols, tokens)` of it.
+    int8 ones (q with what `orders` puts before it, scales, sums). Columns from `count` on hold nothing of
+    use. Addresses, all of them; scratch: `scratch_bytes(cols, tokens)` of it.
     """
     _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens, out,
           scratch)  # fmt: skip

@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from localmoe.kernels.ahead import ONCE, in_halves, requests_along
-from localmoe.kernels.dot_along import AT_ONCE, add_in_order
+from localmoe.kernels.dot_along import AT_ONCE, ROWS, keep, sums_of_rows
 from localmoe.kernels.dot_blocks import (
     IQ4_NL,
     IQ4_NL_OFFSET,
@@ -20,27 +18,14 @@ from localmoe.kernels.dot_blocks import (
     block_bytes,
     terms,
 )
-from localmoe.kernels.elementwise import store_f32_at
 from localmoe.kernels.geometry import GROUP, SUMS
-from localmoe.kernels.simd import store_i8x64
+from localmoe.kernels.simd import store_f32x4
 from localmoe.kernels.simd_blocks import (
-    first_16_of_32,
     high_block_sums_along,
     low_block_sums_along,
-    second_16_of_32,
 )
 from localmoe.kernels.simd_quad import tree_terms
 from quant.compiled import compiled, compiled_once
-
-
-@compiled(forceinline=True)
-def arrange_blocks(q: int, cols: int, to: int) -> None:
-    """Copies a token's activations as blocks of 4 and 5 bits meet them: of four blocks, the first 16 of each,
-    then the others.
-    """
-    for at in range(0, cols, GROUP // 2):
-        store_i8x64(to + at, first_16_of_32(q + at))
-        store_i8x64(to + at + 64, second_16_of_32(q + at))
 
 
 @compiled(forceinline=True)
@@ -58,30 +43,32 @@ def _values(kind, wide, offset, has_minimum, b0, table, x, sums):
 
 
 @compiled(forceinline=True)
-def _rows(kind, wide, offset, has_minimum, rows, row_bytes, count, cols, table, x, scales, sums, out, slot):
-    size = block_bytes(kind) * 8
-    for row in range(count):
-        b, acc = rows + row * row_bytes, np.float32(0)
-        for g in range(0, cols // GROUP, AT_ONCE):
-            values = _values(kind, wide, offset, has_minimum, b + g * size, table, x + g * GROUP,
-                             sums + g * SUMS * 2)  # fmt: skip
-            acc = add_in_order(acc, values, scales + g * 4, slot)
-        store_f32_at(out, row, acc)
+def _rows(kind, wide, offset, has_minimum, rows, row_bytes, count, cols, table, x, scales, sums, out, terms):
+    size, groups = block_bytes(kind) * 8, cols // GROUP
+    for first in range(0, count, ROWS):
+        for row in range(min(ROWS, count - first)):
+            b = rows + (first + row) * row_bytes
+            for g in range(0, groups, AT_ONCE):
+                values = _values(kind, wide, offset, has_minimum, b + g * size, table, x + g * GROUP,
+                                 sums + g * SUMS * 2)  # fmt: skip
+                keep(terms, g, row, values)
+        store_f32x4(out + first * 4, sums_of_rows(terms, groups, scales))
 
 
 @compiled_once()
-def rows_along_blocks(kind, rows, row_bytes, count, cols, table, x, scales, sums, out, slot) -> None:
-    """out [count] = so many rows times one token's activations x, arranged for this type; slot: 16 bytes."""
+def rows_along_blocks(kind, rows, row_bytes, count, cols, table, x, scales, sums, out, terms) -> None:
+    """As `dot_k_along.rows_along_k`, for the types of 32-weight blocks."""
     if kind == Q4_0:
-        _rows(Q4_0, False, 8, False, rows, row_bytes, count, cols, table, x, scales, sums, out, slot)
+        _rows(Q4_0, False, 8, False, rows, row_bytes, count, cols, table, x, scales, sums, out, terms)
     elif kind == Q4_1:
-        _rows(Q4_1, False, 0, True, rows, row_bytes, count, cols, table, x, scales, sums, out, slot)
+        _rows(Q4_1, False, 0, True, rows, row_bytes, count, cols, table, x, scales, sums, out, terms)
     elif kind == Q5_0:
-        _rows(Q5_0, False, 16, False, rows, row_bytes, count, cols, table, x, scales, sums, out, slot)
+        _rows(Q5_0, False, 16, False, rows, row_bytes, count, cols, table, x, scales, sums, out, terms)
     elif kind == Q5_1:
-        _rows(Q5_1, False, 0, True, rows, row_bytes, count, cols, table, x, scales, sums, out, slot)
+        _rows(Q5_1, False, 0, True, rows, row_bytes, count, cols, table, x, scales, sums, out, terms)
     elif kind == Q8_0:
-        _rows(Q8_0, True, Q8_0_OFFSET, False, rows, row_bytes, count, cols, table, x, scales, sums, out, slot)
+        _rows(Q8_0, True, Q8_0_OFFSET, False, rows, row_bytes, count, cols, table, x, scales, sums, out,
+              terms)  # fmt: skip
     else:
         _rows(IQ4_NL, True, IQ4_NL_OFFSET, False, rows, row_bytes, count, cols, table, x, scales, sums, out,
-              slot)  # fmt: skip
+              terms)  # fmt: skip

@@ -8,10 +8,8 @@ groups; their terms enter the row's sum one by one, group after group, so that a
 
 from __future__ import annotations
 
-import numpy as np
-
 from localmoe.kernels.ahead import ONCE, requests_along
-from localmoe.kernels.dot_along import AT_ONCE, add_in_order
+from localmoe.kernels.dot_along import AT_ONCE, ROWS, keep, sums_of_rows
 from localmoe.kernels.dot_float import Q4_K, Q5_K, Q6_K
 from localmoe.kernels.dot_k_pair import (
     Q4_K_BYTES,
@@ -19,17 +17,15 @@ from localmoe.kernels.dot_k_pair import (
     Q6_K_BYTES,
     codes_q4_q5,
     in_order,
-    in_sub_blocks,
     pair,
     pair_q6,
 )
-from localmoe.kernels.elementwise import store_f32_at
 from localmoe.kernels.geometry import GROUP, SUMS
 from localmoe.kernels.simd import (
     fnma4,
     load_i16x16,
     mul4,
-    store_i8x64,
+    store_f32x4,
     sub_i32x4,
     to_f32x4,
 )
@@ -58,19 +54,8 @@ from quant.compiled import compiled, compiled_once
 
 
 @compiled(forceinline=True)
-def arrange_k(q: int, cols: int, to: int) -> None:
-    """Copies a token's activations as Q4_K and Q5_K blocks meet them (`in_sub_blocks`)."""
-    for at in range(0, cols, GROUP):
-        x0, x1, x2, x3 = in_sub_blocks(q + at)
-        store_i8x64(to + at, x0)
-        store_i8x64(to + at + 64, x1)
-        store_i8x64(to + at + 128, x2)
-        store_i8x64(to + at + 192, x3)
-
-
-@compiled(forceinline=True)
 def _values_q4_q5(five: bool, b0: int, x: int, sums: int):
-    """What four neighbouring blocks are worth before the activations' scales; x: see `arrange_k`."""
+    """What four neighbouring blocks are worth before the activations' scales; x: in order, see `orders`."""
     size = Q5_K_BYTES if five else Q4_K_BYTES
     b1, b2, b3 = b0 + size, b0 + 2 * size, b0 + 3 * size
     low, high = low_headers(b0, b1, b2, b3), high_headers(b0, b1, b2, b3)
@@ -105,24 +90,28 @@ def _values_q6(b0: int, x: int, sums: int):
 
 
 @compiled(forceinline=True)
-def _rows(kind, size, rows, row_bytes, count, cols, x, scales, sums, out, slot) -> None:
-    for row in range(count):
-        b, acc = rows + row * row_bytes, np.float32(0)
-        for g in range(0, cols // GROUP, AT_ONCE):
-            if kind == Q6_K:
-                values = _values_q6(b + g * size, x + g * GROUP, sums + g * SUMS * 2)
-            else:
-                values = _values_q4_q5(kind == Q5_K, b + g * size, x + g * GROUP, sums + g * SUMS * 2)
-            acc = add_in_order(acc, values, scales + g * 4, slot)
-        store_f32_at(out, row, acc)
+def _rows(kind, size, rows, row_bytes, count, cols, x, scales, sums, out, terms) -> None:
+    groups = cols // GROUP
+    for first in range(0, count, ROWS):
+        for row in range(min(ROWS, count - first)):
+            b = rows + (first + row) * row_bytes
+            for g in range(0, groups, AT_ONCE):
+                if kind == Q6_K:
+                    values = _values_q6(b + g * size, x + g * GROUP, sums + g * SUMS * 2)
+                else:
+                    values = _values_q4_q5(kind == Q5_K, b + g * size, x + g * GROUP, sums + g * SUMS * 2)
+                keep(terms, g, row, values)
+        store_f32x4(out + first * 4, sums_of_rows(terms, groups, scales))
 
 
 @compiled_once()
-def rows_along_k(kind, rows, row_bytes, count, cols, x, scales, sums, out, slot) -> None:
-    """out [count] = so many rows times one token's activations x, arranged for this type; slot: 16 bytes."""
+def rows_along_k(kind, rows, row_bytes, count, cols, x, scales, sums, out, terms) -> None:
+    """out [count] = so many rows times one token's activations x, in this type's order; three floats behind
+    them may be written. terms: 16 bytes for each group of a row.
+    """
     if kind == Q4_K:
-        _rows(Q4_K, Q4_K_BYTES, rows, row_bytes, count, cols, x, scales, sums, out, slot)
+        _rows(Q4_K, Q4_K_BYTES, rows, row_bytes, count, cols, x, scales, sums, out, terms)
     elif kind == Q5_K:
-        _rows(Q5_K, Q5_K_BYTES, rows, row_bytes, count, cols, x, scales, sums, out, slot)
+        _rows(Q5_K, Q5_K_BYTES, rows, row_bytes, count, cols, x, scales, sums, out, terms)
     else:
-        _rows(Q6_K, Q6_K_BYTES, rows, row_bytes, count, cols, x, scales, sums, out, slot)
+        _rows(Q6_K, Q6_K_BYTES, rows, row_bytes, count, cols, x, scales, sums, out, terms)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from localmoe.kernels.geometry import GROUP, SUMS
+from localmoe.kernels.orders import store_part
 from localmoe.kernels.simd import (
     abs16,
     add16,
@@ -27,7 +28,6 @@ from localmoe.kernels.simd import (
     splat_f32x16,
     store_f32,
     store_f32x16,
-    store_i8x16,
     store_i16,
     sum16,
     sum_i32x16,
@@ -99,31 +99,31 @@ def rms_norm(x: int, weight: int, n: int, epsilon: float, out: int) -> None:
 
 
 @compiled()
-def quantize_group(x: int, n: int, q: int, scale: int, sums: int) -> None:
-    """One group: n ≤ 256 float32 at x (n a multiple of 16) → 256 int8, a float32 scale, 16 int16 sums.
-    Addresses.
+def quantize_group(x: int, n: int, q: int, scales: int, sums: int, row: int, group: int, groups: int) -> None:
+    """n ≤ 256 float32 at x (n a multiple of 16) → a group of a row, which has `groups`: 256 int8 in each of
+    the `orders`, a float32 scale, 16 int16 sums. Addresses: x's, and those of the first row.
     """
+    at = row * groups + group
     top = zero_f32x16()
     for i in range(0, n * 4, 64):
         top = max16(top, abs16(load_f32x16(x + i)))
     largest = max_lane16(top)
     inverse = _ZERO if largest == _ZERO else _TOP / largest
-    store_f32_at(scale, 0, largest / _TOP)
+    store_f32_at(scales, at, largest / _TOP)
     for part in range(SUMS):
-        at = part * 16
         v = zero_i32x16()
-        if at < n:
-            v = to_i32x16(round16(mul16(load_f32x16(x + at * 4), splat_f32x16(inverse))))
-        store_i8x16(q + at, to_i8x16(v))
-        store_i16(sums + part * 2, sum_i32x16(v))
+        if part * 16 < n:
+            v = to_i32x16(round16(mul16(load_f32x16(x + part * 64), splat_f32x16(inverse))))
+        store_part(to_i8x16(v), q, groups * GROUP, row, group, part)
+        store_i16(sums + (at * SUMS + part) * 2, sum_i32x16(v))
 
 
 @compiled()
-def quantize_row(x: int, n: int, q: int, scales: int, sums: int) -> None:
-    """A row of n float32 (a multiple of 16) → ceil(n / 256) groups: see the module's docstring. Addresses."""
-    for g in range((n + GROUP - 1) // GROUP):
-        quantize_group(x + g * GROUP * 4, min(GROUP, n - g * GROUP), q + g * GROUP, scales + g * 4,
-                       sums + g * SUMS * 2)
+def quantize_row(x: int, n: int, q: int, scales: int, sums: int, row: int) -> None:
+    """n float32 at x (a multiple of 16) → a row of ceil(n / 256) groups, as `quantize_group` writes them."""
+    groups = (n + GROUP - 1) // GROUP
+    for g in range(groups):
+        quantize_group(x + g * GROUP * 4, min(GROUP, n - g * GROUP), q, scales, sums, row, g, groups)
 
 
 @compiled(forceinline=True)

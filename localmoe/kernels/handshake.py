@@ -53,6 +53,7 @@ from localmoe.kernels.handshake_layout import (
     results_start,
 )
 from localmoe.kernels.matrix import Matrix
+from localmoe.kernels.orders import LONE, ORDERS, int8_rows
 from localmoe.kernels.pool import ARGS, Pool, _run, keep_awake
 from localmoe.kernels.simd import define, load_i32, load_i64, store_i64
 from localmoe.kernels.task_pieces import PIECE, gate_up_piece_task
@@ -149,7 +150,7 @@ def _work(me: int, region: int) -> None:
     sums, formats = load_i64(me + _Q_SUMS * 8), load_i64(me + _FORMATS * 8)
     addresses, starts = load_i64(me + _ADDRESSES * 8), load_i64(me + _STARTS * 8)
     f = load_i64(me + _LAYERS * 8) + layer * LAYER_WORDS * 8
-    quantize_row(x, hidden, q, scales, sums)
+    quantize_row(x, hidden, q, scales, sums, 0)
     for i in range(misses):
         expert, rank = load_i32(region + IDS + i * 4), load_i32(region + RANKS + i * 4)
         home = load_i64(me + _TABLE * 8) + (layer * load_i64(me + _EXPERTS * 8) + expert) * 24
@@ -238,11 +239,11 @@ class Worker:
         self._arrays: dict[int, NDArray[Any]] = {
             _LAYERS: np.array([layer.words() for layer in layers], np.int64),
             _TABLE: addresses,
-            _Q: np.zeros(groups * GROUP, np.int8),
+            _Q: int8_rows(np.zeros((LONE * ORDERS + 1, groups * GROUP), np.int8)),
             _SCALES: np.zeros(groups, np.float32),
             _Q_SUMS: np.zeros(groups * SUMS, np.int16),
             _INNER: np.zeros(k * inner_groups * GROUP, np.float32),
-            _INNER_Q: np.zeros(k * inner_groups * GROUP, np.int8),
+            _INNER_Q: int8_rows(np.zeros((LONE * ORDERS + k, inner_groups * GROUP), np.int8)),
             _INNER_SCALES: np.zeros(k * inner_groups, np.float32),
             _INNER_SUMS: np.zeros(k * inner_groups * SUMS, np.int16),
             _ADDRESSES: np.zeros((k, 3), np.int64),

@@ -116,6 +116,14 @@ def _tree_terms(builder: Any, first: Any, second: Any) -> Any:
 tree_terms = define(f32x4(f32x16, f32x16), _tree_terms)
 
 
+def _of_each(k: int) -> Any:
+    """Lane k of each of four quads."""
+    return define(f32x4(f32x16), lambda b, v: _shuffle(b, v, v, [k, k + 4, k + 8, k + 12]))
+
+
+first_of_each, second_of_each, third_of_each, fourth_of_each = (_of_each(k) for k in range(4))
+
+
 # ---------------------------------------------------------------- K-quants
 def _four_starts(builder: Any, rows: tuple[Any, ...]) -> Any:
     """The first 16 bytes of four blocks, as 16 words."""

@@ -8,9 +8,9 @@ thread stores the last piece of 256 rows quantizes them.
 from __future__ import annotations
 
 from localmoe.kernels.atomics import fetch_add, store_release
-from localmoe.kernels.dot import arranged, dot_rows
+from localmoe.kernels.dot import dot_rows
 from localmoe.kernels.elementwise import quantize_group, store_f32_at, swiglu
-from localmoe.kernels.geometry import GROUP, SUMS, TASK, TILE
+from localmoe.kernels.geometry import GROUP, TASK, TILE
 from localmoe.kernels.simd import args20, load_f32, load_f32x16, load_i32, load_i64, store_f32x16
 from quant.compiled import compiled, compiled_callback
 
@@ -20,7 +20,6 @@ PIECE = 64  # rows of an item; divides GROUP
 @compiled(forceinline=True)
 def _rows(kind, at, row_bytes, rows, cols, size, table, x, q, scales, sums, index, to, scratch) -> None:
     """`rows` rows at `at` times the token → float32 `to`, in whole tiles."""
-    q = arranged(0, kind, cols, q, index, 1, scratch)
     for r in range(0, rows, TILE):
         dot_rows(0, kind, at + r * row_bytes, row_bytes, min(TILE, rows - r), cols, size, table, x, q, scales,
                  sums, index, 1, to + r * 4, scratch)  # fmt: skip
@@ -67,5 +66,5 @@ def gate_up_piece_task(args: int, item: int, worker: int) -> None:
     of_group, at, stored = min(GROUP, ffn - g * GROUP), pair * groups + g, load_i64(formats + 56)
     if fetch_add(stored + at * 8, 1) == (of_group + PIECE - 1) // PIECE - 1:
         store_release(stored + at * 8, 0)
-        quantize_group(hidden + at * GROUP * 4, of_group, load_i64(formats + 32) + at * GROUP,
-                       load_i64(formats + 40) + at * 4, load_i64(formats + 48) + at * SUMS * 2)
+        quantize_group(hidden + at * GROUP * 4, of_group, load_i64(formats + 32), load_i64(formats + 40),
+                       load_i64(formats + 48), pair, g, groups)

@@ -7,7 +7,7 @@ is three buffers (q [tokens, groups * 256], scales [tokens, groups], sums [token
 
 from __future__ import annotations
 
-from localmoe.kernels.dot import arranged, dot_rows, dot_two, place
+from localmoe.kernels.dot import dot_rows, dot_two, place
 from localmoe.kernels.dot_float import decode_row
 from localmoe.kernels.elementwise import (
     quantize_row,
@@ -15,7 +15,7 @@ from localmoe.kernels.elementwise import (
     store_f32_at,
     swiglu,
 )
-from localmoe.kernels.geometry import GROUP, SUMS, TASK, TILE
+from localmoe.kernels.geometry import TASK, TILE
 from localmoe.kernels.simd import (
     add16,
     args10,
@@ -54,20 +54,16 @@ def embed_task(args: int, item: int, worker: int) -> None:
 def norm_task(args: int, item: int, worker: int) -> None:
     """h[item] = rms_norm(x[item]) * weight, and its int8 form where cols allow one."""
     x, weight, cols, epsilon, h, quantized, q, scales, sums, _ = args10(args)
-    groups = (cols + GROUP - 1) // GROUP
     rms_norm(x + item * cols * 4, weight, cols, bits_to_f32(epsilon), h + item * cols * 4)
     if quantized:
-        quantize_row(h + item * cols * 4, cols, q + item * groups * GROUP, scales + item * groups * 4,
-                     sums + item * groups * SUMS * 2)  # fmt: skip
+        quantize_row(h + item * cols * 4, cols, q, scales, sums, item)
 
 
 @compiled_callback(TASK)
 def quantize_task(args: int, item: int, worker: int) -> None:
     """The int8 form of x[item]."""
     x, cols, q, scales, sums, _, _, _, _, _ = args10(args)
-    groups = (cols + GROUP - 1) // GROUP
-    quantize_row(x + item * cols * 4, cols, q + item * groups * GROUP, scales + item * groups * 4,
-                 sums + item * groups * SUMS * 2)  # fmt: skip
+    quantize_row(x + item * cols * 4, cols, q, scales, sums, item)
 
 
 @compiled_callback(TASK)
@@ -102,7 +98,6 @@ def linear_task(args: int, item: int, worker: int) -> None:
     size, y, chunk = load_i64(m + 32), load_i64(m + 40), load_i64(m + 56)
     first = (item - load_i64(m + 48)) * chunk
     last = min(first + chunk, rows)
-    q = arranged(exact, kind, cols, q, index, tokens, mine)
     for r in range(first, last, 2 * TILE):
         n, more = min(TILE, last - r), min(TILE, last - r - TILE)
         row = address + r * row_bytes
@@ -124,8 +119,6 @@ def linear_task(args: int, item: int, worker: int) -> None:
 def swiglu_task(args: int, item: int, worker: int) -> None:
     """A dense model's FFN: up[item] = silu(gate[item]) * up[item], and its int8 form."""
     gate, up, ffn, quantized, q, scales, sums, _, _, _ = args10(args)
-    groups = (ffn + GROUP - 1) // GROUP
     swiglu(gate + item * ffn * 4, up + item * ffn * 4, ffn)
     if quantized:
-        quantize_row(up + item * ffn * 4, ffn, q + item * groups * GROUP, scales + item * groups * 4,
-                     sums + item * groups * SUMS * 2)  # fmt: skip
+        quantize_row(up + item * ffn * 4, ffn, q, scales, sums, item)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from localmoe.kernels.dot import FEW, arranged, dot_rows, dot_two, place
+from localmoe.kernels.dot import FEW, dot_rows, dot_two, place
 from localmoe.kernels.dot_float import dot_f32
 from localmoe.kernels.elementwise import (
     exp1,
@@ -12,7 +12,7 @@ from localmoe.kernels.elementwise import (
     store_f32_at,
     swiglu,
 )
-from localmoe.kernels.geometry import GROUP, SUMS, TASK, TILE
+from localmoe.kernels.geometry import GROUP, TASK, TILE
 from localmoe.kernels.simd import (
     args10,
     args20,
@@ -116,17 +116,14 @@ def gate_up_task(args: int, item: int, worker: int) -> None:
             place(out, tokens, n, gates + r * 4, GROUP)
             place(other, tokens, n, ups + r * 4, GROUP)
     else:  # one after the other: the memory is read in two long stretches, not in many short ones
-        meets = arranged(exact, kind, cols, q, index, tokens, mine)
         for r in range(0, rows, TILE):
             n = min(TILE, rows - r)
-            dot_rows(exact, kind, gate + (first + r) * row_bytes, row_bytes, n, cols, size, table, x, meets,
+            dot_rows(exact, kind, gate + (first + r) * row_bytes, row_bytes, n, cols, size, table, x, q,
                      scales, sums, index, tokens, out, mine)
             place(out, tokens, n, gates + r * 4, GROUP)
-        if up_kind != kind:
-            meets = arranged(exact, up_kind, cols, q, index, tokens, mine)
         for r in range(0, rows, TILE):
             n = min(TILE, rows - r)
-            dot_rows(exact, up_kind, up + (first + r) * up_bytes, up_bytes, n, cols, up_size, table, x, meets,
+            dot_rows(exact, up_kind, up + (first + r) * up_bytes, up_bytes, n, cols, up_size, table, x, q,
                      scales, sums, index, tokens, other, mine)
             place(other, tokens, n, ups + r * 4, GROUP)
     groups = (ffn + GROUP - 1) // GROUP
@@ -138,8 +135,7 @@ def gate_up_task(args: int, item: int, worker: int) -> None:
             for r in range(rows):
                 store_f32_at(hidden, pair * ffn + first + r, load_f32(row + r * 4))
         else:
-            at = pair * groups + g
-            quantize_group(row, rows, hq + at * GROUP, hscales + at * 4, hsums + at * SUMS * 2)
+            quantize_group(row, rows, hq, hscales, hsums, pair, g, groups)
 
 
 @compiled_callback(TASK)
@@ -154,7 +150,6 @@ def down_task(args: int, item: int, worker: int) -> None:
     mine = scratch + worker * scratch_bytes
     tile = mine + scratch_bytes - tokens * 2 * TILE * 4
     other, last, index = tile + tokens * TILE * 4, min(first + chunk, rows), pair_index + start * 4
-    hq = arranged(exact, kind, ffn, hq, index, tokens, mine)
     for r in range(first, last, 2 * TILE):
         n, more = min(TILE, last - r), min(TILE, last - r - TILE)
         row, to = down + r * row_bytes, out + (start * rows + r) * 4

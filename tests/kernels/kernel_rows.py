@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from localmoe.kernels.dot import arranged, dot_rows, dot_two
+from localmoe.kernels.dot import dot_rows, dot_two
 from localmoe.kernels.elementwise import quantize_row
 from localmoe.kernels.geometry import IQ4_NL_TABLE, scratch_bytes
 from localmoe.kernels.matrix import KERNEL_TYPES
+from localmoe.kernels.orders import LONE, ORDERS, int8_rows
 from quant.blocks import FORMATS
 
 FLOAT_TYPES = ("f32", "f16", "bf16")
@@ -52,25 +53,27 @@ def columns(name: str) -> tuple[int, ...]:
 
 @dataclass
 class Activations:
-    """float32 rows and their int8 form, as the kernels lay them out."""
+    """float32 rows and their int8 form, as the kernels lay them out; memory: of q and what lies before it."""
 
     x: Floats
     q: NDArray[np.int8]
     scales: Floats
     sums: NDArray[np.int16]
+    memory: NDArray[np.int8]
 
 
 def quantized_activations(x: Floats) -> Activations:
     """The kernels' own int8 form of x [tokens, cols]; its buffers are poisoned first."""
     tokens, cols = x.shape
     groups = -(-cols // 256)
-    q = np.full((tokens, groups * 256), 85, np.int8)
+    memory = np.full((LONE * ORDERS + tokens, groups * 256), 85, np.int8)
+    q = int8_rows(memory)
     scales = np.full((tokens, groups), np.nan, np.float32)
     sums = np.full((tokens, groups * 16), 12345, np.int16)
     if cols % 16 == 0:
         for t in range(tokens):
-            quantize_row(address(x[t]), cols, address(q[t]), address(scales[t]), address(sums[t]))
-    return Activations(x, q, scales, sums)
+            quantize_row(address(x[t]), cols, address(q), address(scales), address(sums), t)
+    return Activations(x, q, scales, sums, memory)
 
 
 def dots(
@@ -88,10 +91,9 @@ def row_dots(
     cols, kind, order = a.x.shape[1], FORMATS[name], np.array(index, np.int32)
     out = np.full((len(order), 16), np.nan, np.float32)
     scratch = np.full(scratch_bytes(cols, len(order)) // 4, np.nan, np.float32)
-    q = arranged(int(exact), kind.ggml_type, cols, address(a.q), address(order), len(order), address(scratch))
     dot_rows(
         int(exact), kind.ggml_type, address(blocks), blocks.shape[1], len(blocks), cols, kind.block_bytes,
-        address(IQ4_NL_TABLE), address(a.x), q, address(a.scales), address(a.sums),
+        address(IQ4_NL_TABLE), address(a.x), address(a.q), address(a.scales), address(a.sums),
         address(order), len(order), address(out), address(scratch),
     )  # fmt: skip
     return out[:, : len(blocks)].copy()
@@ -105,10 +107,9 @@ def two_tiles(
     cols, kind, order = a.x.shape[1], FORMATS[name], np.array(index, np.int32)
     outs = [np.full((len(order), 16), np.nan, np.float32) for _ in range(2)]
     scratch = np.full(scratch_bytes(cols, len(order)) // 4, np.nan, np.float32)
-    q = arranged(int(exact), kind.ggml_type, cols, address(a.q), address(order), len(order), address(scratch))
     dot_two(
         int(exact), kind.ggml_type, address(blocks), len(blocks), address(others), len(others),
-        blocks.shape[1], cols, kind.block_bytes, address(IQ4_NL_TABLE), address(a.x), q,
+        blocks.shape[1], cols, kind.block_bytes, address(IQ4_NL_TABLE), address(a.x), address(a.q),
         address(a.scales), address(a.sums), address(order), len(order), address(outs[0]), address(outs[1]),
         address(scratch),
     )  # fmt: skip

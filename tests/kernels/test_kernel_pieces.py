@@ -6,6 +6,7 @@ import pytest
 from localmoe.kernels import tasks_experts
 from localmoe.kernels.elementwise import quantize_row
 from localmoe.kernels.geometry import GROUP, IQ4_NL_TABLE, SUMS
+from localmoe.kernels.orders import LONE, ORDERS, int8_rows
 from localmoe.kernels.pool import Pool
 from localmoe.kernels.task_pieces import PIECE, gate_up_piece_task
 from quant.blocks import FORMATS
@@ -27,11 +28,13 @@ def pool():
 def inner(pool, task, rows_per_item, gates, ups, kinds, x, chosen, ffn, floats):
     """(int8, scales, sums, float32) of the inner activations of the chosen experts, as `task` writes them."""
     rng, groups = np.random.default_rng(9), -(-ffn // GROUP)
-    q, scales = np.zeros(HIDDEN, np.int8), np.zeros(HIDDEN // GROUP, np.float32)
+    q = int8_rows(np.zeros((LONE * ORDERS + 1, HIDDEN), np.int8))
+    scales = np.zeros(HIDDEN // GROUP, np.float32)
     sums = np.zeros(HIDDEN // GROUP * SUMS, np.int16)
-    quantize_row(at(x), HIDDEN, at(q), at(scales), at(sums))
+    quantize_row(at(x), HIDDEN, at(q), at(scales), at(sums), 0)
     k = len(chosen)
-    out_q = rng.integers(-100, 100, (k, groups * GROUP), dtype=np.int8)  # poisoned: all must be written
+    memory = rng.integers(-100, 100, (LONE * ORDERS + k, groups * GROUP), dtype=np.int8)
+    out_q = int8_rows(memory)  # poisoned: all must be written
     out_scales = np.full((k, groups), np.nan, np.float32)
     out_sums = np.full((k, groups * SUMS), 31000, np.int16)
     hidden = np.full((k, groups * GROUP), np.nan, np.float32)
