@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localmoe.kernels.geometry import BLOCK, GROUP, IQ4_NL_TABLE, SUMS, TILE, scratch_bytes
-from localmoe.kernels.orders import LONE, ORDERS, int8_rows, reorder
+from localmoe.kernels.orders import LONE, ORDERS, reorder
 
 Floats = NDArray[np.float32]
 LINE = 64  # bytes of a cache line
@@ -63,10 +63,11 @@ class Rows:
         self.cols = cols
         self.quantized = quantized and cols % 32 == 0
         groups, rows = -(-cols // GROUP), most if self.quantized else 1
-        self._int8 = Block.zeros((LONE * ORDERS + rows, groups * GROUP), np.int8).array
+        before = LONE * ORDERS if self.quantized else 0
+        self._int8 = Block.zeros((before + rows, groups * GROUP), np.int8).array
         self._blocks = (
             Block.zeros((most if floats else 1, cols), np.float32),
-            Block(int8_rows(self._int8)),
+            Block(self._int8[before:]),
             Block.zeros((rows, groups), np.float32),
             Block.zeros((rows, groups * SUMS), np.int16),
         )
@@ -83,7 +84,8 @@ class Rows:
         for block in self._blocks:
             if len(block.array) > 1:
                 block.array[0] = block.array[row]
-        reorder(self._int8, 0)
+        if self.quantized:
+            reorder(self._int8, 0)
 
 
 class Buffers:
