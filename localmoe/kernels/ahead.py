@@ -1,5 +1,5 @@
 """Asking the memory for weights before their turn, each line two to four times: early, and again until
-shortly before.
+shortly before; only once where rows are read one after another (docs/decisions/070).
 
 A core that waits for as many lines as it can drops what else it is asked for, so that some lines come only
 when asked for again. How early is best, and into which level of cache, differs from core to core: a factor of

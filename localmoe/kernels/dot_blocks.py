@@ -171,8 +171,8 @@ def _activations(kind: int, x: int, arranged: bool):
 def terms(kind, wide, offset, has_minimum, b0, b1, b2, b3, size, table, x, apart, s, asked, times):
     """The float32 terms of four blocks each at b0..b3: block k of the r-th four in lane 4k + r.
 
-    x: their activations, the same for all if `apart` is 0, else so many bytes apart and arranged; s: the sums
-    of these; asked: see `ahead.requests`, times: `ahead.ask`.
+    x: their activations, the same for all if `apart` is 0, else so many bytes apart and ordered as `HALVES`
+    (`orders`); s: the sums of these; asked: see `ahead.requests`, times: `ahead.ask`.
     """
     d = _halves(kind, b0, b1, b2, b3)
     p0, q0 = _activations(kind, x, apart > 0)
