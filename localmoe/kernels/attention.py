@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from localmoe.kernels.attention_block import blocks_seen, element_bytes, first_key, one_block
+from localmoe.kernels.attention_block import ASKED, blocks_seen, element_bytes, first_key, one_block
 from localmoe.kernels.elementwise import exp1, quantize_group, store_f32_at
 from localmoe.kernels.geometry import BLOCK, GROUP, SCALED, TASK, TILE
 from localmoe.kernels.simd import (
@@ -82,7 +82,7 @@ def attend_task(args: int, item: int, worker: int) -> None:
         low, high = max(0, oldest - block * BLOCK), min(BLOCK, position + 1 - block * BLOCK)
         one_block(kind, query, group, head_dim, head_keys, key_scales + scales, head_values,
                    value_scales + scales,
-                   block, low, high, bits_to_f32(scale), mine, target, False, 0, 0)  # fmt: skip
+                   block, low, high, bits_to_f32(scale), mine, target, False, 0, 0, 0, 0)  # fmt: skip
         if block != oldest // BLOCK:
             for h in range(group):
                 _merge(whole + h * stride, part + h * stride, head_dim)
@@ -91,17 +91,18 @@ def attend_task(args: int, item: int, worker: int) -> None:
 
 
 @compiled(forceinline=True)
-def next_keys(args: int, head: int, turn: int) -> tuple[int, int]:
-    """Where the keys of the item after this one of `block_task` begin, and how many bytes of them count."""
+def keys_of(args: int, item: int) -> tuple[int, int]:
+    """Where the keys of an item of `block_task` begin, and how many bytes of them count; none behind the last
+    item.
+    """
     (_, _, step, _, kv_heads, head_dim, context, keys, _, _, _,
      kind, _, window, _, _, _, _, _, _) = args20(args)  # fmt: skip
     position = load_i64(step)
     first, blocks = blocks_seen(position, window)
-    head, turn = (head, turn + 1) if turn + 1 < blocks else (head + 1, 0)
-    block = first + turn
+    head, block = item // blocks, first + item % blocks
     tiles = (min(BLOCK, position + 1 - block * BLOCK) + TILE - 1) // TILE if head < kv_heads else 0
-    start = first_key(kind, keys, context, head_dim, head, block)
-    return start, tiles * TILE * head_dim * element_bytes(kind)
+    size = tiles * TILE * head_dim * element_bytes(kind)
+    return first_key(kind, keys, context, head_dim, head, block), size
 
 
 @compiled_callback(TASK)
@@ -118,14 +119,17 @@ def block_task(args: int, item: int, worker: int) -> None:
     block, elements = first + turn, element_bytes(kind)
     scales = head * context * (head_dim // SCALED) * 2
     low, high = max(0, oldest - block * BLOCK), min(BLOCK, position + 1 - block * BLOCK)
-    later, later_bytes = next_keys(args, head, turn)
+    later, later_bytes = keys_of(args, item + 1)
+    last, last_bytes = keys_of(args, item + 2)  # too: a head's last block may be short, in keys and in time
+    _, key_bytes = keys_of(args, item)  # those after them a whole block before this one has asked for in part
+    asked = min(later_bytes, max(0, ASKED * BLOCK * head_dim // 32 - key_bytes)) if turn else 0
     one_block(kind, q + head * group * head_dim * 4, group, head_dim,
                keys + head * context * head_dim * elements, key_scales + scales,
                values + head * context * head_dim * elements, value_scales + scales, block, low, high,
                bits_to_f32(scale),
                scratch + worker * scratch_bytes,
                partial + (turn * heads + head * group) * (head_dim + 2) * 4,
-               True, later, later + later_bytes)  # fmt: skip
+               True, later + asked, later + later_bytes, last, last + last_bytes)  # fmt: skip
 
 
 @compiled_callback(TASK)

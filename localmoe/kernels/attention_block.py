@@ -29,9 +29,10 @@ from localmoe.kernels.simd import (
 )
 from quant.compiled import compiled, compiled_once
 
-_ONE_BLOCK = "void(" + "int64, " * 11 + "float32, int64, int64, boolean, int64, int64)"
+_ONE_BLOCK = "void(" + "int64, " * 11 + "float32, int64, int64, boolean, int64, int64, int64, int64)"
 _NEGATIVE = np.float32(-np.inf)
 WIDE = AVX512  # with 32 registers eight sums go on at once: four wait for one another
+ASKED = 64  # bytes: a line, for which weighing 32 dimensions of a value asks, for later
 
 
 @compiled(forceinline=True)
@@ -120,7 +121,7 @@ def _scores(kind, q, head_dim, keys, key_scales, first, low, high, heads, scale,
                 if values:
                     _ask(values + here + d * two_keys)
                     prefetch(keys + first * head_dim * TILE * element_bytes(kind) + here
-                             + (head_dim + d) * two_keys)  # fmt: skip
+                             + (head_dim // 2 + d) * two_keys)  # fmt: skip
                 at, k = q + d * 4, _keys16(kind, keys, key_scales, first + tile, head_dim, d)
                 a, b = splat_f32x16(load_f32(at)), splat_f32x16(load_f32(at + wide))
                 c, e = splat_f32x16(load_f32(at + wide * 2)), splat_f32x16(load_f32(at + wide * 3))
@@ -204,9 +205,10 @@ def _put4_values(o0, o1, o2, o3, to: int, stride: int) -> None:
 
 @compiled(forceinline=True)
 def _weigh(kind, p, low, high, values, value_scales, start, head_dim, heads, out, stride, later,
-           later_end) -> None:
+           later_end, last, last_end) -> None:
     """out[h, d] = sum over positions low..high-1 of p[h, i] * value[i, d], for one, two or four heads; two
-    need an even number of sixteens of dimensions. later..later_end: what to ask the memory for meanwhile.
+    need an even number of sixteens of dimensions. later..later_end and then last..last_end: what to ask the
+    memory for meanwhile.
     """
     d = 0
     while d < head_dim:
@@ -217,7 +219,9 @@ def _weigh(kind, p, low, high, values, value_scales, start, head_dim, heads, out
             for i in range(low, high):
                 if later < later_end:
                     _ask(later)
-                    later += 64
+                    later += ASKED
+                    if later >= later_end:
+                        later, later_end, last = last, last_end, last_end
                 at, v = p + i * 4, _values16(kind, values, value_scales, start + i, head_dim, d)
                 a, b = splat_f32x16(load_f32(at)), splat_f32x16(load_f32(at + BLOCK * 4))
                 c, e = splat_f32x16(load_f32(at + BLOCK * 8)), splat_f32x16(load_f32(at + BLOCK * 12))
@@ -270,12 +274,12 @@ def _weigh(kind, p, low, high, values, value_scales, start, head_dim, heads, out
 
 @compiled_once(_ONE_BLOCK)
 def one_block(kind, q, group, head_dim, keys, key_scales, values, value_scales, block, low, high, scale, p,
-              out, far, later, later_end) -> None:
+              out, far, later, later_end, last, last_end) -> None:
     """One block of positions for the `group` query heads of a KV head → out [group, 2 + head_dim]: max, sum,
     values.
 
     low and high bound the positions that count, relative to the block's first. far: keys and values come from
-    memory, not from a cache; later..later_end: likewise what is needed after them.
+    memory, not from a cache; later..later_end and last..last_end: likewise what is needed after them.
     """
     stride = (head_dim + 2) * 4
     ask = values + block * BLOCK * head_dim * element_bytes(kind) if far else 0
@@ -287,5 +291,5 @@ def one_block(kind, q, group, head_dim, keys, key_scales, values, value_scales, 
         for i in range(heads):
             _softmax(p + i * BLOCK * 4, low, high, out + (h + i) * stride)
         _weigh(kind, p, low, high, values, value_scales, block * BLOCK, head_dim, heads,
-               out + h * stride + 8, stride, later, later_end if h == 0 else later)
+               out + h * stride + 8, stride, later, later_end if h == 0 else later, last, last_end)
         h += heads

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from kernel_rows import address
 
-from localmoe.kernels.attention import next_keys
+from localmoe.kernels.attention import keys_of
 from localmoe.kernels.geometry import BLOCK, KV_F16, KV_F32, KV_Q8_0
 from localmoe.kernels.starts import block_start, down_start, linear_start
 
@@ -53,8 +53,8 @@ def test_of_attention_each_item_begins_with_a_blocks_keys(kind, type_, position,
 
 
 @pytest.mark.parametrize(("position", "window"), [(0, 0), (511, 0), (600, 0), (600, 300), (700, 256)])
-def test_the_keys_asked_for_are_those_of_the_item_after(position, window):
-    """As many bytes as count; none after the last."""
+def test_of_each_items_keys_as_many_bytes_are_asked_for_as_count(position, window):
+    """None behind the last item."""
     heads, head_dim, context = 3, 32, 1024
     keys, step = np.zeros((heads, context // 16, head_dim, 16), np.float16), np.array([position], np.int64)
     args = (0, 0, address(step), 6, heads, head_dim, context, address(keys), 0, 0, 0, KV_F16, 0, window)
@@ -62,11 +62,10 @@ def test_the_keys_asked_for_are_those_of_the_item_after(position, window):
     oldest = max(0, position - window + 1) // BLOCK if window else 0
     blocks = position // BLOCK + 1 - oldest
     for item in range(heads * blocks):
-        at, size = next_keys(address(words), item // blocks, item % blocks)
-        if item + 1 == heads * blocks:
-            assert size == 0
-            continue
-        assert at == start_of(block_start, args, item + 1)
-        block = oldest + (item + 1) % blocks
+        at, size = keys_of(address(words), item)
+        assert at == start_of(block_start, args, item)
+        block = oldest + item % blocks
         tiles = -(-min(BLOCK, position + 1 - block * BLOCK) // 16)
         assert size == tiles * keys[0, 0].nbytes
+    for item in (heads * blocks, heads * blocks + 1):
+        assert keys_of(address(words), item)[1] == 0
