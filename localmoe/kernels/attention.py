@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from localmoe.kernels.atomics import fetch_add, store_release
 from localmoe.kernels.attention_block import ASKED, blocks_seen, element_bytes, first_key, one_block
 from localmoe.kernels.elementwise import exp1, quantize_group, store_f32_at
 from localmoe.kernels.geometry import BLOCK, GROUP, SCALED, TASK, TILE
 from localmoe.kernels.simd import (
-    args10,
     args20,
     bits_to_f32,
     fma16,
@@ -36,6 +36,7 @@ from localmoe.kernels.simd import (
 from quant.compiled import compiled, compiled_callback, link
 
 link(one_block)
+COUNTERS = 64  # bytes from `step`, a cache line of its own, to how many blocks of each head are done
 
 
 @compiled()
@@ -105,13 +106,40 @@ def keys_of(args: int, item: int) -> tuple[int, int]:
     return first_key(kind, keys, context, head_dim, head, block), size
 
 
+@compiled(forceinline=True)
+def heads_together(heads: int, kv_heads: int, head_dim: int) -> int:
+    """How many KV heads are merged together: one, if its query heads are whole groups of int8, else all."""
+    return 1 if heads // kv_heads * head_dim % GROUP == 0 else kv_heads
+
+
+@compiled()
+def _merge_heads(partial, first, end, heads, head_dim, blocks, out, q, scales, sums) -> None:
+    """Merges what is known of heads first..end-1, block after block, into out [heads, head_dim], and their
+    int8 form unless q is 0.
+    """
+    stride = (head_dim + 2) * 4
+    for h in range(first, end):
+        whole = partial + h * stride
+        for block in range(1, blocks):
+            _merge(whole, partial + (block * heads + h) * stride, head_dim)
+        _finish(whole, head_dim, out + h * head_dim * 4)
+    if q:
+        cols, last = heads * head_dim, end * head_dim
+        for g in range(first * head_dim // GROUP, (last + GROUP - 1) // GROUP):
+            quantize_group(out + g * GROUP * 4, min(GROUP, cols - g * GROUP), q, scales, sums, 0, g,
+                           (cols + GROUP - 1) // GROUP)  # fmt: skip
+
+
 @compiled_callback(TASK)
 def block_task(args: int, item: int, worker: int) -> None:
     """One block of one KV head of one token, for decoding: item = kv head * blocks + block, counted from the
     oldest: a thread that takes the next item reads on in keys and in values. → partial [blocks, heads]
+
+    Whoever does a head's last one merges them: → out [heads, head_dim] and its int8 form (`_merge_heads`).
+    What is done is counted from `step + COUNTERS` on, int64 [kv_heads] that are zero, and zero again after.
     """
-    (q, _, step, heads, kv_heads, head_dim, context, keys, key_scales, values, value_scales,
-     kind, scale, window, scratch, scratch_bytes, partial, _, _, _) = args20(args)  # fmt: skip
+    (q, out, step, heads, kv_heads, head_dim, context, keys, key_scales, values, value_scales,
+     kind, scale, window, scratch, scratch_bytes, partial, out_q, out_scales, out_sums) = args20(args)
     position = load_i64(step)
     oldest = max(0, position - window + 1) if window > 0 else 0
     first, blocks = blocks_seen(position, window)
@@ -130,23 +158,9 @@ def block_task(args: int, item: int, worker: int) -> None:
                scratch + worker * scratch_bytes,
                partial + (turn * heads + head * group) * (head_dim + 2) * 4,
                True, later + asked, later + later_bytes, last, last + last_bytes)  # fmt: skip
-
-
-@compiled_callback(TASK)
-def merge_task(args: int, item: int, worker: int) -> None:
-    """Merges what `block_task` left, block after block, into out [heads, head_dim]: `share` heads an item,
-    and their int8 form unless q is 0, whole groups of 256.
-    """
-    partial, step, heads, head_dim, window, out, share, q, scales, sums = args10(args)
-    _, blocks = blocks_seen(load_i64(step), window)
-    stride = (head_dim + 2) * 4
-    for h in range(item * share, min(heads, (item + 1) * share)):
-        first = partial + h * stride
-        for block in range(1, blocks):
-            _merge(first, partial + (block * heads + h) * stride, head_dim)
-        _finish(first, head_dim, out + h * head_dim * 4)
-    if q:
-        cols, last = heads * head_dim, min(heads, (item + 1) * share) * head_dim
-        for g in range(item * share * head_dim // GROUP, (last + GROUP - 1) // GROUP):
-            quantize_group(out + g * GROUP * 4, min(GROUP, cols - g * GROUP), q, scales, sums, 0, g,
-                           (cols + GROUP - 1) // GROUP)  # fmt: skip
+    together = heads_together(heads, kv_heads, head_dim)
+    counter, first_head = step + COUNTERS + head // together * 8, head // together * together
+    if fetch_add(counter, 1) == together * blocks - 1:
+        store_release(counter, 0)
+        _merge_heads(partial, first_head * group, (first_head + together) * group, heads, head_dim, blocks,
+                     out, out_q, out_scales, out_sums)  # fmt: skip

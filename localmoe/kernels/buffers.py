@@ -100,7 +100,7 @@ class Buffers:
         self.logits = Rows(1, s.vocab, False)
         self.table = Block(IQ4_NL_TABLE)
         self.ids = Block.zeros((chunk,), np.int32)
-        self.step = Block.zeros((2,), np.int64)  # see `kernels.cpu.POSITION`
+        self.step = Block.zeros((8 + s.kv_heads,), np.int64)  # `kernels.cpu.POSITION`, `attention.COUNTERS`
         self.identity = Block(np.arange(chunk * max(1, s.experts_used), dtype=np.int32))
         # A mixture: one row of inner activations per (token, expert) pair. A dense model: gate and up.
         pairs = chunk * s.experts_used

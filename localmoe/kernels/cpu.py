@@ -27,7 +27,6 @@ from localmoe.kernels.program import Job, Program
 
 POSITION, BLOCK_ITEMS = range(2)  # places in `Buffers.step`: the first token's, a lone token's in attention
 SMALL_ITEM = 1 << 14  # weights: about a microsecond's work, below which handing it out costs too much
-SMALL_MERGE = 1024  # floats that one thread merges sooner than it tells another
 
 
 class LayerCache(Protocol):
@@ -187,17 +186,10 @@ class Cpu:
         self._run(
             task.address, items, q.x, out.x, b.step.at, s.heads, s.kv_heads, s.head_dim,
             cache.context, *cache.addresses, cache.kind, self._scale, s.window, b.scratch.at, b.scratch_bytes,
-            b.partials.at, items_at=b.step.at + BLOCK_ITEMS * 8, start=S.block_start.address,
+            b.partials.at, *((out.q, out.scales, out.sums) if out.quantized else (0, 0, 0)),
+            items_at=b.step.at + BLOCK_ITEMS * 8, start=S.block_start.address,
         )  # fmt: skip
-        merged = False  # whether the int8 form is made where blocks are merged
-        if alone:
-            share = s.heads if out.cols <= SMALL_MERGE else s.heads // s.kv_heads
-            merged = out.quantized and (share == s.heads or share * s.head_dim % GROUP == 0)
-            self._run(
-                A.merge_task.address, s.heads // share, b.partials.at, b.step.at, s.heads, s.head_dim,
-                s.window, out.x, share, *((out.q, out.scales, out.sums) if merged else (0, 0, 0)),
-            )  # fmt: skip
-        if out.quantized and not merged:
+        if out.quantized and not alone:
             self._run(
                 T.quantize_task.address, self.tokens, out.x, out.cols, out.q, out.scales, out.sums
             )

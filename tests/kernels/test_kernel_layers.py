@@ -8,6 +8,7 @@ import pytest
 from kernel_machine import Experts, Machine, Weight, shape, taken
 from kernel_rows import FLOAT_TYPES, QUANTIZED
 
+from localmoe.kernels.attention import COUNTERS
 from localmoe.kernels.matrix import KERNEL_TYPES
 
 MIXES = (  # gate, up, down
@@ -164,6 +165,25 @@ def test_decoding_and_prefill_attend_alike_to_the_bit(kv_type, window, rng):
             results.append(in_pieces(machine, cache_of(widths, kv_type), q, k, v, sizes))
     for other in results[1:]:
         np.testing.assert_array_equal(other, results[0])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("head_dim", [128, 32])
+def test_heads_merged_one_by_one_or_together_have_the_same_int8_form(head_dim, threads, rng):
+    """Two query heads for each of two: with 128 dimensions a group of int8 of their own, with 32 not."""
+    widths, n = shape(heads=4, kv_heads=2, head_dim=head_dim, rope_pairs=head_dim // 2), 530
+    q, k, v = heads_of(widths, n, rng)
+    forms = []
+    for sizes in ([n], [n - 1, 1]):
+        with Machine(widths, threads=threads, chunk=n) as machine:
+            out, counters = machine.cpu.buffers.attended, machine.cpu.buffers.step.array[COUNTERS // 8 :]
+            for block in out._blocks:
+                block.array.view(np.uint8).fill(77)
+            in_pieces(machine, cache_of(widths, "f16"), q, k, v, sizes)
+            forms.append([block.array[sizes[-1] - 1].copy() for block in out._blocks])
+            np.testing.assert_array_equal(counters, [0, 0])
+    for alone, among in zip(*forms, strict=True):
+        np.testing.assert_array_equal(alone, among)
 
 
 def test_positions_that_were_taken_back_leave_nothing_behind(rng):
