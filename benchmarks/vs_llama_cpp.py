@@ -87,7 +87,8 @@ def measure_ours(
 
 def drop_from_page_cache(file: Path) -> None:
     """Has both programs map the file as after a start of the system: Linux keeps what was written a moment
-    ago in smaller pieces than what was read, which costs either of them some per cent.
+    ago, or was read by several at once, in smaller pieces than what one read, which costs either of them
+    some per cent.
     """
     if hasattr(os, "posix_fadvise"):
         with file.open("rb") as opened:
@@ -108,6 +109,7 @@ def compare_speed(
     with localmoe.load(file, threads=threads, context=context, learn=False) as model:
         ids = random_ids(model, prompt + generate)
         read, probe = bytes_read(model, prompt, generate), ReadProbe(model.compute.pool)
+        prefill_seconds(model.decoder(), ids[:prompt])  # reads the whole file, before anybody else does
         peers = {name: Peer(python, file, prompt, generate, threads, flag) for name, flag in
                  (("repack", 1), ("no_repack", 0))}  # fmt: skip
         try:
