@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from localmoe.kernels.atomics import load_acquire
-from localmoe.kernels.simd import AVX512, load_i64, prefetch, prefetch_far, store_i64
+from localmoe.kernels.simd import AVX512, load_i64, prefetch, prefetch_far, prefetch_once, store_i64
 from localmoe.kernels.simd_quad import after
 from quant.compiled import compiled, cpu_name
 
@@ -28,7 +28,7 @@ class Distances(NamedTuple):
     between: tuple[int, int]  # the second and third time, into the second level; 0: not
     again: int  # the last time, into the first level, in the order of addresses
     in_row: int  # likewise, at most, for rows of `LONG_ROW` and more, in each of four rows; 0: as for others
-    along: int  # once, into the first level, where rows are read one after another; 0: four are read at once
+    along: int  # about; once, into the first level only, where rows are read along; 0: four are read at once
 
 
 def distances(cpu: str, avx512: bool) -> Distances:
@@ -74,7 +74,7 @@ def _ask(line: int, times: int) -> None:
     each is asked for, at most, before the last time; `ONCE`: neither before nor again.
     """
     if times == ONCE:
-        prefetch(line)
+        prefetch_once(line)
     elif TO_SECOND_LEVEL:
         prefetch_far(line)
     else:
@@ -135,11 +135,14 @@ def requests(r0: int, at: int, size: int, row_bytes: int):
 
 
 @compiled(forceinline=True)
-def requests_along(at: int, size: int):
-    """What to ask for, `ONCE`, while `4 * size` bytes of one row are read from address `at` on; as `requests`
-    says it.
+def requests_along(at: int, size: int, end: int, then: int):
+    """What to ask for, `ONCE`, while `4 * size` bytes of a row are read from address `at` on; as `requests`
+    says it. Rows end at address `end`, and what is read after them begins at `then`: what is asked for into
+    the first level only, and not needed, would have to be read again.
     """
-    return at + ALONG, size, 0, 0, 0
+    step = 4 * size  # a row is whole steps: so is the distance, and the end is met exactly
+    line = at + (ALONG + step // 2) // step * step
+    return line if line < end else line + (then - end), size, 0, 0, 0
 
 
 @compiled(forceinline=True)

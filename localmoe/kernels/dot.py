@@ -65,7 +65,7 @@ def _in_order_of(kind: int, q: int, cols: int, row: int) -> int:
 
 @compiled_once()
 def _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens, out,
-          scratch) -> None:
+          scratch, then) -> None:
     """See `dot_rows`."""
     if exact or kind == F32 or kind == F16 or kind == BF16:
         float_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, index, tokens, out, scratch)
@@ -78,10 +78,10 @@ def _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, 
         x, at = _in_order_of(kind, q, cols, row), row * (cols // GROUP)
         if kind == Q4_K or kind == Q5_K or kind == Q6_K:
             rows_along_k(kind, rows, row_bytes, count, cols, x, scales + at * 4, sums + at * SUMS * 2, out,
-                         scratch)  # fmt: skip
+                         scratch, then)  # fmt: skip
         else:
             rows_along_blocks(kind, rows, row_bytes, count, cols, table, x, scales + at * 4,
-                              sums + at * SUMS * 2, out, scratch)  # fmt: skip
+                              sums + at * SUMS * 2, out, scratch, then)  # fmt: skip
     else:
         groups = (cols + GROUP - 1) // GROUP
         for r in range(0, count, 4):
@@ -96,7 +96,7 @@ def _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, 
 
 @compiled_once()
 def _two(exact, kind, rows, count, second, second_count, row_bytes, cols, size, table, x, q, scales, sums,
-         index, tokens, out, other, scratch) -> None:
+         index, tokens, out, other, scratch, then) -> None:
     """See `dot_two`."""
     if AMX and not exact and tokens >= AMX_FEW and (kind == Q4_K or kind == Q5_K or kind == Q6_K):
         tile_k_amx(kind, rows, count, second, second_count, row_bytes, cols, q, scales, sums, index, tokens,
@@ -106,9 +106,9 @@ def _two(exact, kind, rows, count, second, second_count, row_bytes, cols, size, 
                     out, other, scratch)  # fmt: skip
     else:
         _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens,
-              out, scratch)  # fmt: skip
+              out, scratch, second)  # fmt: skip
         _rows(exact, kind, second, row_bytes, second_count, cols, size, table, x, q, scales, sums, index,
-              tokens, other, scratch)  # fmt: skip
+              tokens, other, scratch, then)  # fmt: skip
 
 
 link(_rows, _two)
@@ -116,26 +116,27 @@ link(_rows, _two)
 
 @compiled(forceinline=True)
 def dot_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens,
-             out, scratch) -> None:
+             out, scratch, then) -> None:
     """out[t, r] = row r · token index[t]: `count` ≤ 16 rows, out float32 [tokens, 16], bit-equal for any
     `tokens`.
 
     Rows of F32, F16 and BF16, and all when `exact`, meet the float32 activations x [*, cols]; other rows the
     int8 ones (q with what `orders` puts before it, scales, sums). Columns from `count` on hold nothing of
-    use. Addresses, all of them; scratch: `scratch_bytes(cols, tokens)` of it.
+    use. Addresses, all of them; scratch: `scratch_bytes(cols, tokens)` of it; then: the rows that the thread
+    reads next, if it is known.
     """
     _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens, out,
-          scratch)  # fmt: skip
+          scratch, then)  # fmt: skip
 
 
 @compiled(forceinline=True)
 def dot_two(exact, kind, rows, count, second, second_count, row_bytes, cols, size, table, x, q, scales, sums,
-            index, tokens, out, other, scratch) -> None:
+            index, tokens, out, other, scratch, then) -> None:
     """`dot_rows` of `count` rows into `out` and of `second_count` others of the same type into `other`, at
     once where that is faster. scratch: `scratch_bytes(cols, tokens)`.
     """
     _two(exact, kind, rows, count, second, second_count, row_bytes, cols, size, table, x, q, scales, sums,
-         index, tokens, out, other, scratch)  # fmt: skip
+         index, tokens, out, other, scratch, then)  # fmt: skip
 
 
 @compiled(forceinline=True)

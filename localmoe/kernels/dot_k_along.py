@@ -54,13 +54,13 @@ from quant.compiled import compiled, compiled_once
 
 
 @compiled(forceinline=True)
-def _values_q4_q5(five: bool, b0: int, x: int, sums: int):
+def _values_q4_q5(five: bool, b0: int, x: int, sums: int, end: int, then: int):
     """What four neighbouring blocks are worth before the activations' scales; x: in order, see `orders`."""
     size = Q5_K_BYTES if five else Q4_K_BYTES
     b1, b2, b3 = b0 + size, b0 + 2 * size, b0 + 3 * size
     low, high = low_headers(b0, b1, b2, b3), high_headers(b0, b1, b2, b3)
     d, dmin = start_d(b0, b1, b2, b3), start_dmin(b0, b1, b2, b3)
-    asked = requests_along(b0, size)
+    asked = requests_along(b0, size, end, then)
     first = pair(codes_q4_q5(five, b0), codes_q4_q5(five, b1), in_order(x), in_order(x + GROUP),
                  pair0_0_2(low), pair0_1_3(low), pair0_0_2(high), pair0_1_3(high), asked, 0,
                  ONCE)  # fmt: skip
@@ -72,13 +72,13 @@ def _values_q4_q5(five: bool, b0: int, x: int, sums: int):
 
 
 @compiled(forceinline=True)
-def _values_q6(b0: int, x: int, sums: int):
+def _values_q6(b0: int, x: int, sums: int, end: int, then: int):
     """The same of Q6_K blocks."""
     size, apart = Q6_K_BYTES, SUMS * 2
     b1, b2, b3 = b0 + size, b0 + 2 * size, b0 + 3 * size
     s0, s1 = load_i8_i16x16(b0 + 192), load_i8_i16x16(b1 + 192)
     s2, s3 = load_i8_i16x16(b2 + 192), load_i8_i16x16(b3 + 192)
-    asked = requests_along(b0, size)
+    asked = requests_along(b0, size, end, then)
     first = pair_q6(b0, b1, join_i16x16(s0, s1), in_order(x), in_order(x + GROUP), asked, 0, ONCE)
     second = pair_q6(b2, b3, join_i16x16(s2, s3), in_order(x + 2 * GROUP), in_order(x + 3 * GROUP), asked, 2,
                      ONCE)  # fmt: skip
@@ -90,28 +90,29 @@ def _values_q6(b0: int, x: int, sums: int):
 
 
 @compiled(forceinline=True)
-def _rows(kind, size, rows, row_bytes, count, cols, x, scales, sums, out, terms) -> None:
-    groups = cols // GROUP
+def _rows(kind, size, rows, row_bytes, count, cols, x, scales, sums, out, terms, then) -> None:
+    groups, end = cols // GROUP, rows + count * row_bytes
     for first in range(0, count, ROWS):
         for row in range(min(ROWS, count - first)):
             b = rows + (first + row) * row_bytes
             for g in range(0, groups, AT_ONCE):
                 if kind == Q6_K:
-                    values = _values_q6(b + g * size, x + g * GROUP, sums + g * SUMS * 2)
+                    values = _values_q6(b + g * size, x + g * GROUP, sums + g * SUMS * 2, end, then)
                 else:
-                    values = _values_q4_q5(kind == Q5_K, b + g * size, x + g * GROUP, sums + g * SUMS * 2)
+                    values = _values_q4_q5(kind == Q5_K, b + g * size, x + g * GROUP, sums + g * SUMS * 2,
+                                           end, then)  # fmt: skip
                 keep(terms, g, row, values)
         store_f32x4(out + first * 4, sums_of_rows(terms, groups, scales))
 
 
 @compiled_once()
-def rows_along_k(kind, rows, row_bytes, count, cols, x, scales, sums, out, terms) -> None:
+def rows_along_k(kind, rows, row_bytes, count, cols, x, scales, sums, out, terms, then) -> None:
     """out [count] = so many rows times one token's activations x, in this type's order; three floats behind
-    them may be written. terms: 16 bytes for each group of a row.
+    them may be written. terms: 16 bytes for each group of a row. then: what is read after these rows.
     """
     if kind == Q4_K:
-        _rows(Q4_K, Q4_K_BYTES, rows, row_bytes, count, cols, x, scales, sums, out, terms)
+        _rows(Q4_K, Q4_K_BYTES, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)
     elif kind == Q5_K:
-        _rows(Q5_K, Q5_K_BYTES, rows, row_bytes, count, cols, x, scales, sums, out, terms)
+        _rows(Q5_K, Q5_K_BYTES, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)
     else:
-        _rows(Q6_K, Q6_K_BYTES, rows, row_bytes, count, cols, x, scales, sums, out, terms)
+        _rows(Q6_K, Q6_K_BYTES, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)

@@ -237,6 +237,7 @@ def _prefetch(level: int) -> Callable[[Any, Any], None]:
 
 prefetch = define(types.none(types.int64), _prefetch(3))  # into every level of cache
 prefetch_far = define(types.none(types.int64), _prefetch(2))  # into the second level: for much later
+prefetch_once = define(types.none(types.int64), _prefetch(0))  # into the first level alone, to be read once
 bits_to_f32 = define(types.float32(types.int64), lambda b, v: b.bitcast(b.trunc(v, _I32), _F32))
 
 

@@ -18,11 +18,13 @@ PIECE = 64  # rows of an item; divides GROUP
 
 
 @compiled(forceinline=True)
-def _rows(kind, at, row_bytes, rows, cols, size, table, x, q, scales, sums, index, to, scratch) -> None:
-    """`rows` rows at `at` times the token → float32 `to`, in whole tiles."""
+def _rows(kind, at, row_bytes, rows, cols, size, table, x, q, scales, sums, index, to, scratch, then) -> None:
+    """`rows` rows at `at` times the token → float32 `to`, in whole tiles; then: the rows read next."""
     for r in range(0, rows, TILE):
-        dot_rows(0, kind, at + r * row_bytes, row_bytes, min(TILE, rows - r), cols, size, table, x, q, scales,
-                 sums, index, 1, to + r * 4, scratch)  # fmt: skip
+        n = min(TILE, rows - r)
+        after = at + (r + n) * row_bytes if r + n < rows else then
+        dot_rows(0, kind, at + r * row_bytes, row_bytes, n, cols, size, table, x, q, scales, sums, index, 1,
+                 to + r * 4, scratch, after)  # fmt: skip
 
 
 @compiled(forceinline=True)
@@ -54,9 +56,9 @@ def gate_up_piece_task(args: int, item: int, worker: int) -> None:
     gates = mine + scratch_bytes - 2 * PIECE * 4
     ups = gates + PIECE * 4
     _rows(kind, gate + first * row_bytes, row_bytes, rows, cols, size, table, x, q, scales, sums, index,
-          gates, mine)
+          gates, mine, up + first * up_bytes)
     _rows(up_kind, up + first * up_bytes, up_bytes, rows, cols, up_size, table, x, q, scales, sums, index,
-          ups, mine)
+          ups, mine, gate + (first + rows) * row_bytes)
     swiglu(gates, ups, (rows + 15) // 16 * 16)
     if keep_float:
         _copy(ups, hidden + (pair * ffn + first) * 4, rows)

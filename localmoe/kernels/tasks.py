@@ -101,12 +101,13 @@ def linear_task(args: int, item: int, worker: int) -> None:
     for r in range(first, last, 2 * TILE):
         n, more = min(TILE, last - r), min(TILE, last - r - TILE)
         row = address + r * row_bytes
+        then = row + 2 * TILE * row_bytes
         if more > 0:
             dot_two(exact, kind, row, n, row + TILE * row_bytes, more, row_bytes, cols, size, table, x, q,
-                    scales, sums, index, tokens, out, other, mine)
+                    scales, sums, index, tokens, out, other, mine, then)
         else:
             dot_rows(exact, kind, row, row_bytes, n, cols, size, table, x, q, scales, sums, index, tokens,
-                     out, mine)
+                     out, mine, then)
         if add:
             _add_tile(out, tokens, n, y + r * 4, rows)
             _add_tile(other, tokens, max(0, more), y + (r + TILE) * 4, rows)

@@ -112,19 +112,23 @@ def gate_up_task(args: int, item: int, worker: int) -> None:
             n = min(TILE, rows - r)
             row, beside = gate + (first + r) * row_bytes, up + (first + r) * up_bytes
             dot_two(exact, kind, row, n, beside, n, row_bytes, cols, size, table, x, q, scales, sums, index,
-                    tokens, out, other, mine)
+                    tokens, out, other, mine, 0)
             place(out, tokens, n, gates + r * 4, GROUP)
             place(other, tokens, n, ups + r * 4, GROUP)
     else:  # one after the other: the memory is read in two long stretches, not in many short ones
         for r in range(0, rows, TILE):
             n = min(TILE, rows - r)
-            dot_rows(exact, kind, gate + (first + r) * row_bytes, row_bytes, n, cols, size, table, x, q,
-                     scales, sums, index, tokens, out, mine)
+            row = gate + (first + r) * row_bytes
+            then = row + n * row_bytes if r + n < rows else up + first * up_bytes
+            dot_rows(exact, kind, row, row_bytes, n, cols, size, table, x, q, scales, sums, index, tokens,
+                     out, mine, then)
             place(out, tokens, n, gates + r * 4, GROUP)
         for r in range(0, rows, TILE):
             n = min(TILE, rows - r)
-            dot_rows(exact, up_kind, up + (first + r) * up_bytes, up_bytes, n, cols, up_size, table, x, q,
-                     scales, sums, index, tokens, other, mine)
+            row = up + (first + r) * up_bytes
+            then = row + n * up_bytes if r + n < rows else gate + (first + rows) * row_bytes
+            dot_rows(exact, up_kind, row, up_bytes, n, cols, up_size, table, x, q, scales, sums, index,
+                     tokens, other, mine, then)
             place(other, tokens, n, ups + r * 4, GROUP)
     groups = (ffn + GROUP - 1) // GROUP
     for t in range(tokens):
@@ -153,12 +157,13 @@ def down_task(args: int, item: int, worker: int) -> None:
     for r in range(first, last, 2 * TILE):
         n, more = min(TILE, last - r), min(TILE, last - r - TILE)
         row, to = down + r * row_bytes, out + (start * rows + r) * 4
+        then = row + 2 * TILE * row_bytes
         if more > 0:
             dot_two(exact, kind, row, n, row + TILE * row_bytes, more, row_bytes, ffn, size, table, hidden,
-                    hq, hscales, hsums, index, tokens, tile, other, mine)
+                    hq, hscales, hsums, index, tokens, tile, other, mine, then)
         else:
             dot_rows(exact, kind, row, row_bytes, n, ffn, size, table, hidden, hq, hscales, hsums, index,
-                     tokens, tile, mine)
+                     tokens, tile, mine, then)
         place(tile, tokens, n, to, rows)
         place(other, tokens, max(0, more), to + TILE * 4, rows)
 

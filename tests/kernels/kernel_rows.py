@@ -94,7 +94,7 @@ def row_dots(
     dot_rows(
         int(exact), kind.ggml_type, address(blocks), blocks.shape[1], len(blocks), cols, kind.block_bytes,
         address(IQ4_NL_TABLE), address(a.x), address(a.q), address(a.scales), address(a.sums),
-        address(order), len(order), address(out), address(scratch),
+        address(order), len(order), address(out), address(scratch), 0,
     )  # fmt: skip
     return out[:, : len(blocks)].copy()
 
@@ -111,6 +111,6 @@ def two_tiles(
         int(exact), kind.ggml_type, address(blocks), len(blocks), address(others), len(others),
         blocks.shape[1], cols, kind.block_bytes, address(IQ4_NL_TABLE), address(a.x), address(a.q),
         address(a.scales), address(a.sums), address(order), len(order), address(outs[0]), address(outs[1]),
-        address(scratch),
+        address(scratch), 0,
     )  # fmt: skip
     return outs[0][:, : len(blocks)].copy(), outs[1][:, : len(others)].copy()

@@ -41,6 +41,7 @@ def results() -> dict[str, str]:
             dot.dot_rows(
                 0, kind.ggml_type, address(blocks), blocks.shape[1], 8, cols, kind.block_bytes,
                 address(geometry.IQ4_NL_TABLE), address(x), *activations, count, address(y), address(scratch),
+                0,
             )  # fmt: skip
             out[f"{name} {count}"] = digest(np.ascontiguousarray(y[:, :8]))
         for count in (6, 26):
@@ -48,7 +49,7 @@ def results() -> dict[str, str]:
             dot.dot_two(
                 0, kind.ggml_type, address(blocks), 4, address(blocks[4]), 4, blocks.shape[1], cols,
                 kind.block_bytes, address(geometry.IQ4_NL_TABLE), address(x), *activations, count, address(y),
-                address(y4), address(scratch),
+                address(y4), address(scratch), 0,
             )  # fmt: skip
             out[f"{name} two tiles, {count}"] = digest(np.hstack([y[:, :4], y4[:, :4]]))
     weight, normed = rng.standard_normal(cols).astype(np.float32), np.zeros(cols, np.float32)

@@ -95,16 +95,22 @@ def test_short_rows_are_asked_for_again_in_the_order_of_addresses():
     assert starts == list(range(3 * size * groups + AGAIN, 7 * size * groups + AGAIN, size))
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_along_a_row_every_byte_is_asked_for_once(size):
-    start, asked = 10**6, []
-    for at in range(start, start + 24 * size, 4 * size):
-        to_ask, nbytes, _, again, _ = requests_along(at, size)
+@pytest.mark.parametrize("then", [10**6 + 400_000, 10**6 + 200_000, 10**5])
+@pytest.mark.parametrize("size", [*SIZES, 272])
+def test_along_rows_every_byte_is_asked_for_once_and_then_those_read_next(size, then):
+    """`ALONG` bytes before, or a little more or less: whole steps. Nothing between the two stretches."""
+    step, start = 4 * size, 10**6
+    end = start + 200_000 // step * step
+    asked = []
+    for at in range(start, end, step):
+        to_ask, nbytes, _, again, _ = requests_along(at, size, end, then)
         halves = [(first, half) for first, half, *_ in in_halves((to_ask, nbytes, 0, 0, 0))]
         assert halves == [(to_ask, nbytes // 2), (to_ask + 2 * nbytes, nbytes // 2)]
         assert not again
-        asked += range(to_ask - ALONG, to_ask - ALONG + 4 * nbytes)
-    assert asked == list(range(start, start + 24 * size))
+        asked += range(to_ask, to_ask + 4 * nbytes)
+    early = asked[0] - start
+    assert abs(early - ALONG) <= step // 2
+    assert asked == [*range(start + early, end), *range(then, then + early)]
 
 
 @compiled("void(int64)")

@@ -19,12 +19,12 @@ from quant.compiled import compiled, link
 link(rows_along_k, rows_along_blocks)
 
 
-@compiled("void(" + ", ".join(["int64"] * 11) + ")")
-def _along(kind, rows, row_bytes, count, cols, table, x, scales, sums, out, terms):
+@compiled("void(" + ", ".join(["int64"] * 12) + ")")
+def _along(kind, rows, row_bytes, count, cols, table, x, scales, sums, out, terms, then):
     if kind in (Q4_K, Q5_K, Q6_K):
-        rows_along_k(kind, rows, row_bytes, count, cols, x, scales, sums, out, terms)
+        rows_along_k(kind, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)
     else:
-        rows_along_blocks(kind, rows, row_bytes, count, cols, table, x, scales, sums, out, terms)
+        rows_along_blocks(kind, rows, row_bytes, count, cols, table, x, scales, sums, out, terms, then)
 
 
 def in_order_of(name, memory, row):
@@ -48,7 +48,7 @@ def test_rows_along_give_the_bits_of_four_at_a_time(name, cols, rows, rng):
     _along(
         FORMATS[name].ggml_type, address(blocks), blocks.shape[1], rows, cols, address(IQ4_NL_TABLE),
         address(in_order_of(name, a.memory, 2)), address(a.scales[2]), address(a.sums[2]), address(out),
-        address(terms),
+        address(terms), 0,
     )  # fmt: skip
     assert a.sums.shape[1] == cols // 256 * SUMS
     assert np.array_equal(out[:rows].view(np.int32), expected.view(np.int32))
