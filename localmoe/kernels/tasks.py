@@ -101,7 +101,7 @@ def linear_task(args: int, item: int, worker: int) -> None:
     for r in range(first, last, 2 * TILE):
         n, more = min(TILE, last - r), min(TILE, last - r - TILE)
         row = address + r * row_bytes
-        then = row + 2 * TILE * row_bytes
+        then = row + (n + max(0, more)) * row_bytes
         if more > 0:
             dot_two(exact, kind, row, n, row + TILE * row_bytes, more, row_bytes, cols, size, table, x, q,
                     scales, sums, index, tokens, out, other, mine, then)

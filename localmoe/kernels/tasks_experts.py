@@ -157,7 +157,7 @@ def down_task(args: int, item: int, worker: int) -> None:
     for r in range(first, last, 2 * TILE):
         n, more = min(TILE, last - r), min(TILE, last - r - TILE)
         row, to = down + r * row_bytes, out + (start * rows + r) * 4
-        then = row + 2 * TILE * row_bytes
+        then = row + (n + max(0, more)) * row_bytes
         if more > 0:
             dot_two(exact, kind, row, n, row + TILE * row_bytes, more, row_bytes, ffn, size, table, hidden,
                     hq, hscales, hsums, index, tokens, tile, other, mine, then)
