@@ -106,6 +106,9 @@ class Buffers:
         pairs = chunk * s.experts_used
         if s.experts:
             self.inner = Rows(pairs, s.ffn, int8, floats=s.float_ffn)
+            groups = -(-s.ffn // GROUP)
+            self.gate_up = Block.zeros((s.experts_used, 2, groups * GROUP), np.float32)  # a lone token's
+            self.stored = Block.zeros((s.experts_used, groups), np.int64)  # see `kernels.task_pieces`
         else:
             self.gate, self.up = Rows(chunk, s.ffn, False), Rows(chunk, s.ffn, int8)
         self.chosen = Block.zeros((chunk, s.experts_used), np.int32)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from localmoe.kernels import attention as A
 from localmoe.kernels import kv_append as K
 from localmoe.kernels import starts as S
+from localmoe.kernels import task_pieces as P
 from localmoe.kernels import tasks as T
 from localmoe.kernels import tasks_experts as E
 from localmoe.kernels.buffers import Block, Buffers, Floats, Rows, Shape
@@ -320,15 +321,8 @@ class Cpu:
 
     def _experts(self, h: Rows, active: int, count: int, addresses: int, source: ExpertSource) -> None:
         """out[pair] = the FFN of each pair of a token and one of the `count` experts int32 at `active`."""
-        s, b, gate, up, down = self.shape, self.buffers, source.gate, source.up, source.down
-        inner = b.inner
-        chunks = -(-s.ffn // GROUP)
-        self._run(
-            E.gate_up_task.address, count * chunks, active, chunks, addresses, b.starts.at,
-            b.token_of.at, h.cols, s.ffn, gate.kind, gate.block_bytes, gate.row_bytes, b.table.at,
-            h.x, h.q, h.scales, h.sums, inner.x, int(self.exact), b.scratch.at, b.scratch_bytes,
-            self._formats_of(up, down), start=S.UNKNOWN,
-        )  # fmt: skip
+        self._gate_up(h, active, count, addresses, source)
+        s, b, inner, down = self.shape, self.buffers, self.buffers.inner, source.down
         chunk = self._rows_per_item(down, self.tokens == 1)
         chunks = -(-s.hidden // chunk)
         self._run(
@@ -338,10 +332,29 @@ class Cpu:
             b.scratch_bytes, chunk, start=S.down_start.address,
         )  # fmt: skip
 
+    def _gate_up(self, h: Rows, active: int, count: int, addresses: int, source: ExpertSource) -> None:
+        """inner[pair] = silu(gate · h) * (up · h), for the same. A lone token's items are half an item of
+        more tokens: of one matrix, and shorter where a thread would have fewer than eight.
+        """
+        s, b, gate, inner = self.shape, self.buffers, source.gate, self.buffers.inner
+        task, rows, items = E.gate_up_task, GROUP, count * -(-s.ffn // GROUP)
+        if self.tokens == 1 and not self.exact:
+            rows = GROUP if 2 * items >= 8 * self.pool.threads else GROUP // 2
+            task, items = P.gate_up_piece_task, 2 * count * -(-s.ffn // rows)
+        self._run(
+            task.address, items, active, rows, addresses, b.starts.at, b.token_of.at,
+            h.cols, s.ffn, gate.kind, gate.block_bytes, gate.row_bytes, b.table.at,
+            h.x, h.q, h.scales, h.sums, inner.x, int(self.exact), b.scratch.at, b.scratch_bytes,
+            self._formats_of(source.up, source.down), start=S.UNKNOWN,
+        )  # fmt: skip
+
     def _formats_of(self, up: Matrix, down: Matrix) -> int:
-        """The address of what else `gate_up_task` reads: up's type, and where and how inner rows are kept."""
-        inner, floats = self.buffers.inner, self.exact or down.type in ("f32", "f16", "bf16")
-        words = (up.kind, up.block_bytes, up.row_bytes, int(floats), inner.q, inner.scales, inner.sums, 0)
+        """The address of what else `_gate_up` tells: up's type, where and how inner rows are kept."""
+        b, floats = self.buffers, self.exact or down.type in ("f32", "f16", "bf16")
+        words = (
+            up.kind, up.block_bytes, up.row_bytes, int(floats), b.inner.q, b.inner.scales, b.inner.sums,
+            b.stored.at, b.gate_up.at,
+        )  # fmt: skip
         if words not in self._formats:
             self._formats[words] = Block(np.array(words, np.int64))
         return self._formats[words].at

@@ -56,12 +56,13 @@ from localmoe.kernels.matrix import Matrix
 from localmoe.kernels.orders import LONE, ORDERS, int8_rows
 from localmoe.kernels.pool import ARGS, Pool, _run, keep_awake
 from localmoe.kernels.simd import define, load_i32, load_i64, store_i64
-from localmoe.kernels.task_pieces import PIECE, gate_up_piece_task
+from localmoe.kernels.task_pieces import gate_up_piece_task
 from quant.compiled import compiled
 
 PATIENCE = 400_000
 """Looks without a job before a pool thread sleeps, some 20 ms: only the next step wakes it, and a thread that
 loses its core for a few milliseconds must not send all the others to sleep for the rest of this one."""
+PIECE = 128  # rows of an item of gate and up: so few that many threads end their share of an expert together
 SPINS = 4_000  # looks before the core is offered to others, and before sleeping pool threads are kept awake
 
 _YIELD = "sched_yield"
@@ -124,7 +125,7 @@ def _set_flag(address: int, value: int) -> None:
 (_CONTROL, _REGION, _RESULTS, _LAYERS, _TABLE, _EXPERTS, _HIDDEN, _FFN, _Q, _SCALES, _Q_SUMS, _INNER,
     _INNER_Q, _INNER_SCALES,
  _INNER_SUMS, _ADDRESSES, _STARTS, _ZEROS, _FORMATS, _SCRATCH, _SCRATCH_BYTES, _GATE_UP, _DOWN, _LEVELS,
- _CHUNK, _STORED) = range(26)  # fmt: skip
+ _CHUNK, _STORED, _GATE_AND_UP) = range(27)  # fmt: skip
 # kind, block bytes, row bytes of gate, up, down; down's weights per block; whether it wants float32 inputs
 LAYER_WORDS = 11
 
@@ -163,13 +164,12 @@ def _work(me: int, region: int) -> None:
     store_i64(formats + 16, load_i64(f + 40))
     store_i64(formats + 24, load_i64(f + 80))
     args = control + ARGS
-    chunks = (ffn + PIECE - 1) // PIECE
-    _store6(args, region + RANKS, chunks, addresses, starts, load_i64(me + _ZEROS * 8), hidden)
+    _store6(args, region + RANKS, PIECE, addresses, starts, load_i64(me + _ZEROS * 8), hidden)
     _store6(args + 48, ffn, load_i64(f), load_i64(f + 8), load_i64(f + 16), load_i64(me + _LEVELS * 8), x)
     _store6(args + 96, q, scales, sums, load_i64(me + _INNER * 8), 0, load_i64(me + _SCRATCH * 8))
     store_i64(args + 144, load_i64(me + _SCRATCH_BYTES * 8))
     store_i64(args + 152, formats)
-    _run(control, load_i64(me + _GATE_UP * 8), misses * chunks)
+    _run(control, load_i64(me + _GATE_UP * 8), misses * 2 * ((ffn + PIECE - 1) // PIECE))
     chunk = load_i64(me + _CHUNK * 8)
     chunks = (hidden + chunk - 1) // chunk
     _store6(args, region + RANKS, chunks, addresses, starts, starts, ffn)
@@ -242,17 +242,18 @@ class Worker:
             _Q: int8_rows(np.zeros((LONE * ORDERS + 1, groups * GROUP), np.int8)),
             _SCALES: np.zeros(groups, np.float32),
             _Q_SUMS: np.zeros(groups * SUMS, np.int16),
-            _INNER: np.zeros(k * inner_groups * GROUP, np.float32),
+            _INNER: np.zeros(k * ffn, np.float32),
             _INNER_Q: int8_rows(np.zeros((LONE * ORDERS + k, inner_groups * GROUP), np.int8)),
             _INNER_SCALES: np.zeros(k * inner_groups, np.float32),
             _INNER_SUMS: np.zeros(k * inner_groups * SUMS, np.int16),
             _ADDRESSES: np.zeros((k, 3), np.int64),
             _STARTS: np.arange(k + 1, dtype=np.int32),
             _ZEROS: np.zeros(k, np.int32),
-            _FORMATS: np.zeros(8, np.int64),
+            _FORMATS: np.zeros(9, np.int64),
             _SCRATCH: np.zeros(pool.threads * scratch // 4, np.float32),
             _LEVELS: IQ4_NL_TABLE,
             _STORED: np.zeros(k * inner_groups, np.int64),
+            _GATE_AND_UP: np.zeros(k * 2 * inner_groups * GROUP, np.float32),
         }
         if not addresses.flags.c_contiguous or addresses.dtype != np.int64:
             raise ValueError("expert addresses are int64 [layers, experts, 3], contiguous")
@@ -264,7 +265,8 @@ class Worker:
             _DOWN: tasks_experts.down_task.address, _CHUNK: max(8, min(64, -(-hidden // (pool.threads * 8)))),
         }  # fmt: skip
         words.update({place: int(array.ctypes.data) for place, array in self._arrays.items()})
-        self._arrays[_FORMATS][4:8] = [words[i] for i in (_INNER_Q, _INNER_SCALES, _INNER_SUMS, _STORED)]
+        kept = (_INNER_Q, _INNER_SCALES, _INNER_SUMS, _STORED, _GATE_AND_UP)
+        self._arrays[_FORMATS][4:] = [words[i] for i in kept]
         self._words = np.array([words[i] for i in range(len(words))], np.int64)
         self._wakeup, self._ending = threading.Event(), threading.Event()
         self._thread = threading.Thread(

@@ -1,8 +1,9 @@
-"""One token's gate and up in pieces of 64 rows: the first half of what the CPU does for a GPU that waits.
+"""One token's gate and up in small items, each some rows of one of the two matrices.
 
-The model's own task takes 256 rows, as many as are quantized together. Two whole experts are a hundred such
-items; but a share of one or two is a few dozen, which fifteen threads do not end together. Here whichever
-thread stores the last piece of 256 rows quantizes them.
+An expert's items are all of its gate, then all of its up: a thread has neighbouring items (`pool`), so it
+reads on in one place for as long as it can. They are small enough that threads end together, also where a
+share of one or two experts is all that a GPU waits for. Whoever stores the last rows of 256 that are
+quantized together multiplies and quantizes them.
 """
 
 from __future__ import annotations
@@ -13,18 +14,6 @@ from localmoe.kernels.elementwise import quantize_group, store_f32_at, swiglu
 from localmoe.kernels.geometry import GROUP, TASK, TILE
 from localmoe.kernels.simd import args20, load_f32, load_f32x16, load_i32, load_i64, store_f32x16
 from quant.compiled import compiled, compiled_callback
-
-PIECE = 64  # rows of an item; divides GROUP
-
-
-@compiled(forceinline=True)
-def _rows(kind, at, row_bytes, rows, cols, size, table, x, q, scales, sums, index, to, scratch, then) -> None:
-    """`rows` rows at `at` times the token → float32 `to`, in whole tiles; then: the rows read next."""
-    for r in range(0, rows, TILE):
-        n = min(TILE, rows - r)
-        after = at + (r + n) * row_bytes if r + n < rows else then
-        dot_rows(0, kind, at + r * row_bytes, row_bytes, n, cols, size, table, x, q, scales, sums, index, 1,
-                 to + r * 4, scratch, after)  # fmt: skip
 
 
 @compiled(forceinline=True)
@@ -39,34 +28,39 @@ def _copy(start: int, to: int, n: int) -> None:
 
 @compiled_callback(TASK)
 def gate_up_piece_task(args: int, item: int, worker: int) -> None:
-    """64 rows of one expert's FFN for one token: hidden = silu(gate · x) * (up · x), and its int8 form.
+    """`chunk` rows (a part of 256) of one expert's gate or up for one token. From 256 rows of both: hidden =
+    silu(gate · x) * (up · x), or its int8 form.
 
-    Arguments as `gate_up_task` takes them, of one token; `formats` ends with the address of int64 [experts,
-    groups] that are zero, and zero again afterwards. hidden: float32 [experts, groups * 256], or [experts,
-    ffn] where the floats are what is wanted.
+    Arguments as `tasks_experts.gate_up_task` takes them, but for `chunk`. `formats` ends with the addresses
+    of int64 [experts, groups] that are zero, and zero again afterwards, and of room for float32 [experts, 2,
+    groups * 256]: gate · x and up · x.
     """
-    (active, pieces, addresses, starts, index, cols, ffn, kind, size, row_bytes,
+    (active, chunk, addresses, starts, index, cols, ffn, kind, size, row_bytes,
      table, x, q, scales, sums, hidden, _, scratch, scratch_bytes, formats) = args20(args)  # fmt: skip
-    rank, first = load_i32(active + item // pieces * 4), item % pieces * PIECE
-    pair, rows, groups = load_i32(starts + rank * 4), min(PIECE, ffn - first), (ffn + GROUP - 1) // GROUP
-    gate, up = load_i64(addresses + rank * 24), load_i64(addresses + rank * 24 + 8)
-    up_kind, up_size, up_bytes = load_i64(formats), load_i64(formats + 8), load_i64(formats + 16)
-    keep_float = load_i64(formats + 24)
-    mine = scratch + worker * scratch_bytes
-    gates = mine + scratch_bytes - 2 * PIECE * 4
-    ups = gates + PIECE * 4
-    _rows(kind, gate + first * row_bytes, row_bytes, rows, cols, size, table, x, q, scales, sums, index,
-          gates, mine, up + first * up_bytes)
-    _rows(up_kind, up + first * up_bytes, up_bytes, rows, cols, up_size, table, x, q, scales, sums, index,
-          ups, mine, gate + (first + rows) * row_bytes)
-    swiglu(gates, ups, (rows + 15) // 16 * 16)
-    if keep_float:
-        _copy(ups, hidden + (pair * ffn + first) * 4, rows)
-        return
-    _copy(ups, hidden + (pair * groups * GROUP + first) * 4, rows)
+    chunks, groups = (ffn + chunk - 1) // chunk, (ffn + GROUP - 1) // GROUP
+    matrix, first = item // chunks, item % chunks * chunk
+    expert, of_up, last = load_i32(active + matrix // 2 * 4), matrix % 2, min(first + chunk, ffn)
+    pair = load_i32(starts + expert * 4)
+    if of_up:
+        kind, size, row_bytes = load_i64(formats), load_i64(formats + 8), load_i64(formats + 16)
+    at, up = load_i64(addresses + expert * 24 + of_up * 8), load_i64(addresses + expert * 24 + 8)
+    gates = load_i64(formats + 64) + pair * 2 * groups * GROUP * 4
+    ups = gates + groups * GROUP * 4
+    to, mine = ups if of_up else gates, scratch + worker * scratch_bytes
+    for r in range(first, last, TILE):
+        n, row = min(TILE, last - r), at + r * row_bytes
+        then = up if r + n == ffn and not of_up else row + n * row_bytes
+        dot_rows(0, kind, row, row_bytes, n, cols, size, table, x, q, scales, sums, index, 1, to + r * 4,
+                 mine, then)  # fmt: skip
     g = first // GROUP
-    of_group, at, stored = min(GROUP, ffn - g * GROUP), pair * groups + g, load_i64(formats + 56)
-    if fetch_add(stored + at * 8, 1) == (of_group + PIECE - 1) // PIECE - 1:
-        store_release(stored + at * 8, 0)
-        quantize_group(hidden + at * GROUP * 4, of_group, load_i64(formats + 32), load_i64(formats + 40),
-                       load_i64(formats + 48), pair, g, groups)
+    of_group, stored = min(GROUP, ffn - g * GROUP), load_i64(formats + 56) + (pair * groups + g) * 8
+    if fetch_add(stored, 1) < 2 * ((of_group + chunk - 1) // chunk) - 1:
+        return
+    store_release(stored, 0)
+    gates, ups = gates + g * GROUP * 4, ups + g * GROUP * 4
+    swiglu(gates, ups, (of_group + TILE - 1) // TILE * TILE)
+    if load_i64(formats + 24):
+        _copy(ups, hidden + (pair * ffn + g * GROUP) * 4, of_group)
+    else:
+        quantize_group(ups, of_group, load_i64(formats + 32), load_i64(formats + 40), load_i64(formats + 48),
+                       pair, g, groups)  # fmt: skip

@@ -92,9 +92,10 @@ def gate_up_task(args: int, item: int, worker: int) -> None:
     `active` lists the experts in hand, `addresses` int64 [experts, 3] where their gate, up and down weights
     are.
     """
-    (active, chunks, addresses, starts, token_of, cols, ffn, kind, size, row_bytes,
+    (active, _, addresses, starts, token_of, cols, ffn, kind, size, row_bytes,
      table, x, q, scales, sums, hidden, exact, scratch, scratch_bytes, formats) = args20(args)  # fmt: skip
-    expert, first = load_i32(active + item // chunks * 4), item % chunks * GROUP
+    groups = (ffn + GROUP - 1) // GROUP
+    expert, first = load_i32(active + item // groups * 4), item % groups * GROUP
     start = load_i32(starts + expert * 4)
     tokens = load_i32(starts + expert * 4 + 4) - start
     gate, up = load_i64(addresses + expert * 24), load_i64(addresses + expert * 24 + 8)
@@ -130,7 +131,6 @@ def gate_up_task(args: int, item: int, worker: int) -> None:
             dot_rows(exact, up_kind, row, up_bytes, n, cols, up_size, table, x, q, scales, sums, index,
                      tokens, other, mine, then)
             place(other, tokens, n, ups + r * 4, GROUP)
-    groups = (ffn + GROUP - 1) // GROUP
     for t in range(tokens):
         row = ups + t * GROUP * 4
         swiglu(gates + t * GROUP * 4, row, (rows + 15) // 16 * 16)
