@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,12 +64,15 @@ def measure_speed(
         )
     ids = random_ids(model, prompt + generated)
     decoder = model.decoder()
+    prefill_seconds(decoder, ids[:prompt])  # the warm-up
+    for token in ids[prompt:]:
+        decoder.extend([token])
+    peak = peak_rss()  # before the probe takes memory of its own
     prefill, decoded = [], []
     with read_probe(model) as probe:
-        for _ in range(repeats + 1):
+        for _ in range(repeats):
             prefill.append(prompt / prefill_seconds(decoder, ids[:prompt]))
             decoded.append(decode_stretches(decoder, ids[prompt:], probe))
-    prefill, decoded = prefill[1:], decoded[1:]  # the first was the warm-up
     decode, stretches = [decode_rate(one) for one in decoded], [s for one in decoded for s in one]
     status, decode_tps = model.status(), statistics.median(decode)
     read = bytes_read(model, prompt, generated)
@@ -80,7 +84,7 @@ def measure_speed(
         load_s=load_s, first_token_s=first_token_s, bytes_per_token=read, read_gbps=read * decode_tps / 1e9,
         machine_gbps=statistics.median(s.bandwidth for s in stretches),
         share_of_machine=share_of_bandwidth(stretches, read),
-        peak_rss_bytes=peak_rss(),
+        peak_rss_bytes=peak,
         hit_rate=status.get("hit_rate"), paged_bytes_per_token=float(status.get("paged_bytes_per_token", 0)),
     )  # fmt: skip
 
@@ -88,13 +92,15 @@ def measure_speed(
 @contextmanager
 def read_probe(model: Model) -> Iterator[ReadProbe]:
     """A probe that reads with the model's own threads; where a GPU computes, with as many others."""
-    from localmoe.kernels.bandwidth import ReadProbe
+    from localmoe.experts.plan import available_memory
+    from localmoe.kernels.bandwidth import PROBED, ReadProbe
     from localmoe.kernels.pool import Pool
 
+    free = available_memory()
     compute: Cpu | None = model.compute
     pool = compute.pool if compute is not None else Pool(model.threads)
     try:
-        yield ReadProbe(pool)
+        yield ReadProbe(pool, PROBED if free is None else min(PROBED, free // 4))
     finally:
         if compute is None:
             pool.close()
@@ -140,7 +146,7 @@ class Stretch:
 
 def decode_stretches(decoder: Decoder, ids: Sequence[int], probe: ReadProbe) -> list[Stretch]:
     """Reads `ids` one by one, `STRETCH` at a time, and measures the memory before and after each stretch."""
-    stretches, before = [], probe.measure(2)
+    stretches, before = [], probe.measure(1)
     for first in range(0, len(ids), STRETCH):
         again = list(decoder.tokens[-STRETCH:])  # not those to be timed, whose experts may need paging
         decoder.rewind(len(decoder.tokens) - len(again))
@@ -150,7 +156,7 @@ def decode_stretches(decoder: Decoder, ids: Sequence[int], probe: ReadProbe) -> 
         start = time.perf_counter()
         for token in timed:
             decoder.extend([token])
-        seconds, after = time.perf_counter() - start, probe.measure(2)
+        seconds, after = time.perf_counter() - start, probe.measure(1)
         stretches.append(Stretch(len(timed), seconds, before, after))
         before = after
     return stretches
@@ -177,6 +183,11 @@ def random_ids(model: Model, count: int, seed: int = 0) -> list[int]:
 
 def peak_rss() -> int:
     """The most memory this process has held, in bytes."""
+    try:  # Linux's getrusage also counts what the process that started this one held
+        with Path("/proc/self/status").open() as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        pass
     try:
         import resource
     except ImportError:  # Windows has no such call

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +15,7 @@ from tiny_models import VOCAB, metadata, write_model
 import localmoe
 from localmoe.cli.main import run
 from localmoe.errors import UsageError
-from localmoe.kernels.bandwidth import ReadProbe
+from localmoe.kernels.bandwidth import PROBED, ReadProbe
 from localmoe.measure import (
     Stretch,
     bytes_read,
@@ -140,6 +142,12 @@ def test_bench_prints_the_keys_that_scripts_rely_on(tiny, capsys):
     assert low <= report["decode_tps"] <= high
 
 
+def test_peak_memory_is_the_models_not_the_probes(tiny):
+    command = [sys.executable, "-m", "localmoe", "bench", str(tiny("q4_k")), "-p", "16", "-n", "2", "-r", "1"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    assert 0 < json.loads(done.stdout)["peak_rss_bytes"] < PROBED
+
+
 @pytest.mark.parametrize("options", [[], ["--markdown"]])
 def test_bench_prints_a_table(options, tiny, capsys):
     sizes = ["-p", "8", "-n", "2", "-r", "1", "--threads", "1"]
@@ -201,6 +209,13 @@ def test_the_machine_is_measured_by_the_models_threads_or_on_a_gpu_by_as_many(
             assert probe._pool.threads == 2
             assert probe.measure(1) > 0
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize(("free", "read"), [(None, PROBED), (8 << 30, PROBED), (80 << 20, 20 << 20)])
+def test_the_probe_takes_at_most_a_quarter_of_what_is_free(indifferent, monkeypatch, free, read):
+    monkeypatch.setattr("localmoe.experts.plan.available_memory", lambda: free)
+    with localmoe.load(indifferent, threads=1, learn=False) as model, read_probe(model) as probe:
+        assert probe._memory.nbytes == read
 
 
 def test_a_share_is_the_median_of_stretches_in_which_the_memory_kept_its_rate():
