@@ -151,6 +151,7 @@ class Model:
         """A fresh KV cache, for one conversation."""
         decoder = self._engine.decoder(context)
         decoder.model = self
+        decoder.most_read = self._file.expect_reuse
         return decoder
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:

@@ -127,7 +127,17 @@ class GGUFFile:
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without huge pages
                 self._map.madvise(mmap.MADV_HUGEPAGE)
+                # Nothing is read ahead of a piece: read-ahead of megabytes, as some systems set it, begins the
+                # next one in small pages.
+                self._map.madvise(mmap.MADV_RANDOM)
                 self._map.huge = True
+
+    def expect_reuse(self) -> None:
+        """To be called when most of the file has been read: the system takes pages of a mapping that is read
+        at random for used once, and they would be the first to go when memory is short.
+        """
+        if self._map.huge:
+            self._map.madvise(mmap.MADV_NORMAL)
 
     def bytes_at(self, start: int, count: int) -> bytes:
         """So many bytes of the file: past the mapping, which would read megabytes around them; through it

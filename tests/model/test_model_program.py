@@ -13,6 +13,8 @@ import localmoe
 from localmoe.experts.plan import smallest
 from localmoe.kernels.buffers import Block, Rows
 from localmoe.kernels.program import Program
+from localmoe.model.decoder import MOST_READ
+from quant.gguf import GGUFFile
 
 
 @pytest.fixture
@@ -173,3 +175,17 @@ def test_groups_of_heads_of_any_size(heads, tmp_path, runs):
         for at in range(280, 290):
             np.testing.assert_array_equal(decoder.extend([ids[at]]), whole[at])
     assert len(runs) == 10
+
+
+@pytest.mark.parametrize("first", [1, 40, MOST_READ - 1, MOST_READ, 200])
+def test_the_file_is_told_once_that_most_of_it_has_been_read(first, tiny, monkeypatch):
+    told = []
+    monkeypatch.setattr(GGUFFile, "expect_reuse", lambda file: told.append(file.path))
+    ids = ids_of(first + 100)
+    with localmoe.load(tiny("q4_k"), threads=1) as model:
+        decoder = model.decoder()
+        decoder.extend(ids[:first])
+        for at in range(first, len(ids)):
+            assert told == [tiny("q4_k")] * (at >= MOST_READ)
+            decoder.extend(ids[at : at + 1])
+    assert len(told) == 1
