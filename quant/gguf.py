@@ -127,8 +127,8 @@ class GGUFFile:
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without huge pages
                 self._map.madvise(mmap.MADV_HUGEPAGE)
-                # Nothing is read ahead of a piece: read-ahead of megabytes, as some systems set it, begins the
-                # next one in small pages.
+                # Nothing is read ahead of a piece: read-ahead of megabytes, as some systems set it, begins
+                # the next one in small pages.
                 self._map.madvise(mmap.MADV_RANDOM)
                 self._map.huge = True
 
