@@ -34,7 +34,7 @@ class Distances(NamedTuple):
 def distances(cpu: str, avx512: bool) -> Distances:
     """What was measured on a CPU, by LLVM's name, or on its like."""
     if cpu == "znver5":
-        return Distances(9216, False, (0, 0), 4608, 0, 10240 if avx512 else 0)
+        return Distances(9216, False, (0, 0), 4608, 0, 11264 if avx512 else 0)
     if avx512 and not cpu.startswith("znver"):  # Intel's: an Emerald Rapids
         return Distances(17408, True, (0, 0), 4608, 0, 0)
     return Distances(22528, True, (11264, 5632), 0, 1024 if avx512 else 0, 0)  # a Zen 4, both ways
