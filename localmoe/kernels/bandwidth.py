@@ -61,7 +61,7 @@ class ReadProbe:
 
     It reads with the threads of whatever it measures beside: two pools would take each other's cores for the
     millisecond that idle threads spin. `nbytes`: of 256 MiB caches still hold some when they are read
-    again (2 % faster than 4 GiB on a Zen 5 with 32 MiB a die), of 512 MiB too (1 %), of 1 GiB nothing.
+    again (2 % faster than 4 GiB on a Zen 5 with 32 MiB), of 512 MiB too (1 %), of 1 GiB nothing.
     """
 
     def __init__(self, pool: Pool, nbytes: int = PROBED) -> None:
