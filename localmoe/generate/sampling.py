@@ -1,15 +1,16 @@
 """From logits to the next token: penalties, filters, temperature, a draw.
 
-Each step is a pure function from logits to logits, float [vocab]; what a filter rules out becomes -inf.
-They are applied in llama.cpp's default order: penalties, top-k, top-p, min-p, temperature. A seed
-reproduces the draws exactly (NumPy's PCG64), as far as the logits are reproduced.
+Each step is a pure function of logits, float [tokens]. A filter says which of them stay, so that what comes
+after it, and the draw, has only these to do with: of a vocabulary of 32,000, often a handful. Order as in
+llama.cpp: penalties, top-k, top-p, min-p, temperature. A seed reproduces the draws exactly (NumPy's PCG64),
+as far as the logits are reproduced.
 """
 
 from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ import numpy.typing as npt
 from localmoe.generate.errors import GenerationError, SettingError
 
 Logits = npt.NDArray[np.floating[Any]]
+Kept = slice | npt.NDArray[np.intp]  # an index: the places that stay, in their order
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -78,37 +81,34 @@ def penalize(
     return changed
 
 
-def keep_top_k(logits: Logits, k: int) -> Logits:
-    """Keeps the k largest logits; of equal ones at the border those with the lowest ids. 0 keeps all."""
-    alive = logits[logits > -np.inf]
-    if k <= 0 or k >= len(alive):
-        return logits
-    border = np.partition(alive, -k)[-k]
-    kept = logits > border
-    ties = np.flatnonzero(logits == border)
-    kept[ties[: k - int(np.count_nonzero(kept))]] = True
-    return _only(logits, kept)
+def top_k(logits: Logits, k: int) -> Kept:
+    """The k largest logits; of equal ones at the border those with the lowest ids. 0 keeps all."""
+    if k <= 0 or k >= len(logits):
+        return ALL
+    border = np.partition(logits, -k)[-k]
+    kept = np.flatnonzero(logits >= border)
+    spare = len(kept) - k
+    return np.delete(kept, np.flatnonzero(logits[kept] == border)[-spare:]) if spare else kept
 
 
-def keep_top_p(logits: Logits, p: float) -> Logits:
-    """Keeps the fewest most probable tokens whose probabilities reach p (Holtzman et al. 2019), at least one.
+def top_p(logits: Logits, p: float) -> Kept:
+    """The fewest most probable tokens whose probabilities reach p (Holtzman et al. 2019), at least one.
 
     Of equal logits at the border those with the lowest ids stay.
     """
     if p >= 1:
-        return logits
-    probability = probabilities(logits)
+        return ALL
+    weights = _weights(logits)
+    total = float(weights.sum(dtype=np.float64))
     # Tokens below (1 - p) / vocab amount to less than 1 - p together: p is reached without them, unsorted.
-    contenders = probability[probability >= (1 - p) / len(probability)]
-    reached = np.cumsum(np.sort(contenders)[::-1])
-    return keep_top_k(logits, int(np.searchsorted(reached, p)) + 1)
+    contenders = np.flatnonzero(weights >= total * (1 - p) / len(weights))
+    reached = np.cumsum(np.sort(weights[contenders])[::-1].astype(np.float64))
+    return contenders[top_k(logits[contenders], int(np.searchsorted(reached, p * total)) + 1)]
 
 
-def keep_min_p(logits: Logits, p: float) -> Logits:
-    """Keeps tokens at least p times as probable as the most probable one."""
-    if p <= 0:
-        return logits
-    return _only(logits, logits >= logits.max() + math.log(p))
+def min_p(logits: Logits, p: float) -> Kept:
+    """The tokens at least p times as probable as the most probable one."""
+    return np.flatnonzero(logits >= logits.max() + math.log(p)) if p > 0 else ALL
 
 
 def scale_temperature(logits: Logits, temperature: float) -> Logits:
@@ -116,14 +116,21 @@ def scale_temperature(logits: Logits, temperature: float) -> Logits:
     return logits if temperature == 1 else logits / np.asarray(temperature, logits.dtype)
 
 
-def _only(logits: Logits, kept: npt.NDArray[np.bool_]) -> Logits:
-    return np.where(kept, logits, np.asarray(-np.inf, logits.dtype))
+def _weights(logits: Logits) -> Logits:
+    """e to each logit, 1 for the largest: one new array, in the logits' type.
+
+    The page faults of one as large as a vocabulary cost more than what is computed, and exp in float32 is
+    several times as fast.
+    """
+    weights: Logits = logits - logits.max()
+    return np.exp(weights, out=weights)
 
 
 def probabilities(logits: Logits) -> npt.NDArray[np.float64]:
-    """Softmax, float64 [vocab]."""
-    weights = np.exp(logits - logits.max()).astype(np.float64)  # exp in float32 is several times as fast
-    return np.asarray(weights / weights.sum())
+    """Softmax, float64 [tokens]."""
+    weights = _weights(logits).astype(np.float64)
+    weights /= weights.sum()
+    return weights
 
 
 def log_probabilities(logits: Logits) -> npt.NDArray[np.float64]:
@@ -141,19 +148,21 @@ class Sampler:
         self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
         self._random = np.random.Generator(np.random.PCG64(self.seed))
         self._seen = list(prompt)
+        self._ids = np.arange(0)  # of the whole vocabulary
 
-    def distribution(self, logits: Logits) -> Logits:
-        """The logits that a token is drawn from; for temperature 0 only the penalties are applied."""
+    def candidates(self, logits: Logits) -> tuple[npt.NDArray[np.intp], Logits]:
+        """The ids among which a token is drawn, ascending, and their logits then."""
         s = self.sampling
-        if s.penalizes:
-            recent = self._seen if s.repeat_last_n < 0 else self._seen[-s.repeat_last_n :]
-            logits = penalize(logits, recent, s.repeat_penalty, s.presence_penalty, s.frequency_penalty)
-        if s.temperature == 0:
-            return logits
-        logits = keep_top_k(logits, s.top_k)
-        logits = keep_top_p(logits, s.top_p)
-        logits = keep_min_p(logits, s.min_p)
-        return scale_temperature(logits, s.temperature)
+        if len(self._ids) != len(logits):
+            self._ids = np.arange(len(logits))
+        ids, logits = self._ids, self._penalized(logits)
+        filters: tuple[tuple[Callable[[Logits, Any], Kept], float], ...] = (
+            (top_k, s.top_k), (top_p, s.top_p), (min_p, s.min_p),
+        )  # fmt: skip
+        for stays, bound in filters:
+            kept = stays(logits, bound)
+            ids, logits = ids[kept], logits[kept]
+        return ids, scale_temperature(logits, s.temperature)
 
     def choose(self, logits: Logits) -> int:
         """The next token's id, which from now on counts as seen.
@@ -163,13 +172,20 @@ class Sampler:
         """
         if not math.isfinite(float(logits.max())):
             raise GenerationError("the model's output is not a number: the file may be damaged")
-        logits = self.distribution(logits)
-        token = int(logits.argmax()) if self.sampling.temperature == 0 else self._draw(logits)
+        greedy = self.sampling.temperature == 0
+        token = int(self._penalized(logits).argmax()) if greedy else self._draw(*self.candidates(logits))
         self._seen.append(token)
         return token
 
-    def _draw(self, logits: Logits) -> int:
-        candidates = np.flatnonzero(logits > -np.inf)  # by id: a draw does not hang on how a sort breaks ties
-        cumulative = np.cumsum(probabilities(logits[candidates]))
-        at = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
-        return int(candidates[min(int(at), len(candidates) - 1)])
+    def _penalized(self, logits: Logits) -> Logits:
+        s = self.sampling
+        if not s.penalizes:
+            return logits
+        recent = self._seen if s.repeat_last_n < 0 else self._seen[-s.repeat_last_n :]
+        return penalize(logits, recent, s.repeat_penalty, s.presence_penalty, s.frequency_penalty)
+
+    def _draw(self, ids: npt.NDArray[np.intp], logits: Logits) -> int:
+        cumulative = probabilities(logits)
+        np.cumsum(cumulative, out=cumulative)  # by id: a draw does not hang on how a sort breaks ties
+        below = min(self._random.random() * cumulative[-1], np.nextafter(cumulative[-1], 0))
+        return int(ids[np.searchsorted(cumulative, below, side="right")])
