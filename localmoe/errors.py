@@ -13,3 +13,10 @@ class UsageError(LocalMoeError):
     """The command, a setting or an input file cannot be used as given."""
 
     exit_code = 2
+
+
+class ClosedError(UsageError):
+    """A model was used after its end."""
+
+    def __init__(self) -> None:
+        super().__init__("the model is closed: take all of an answer before its end, inside `with`")

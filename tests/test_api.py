@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import localmoe
-from localmoe.errors import LocalMoeError, UsageError
+from localmoe.errors import ClosedError, LocalMoeError, UsageError
 
 sys.path.insert(0, str(Path(__file__).parent / "model"))
 from tiny_models import VOCAB, metadata, write_model
@@ -186,6 +186,28 @@ def test_closing_ends_the_threads(path):
     loaded.close()
     loaded.close()
     assert workers() == before
+
+
+@pytest.mark.parametrize("ram", [None, "1GiB"])
+def test_what_is_asked_of_a_closed_model_is_refused(path, ram):
+    """In a process of its own, which used to die of it."""
+    code = (
+        "import sys, localmoe\n"
+        "from localmoe.errors import ClosedError\n"
+        "with localmoe.load(sys.argv[1], threads=2, ram=sys.argv[2] or None, learn=False) as model:\n"
+        "    begun, unbegun = (model.generate_ids([1, 2, 3], ignore_eos=True) for _ in range(2))\n"
+        "    decoder, prompted = model.decoder(), model.decoder()\n"
+        "    next(begun), next(begun), decoder.extend([1]), prompted.extend([1, 2])\n"
+        "for late in (lambda: next(begun), lambda: next(unbegun), lambda: decoder.extend([2]),\n"
+        "             lambda: prompted.extend([3, 4]), lambda: model.logits([1])):\n"
+        "    try:\n"
+        "        print('answered', late())\n"
+        "    except ClosedError as error:\n"
+        "        print(error)\n"
+    )
+    line = [sys.executable, "-c", code, str(path), ram or ""]
+    result = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == [str(ClosedError())] * 5
 
 
 def test_a_refused_file_leaves_no_thread(tmp_path):

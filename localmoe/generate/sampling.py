@@ -22,6 +22,7 @@ from localmoe.generate.errors import GenerationError, SettingError
 Logits = npt.NDArray[np.floating[Any]]
 Kept = slice | npt.NDArray[np.intp]  # an index: the places that stay, in their order
 ALL = slice(None)
+COLDEST = 1e-20  # a temperature below cannot be told from it in float32; 0 would be no divisor
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,13 @@ def min_p(logits: Logits, p: float) -> Kept:
 
 
 def scale_temperature(logits: Logits, temperature: float) -> Logits:
-    """Sharpens (below 1) or flattens (above 1) the distribution; `temperature` > 0."""
-    return logits if temperature == 1 else logits / np.asarray(temperature, logits.dtype)
+    """Sharpens (below 1) or flattens (above 1) the distribution; `temperature` > 0. The largest logit becomes
+    0: divided by a temperature near nothing, others would become infinite.
+    """
+    if temperature == 1:
+        return logits
+    cooled: Logits = (logits - logits.max()) / np.asarray(max(temperature, COLDEST), logits.dtype)
+    return cooled
 
 
 def _weights(logits: Logits) -> Logits:

@@ -29,6 +29,7 @@ import weakref
 import numpy as np
 from numpy.typing import NDArray
 
+from localmoe.errors import ClosedError
 from localmoe.kernels.ahead import ask_ahead
 from localmoe.kernels.atomics import (
     call_task,
@@ -177,10 +178,13 @@ class Pool:
         ]
         for worker in self._workers:
             worker.start()
+        self._closed = False
         self._close = weakref.finalize(self, _stop, self._block, self._wakeups, self._workers)
 
     def wake(self) -> None:
-        """Rouses the workers that sleep; call it before a burst of jobs."""
+        """Rouses the workers that sleep; call it before a burst of jobs. ClosedError after `close`."""
+        if self._closed:
+            raise ClosedError
         for wakeup in self._wakeups:
             if not wakeup.is_set():
                 wakeup.set()
@@ -196,6 +200,7 @@ class Pool:
 
     def close(self) -> None:
         """Ends the workers. Safe to call twice."""
+        self._closed = True
         self._close()
 
 

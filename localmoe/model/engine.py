@@ -57,7 +57,7 @@ class Engine:
         self._transformer = Transformer(
             self.weights.embedding, layers, self.weights.norm, self.weights.output
         )
-        self._lock = threading.Lock()
+        self._lock = threading.Lock() if self.residency is None else self.residency.lock
         # One pass over a chunk of tokens; the passes of other threads wait.
         self.step = self._alone if self.residency is None else self.residency.step
         if self.residency is not None:
@@ -75,9 +75,8 @@ class Engine:
         if context is not None and not 1 <= context <= most:
             raise UsageError(f"a conversation of {context} positions: the model was loaded with {most}")
         cache = KVCache(self.config, context or most, self.kv_type)
-        lock = self._lock if self.residency is None else self.residency.lock
         return Decoder(
-            self._transformer, self.config, self.compute, cache, self.step, lock, self.residency
+            self._transformer, self.config, self.compute, cache, self.step, self._lock, self.residency
         )
 
     @contextmanager
@@ -100,10 +99,11 @@ class Engine:
         return {**own, **residency}
 
     def close(self) -> None:
-        """Saves the statistics, ends the threads."""
+        """Saves the statistics, ends the threads: after the pass that is running, if there is one."""
+        with self._lock:
+            self.compute.close()  # refuses later passes
         if self.residency is not None:
             self.residency.close()
-        self.compute.close()
 
 
 def _residency(plan: Plan, config: ModelConfig, store: StatisticsStore | None) -> Residency | None:

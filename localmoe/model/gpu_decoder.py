@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from localmoe.errors import LocalMoeError, UsageError
+from localmoe.errors import ClosedError, LocalMoeError, UsageError
 from localmoe.model.decoder import checked_chunks
 from localmoe.model.gpu_kv_file import load_state, save_state
 from localmoe.model.gpu_runtime import KV_TYPES, GpuRuntime
@@ -77,6 +77,8 @@ class GpuDecoder:
     def _forward(self, chunk: Sequence[int], wanted: str) -> Any:
         ids = [int(i) for i in chunk]
         with self._runtime.lock:
+            if self._runtime.closed:
+                raise ClosedError
             out = self._step(ids[0], wanted) if len(ids) == 1 else self._prefill(ids, wanted)
         self.tokens.extend(ids)
         return out

@@ -108,6 +108,7 @@ class GpuRuntime:
         self.gpu, self.transformer, self.config = gpu, transformer, config
         self.residency, self.plan = residency, plan
         self.lock = threading.Lock()  # one pass at a time
+        self.closed = False
         self._store, self._pool = store, pool
         self.chooser: ModeChooser | None = None
         self._costs_path: Path | None = None
@@ -179,13 +180,15 @@ class GpuRuntime:
 
     def close(self) -> None:
         """Saves the statistics, ends threads, frees the device's memory."""
-        if self.residency is not None:
-            self.residency.close()
-            if self._store is not None and self.residency.tables.statistics.tokens:
-                self._store.save(self.residency.tables.statistics)
-        if self._pool is not None:
-            self._pool.close()
-        self.gpu.close()
+        with self.lock:
+            self.closed = True
+            if self.residency is not None:
+                self.residency.close()
+                if self._store is not None and self.residency.tables.statistics.tokens:
+                    self._store.save(self.residency.tables.statistics)
+            if self._pool is not None:
+                self._pool.close()
+            self.gpu.close()
 
 
 def open_gpu(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from fractions import Fraction
 from typing import Any
 
@@ -96,6 +97,17 @@ def test_temperature() -> None:
     assert shares_of(scale_temperature(logits_of(1, 2, 3), 0.5)) == fractions(1, 4, 9)
     assert shares_of(scale_temperature(logits_of(1, 4, 9), 2.0)) == fractions(1, 2, 3)
     assert shares_of(scale_temperature(logits_of(1, 2, 3), 1.0)) == fractions(1, 2, 3)
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-38, 1e-9])
+@pytest.mark.parametrize("filters", [{}, {"top_k": 3, "top_p": 0.95, "min_p": 0.05}])
+def test_a_temperature_near_nothing_takes_the_most_probable(
+    temperature: float, filters: dict[str, Any]
+) -> None:
+    sampler = Sampler(Sampling(temperature=temperature, **filters))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert sampler.choose(np.array([-300.0, 41.0, 41.00001, -np.inf, 3.0], np.float32)) == 2
 
 
 def test_penalties() -> None:

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "model"))
 import tiny_models
 
 import localmoe
+from localmoe.errors import ClosedError
 from localmoe.experts.layout import ExpertLayout
 from localmoe.kernels import gpu_launch_many as launching
 from localmoe.model.config import ModelConfig
@@ -69,9 +70,14 @@ class Case:
                 assert decoder.load(self.through, "m") == len(ids)
                 assert decoder.tokens == first.tokens
             out += [decoder.extend([i]) for i in steps]
-            return np.stack(out), runtime.status()
+            status = runtime.status()
         finally:
             runtime.close()
+        try:
+            decoder.extend(ids)
+        except ClosedError:
+            return np.stack(out), status
+        raise AssertionError("a model that was closed answered")
 
     def reference(self, ids, steps, kv_type="f16"):
         """The CPU engine's, with float32 activations."""
