@@ -173,7 +173,8 @@ def _aligned(n: int) -> int:
 
 
 def _string(text: str | bytes) -> bytes:
-    data = text.encode() if isinstance(text, str) else text
+    # what names a model comes from file names, which need not be UTF-8
+    data = text.encode(errors="replace") if isinstance(text, str) else text
     return struct.pack("<Q", len(data)) + data
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from quant.errors import ModelFileError
 from quant.gguf import GGUFFile
 from quant.gguf_writer import GGUFWriter
-from quant.tensor_files import show
+from quant.tensor_files import refuse_special, show
 
 Floats = npt.NDArray[np.float32]
 _SUMS, _COUNTS = ".in_sum2", ".counts"
@@ -107,6 +107,7 @@ class Importance:
 def read_imatrix(path: Path) -> Importance:
     """An importance matrix in either of llama.cpp's formats; ModelFileError says what is wrong with it."""
     try:
+        refuse_special(path)
         with path.open("rb") as file:
             magic = file.read(4)
     except OSError as error:

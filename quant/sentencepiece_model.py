@@ -5,6 +5,7 @@ Only the fields that GGUF needs, by their numbers in sentencepiece_model.proto; 
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ def _parse(data: bytes, path: Path) -> Vocabulary:
             pieces.append(_bytes(piece.get(1, b"")).decode())
             scores.append(struct.unpack("<f", _bytes(piece.get(2, bytes(4))))[0])
             kinds.append(_int(piece.get(3, NORMAL)))
+            if not (NORMAL <= kinds[-1] <= BYTE and math.isfinite(scores[-1])):
+                raise ValueError(f"piece {len(pieces) - 1} has the kind {kinds[-1]}, the score {scores[-1]}")
         elif number == 2:
             trainer = {n: v for n, v in _fields(_bytes(value)) if isinstance(v, int)}
         elif number == 3:

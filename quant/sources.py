@@ -181,7 +181,7 @@ class Source:
         digest = hashlib.sha256()
         for path in sorted({part.path for tensor in self.tensors for part in tensor.parts}):
             status = path.stat()
-            digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
         return digest.hexdigest()[:32]
 
     def close(self) -> None:

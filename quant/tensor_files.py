@@ -40,6 +40,7 @@ class Stored:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of bounded size, in which no key occurs twice."""
     try:
+        refuse_special(path)
         with path.open("rb") as file:
             data = file.read(MAX_JSON_BYTES + 1)
     except FileNotFoundError:
@@ -150,6 +151,15 @@ def _naturals(value: Any) -> list[int] | None:
     return value if good else None
 
 
+def refuse_special(path: Path) -> None:
+    """ModelFileError for a pipe, whose opening would wait for ever, and all else that is no regular file.
+
+    Raises nothing for a path where nothing is, which opening it tells better.
+    """
+    if path.exists() and not path.is_file():
+        raise ModelFileError(f"{show(path)} is not a regular file; a file on disk is needed")
+
+
 def _parse_object(data: bytes, path: Path) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
@@ -159,6 +169,7 @@ def _parse_object(data: bytes, path: Path) -> dict[str, Any]:
 
     try:
         value = json.loads(data.decode(), object_pairs_hook=unique)
+        json.dumps(value, ensure_ascii=False).encode()  # fails for half a surrogate pair (an escape)
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"its JSON cannot be read ({error})") from None
     if not isinstance(value, dict):

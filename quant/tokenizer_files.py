@@ -97,8 +97,8 @@ def _chat_template(directory: Path, settings: Mapping[str, Any]) -> str | None:
     """From tokenizer_config.json (one, or several by name), else from a file of its own."""
     template = settings.get("chat_template")
     if isinstance(template, list):
-        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = named.get("default")
+        defaults = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
+        template = defaults[-1].get("template") if defaults else None
     if isinstance(template, str):
         return template
     path = directory / "chat_template.jinja"

@@ -41,13 +41,18 @@ def _varint(value: int) -> bytes:
     return out + bytes([value])
 
 
+def piece(text: str, score: float, kind: int) -> bytes:
+    """One more piece of a SentencePiece model."""
+    return _field(1, _field(1, text.encode()) + _field(2, score) + _field(3, kind))
+
+
 def sentencepiece_model(count: int = VOCABULARY, kind: int = 2) -> bytes:
     """A SentencePiece BPE model: unk, bos, eos, a few byte pieces, and words."""
     pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3)] + [(f"<0x{i:02X}>", 6) for i in range(8)]
     pieces += [(f"▁w{i}", 1) for i in range(count - len(pieces))]
     data = b""
     for i, (text, piece_kind) in enumerate(pieces):
-        data += _field(1, _field(1, text.encode()) + _field(2, float(-i)) + _field(3, piece_kind))
+        data += piece(text, float(-i), piece_kind)
     return data + _field(2, _field(3, kind) + _field(40, 0) + _field(41, 1) + _field(42, 2))
 
 

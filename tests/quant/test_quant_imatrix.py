@@ -1,5 +1,6 @@
 """Importance matrices: both of llama.cpp's formats, and what becomes of experts that no token reached."""
 
+import os
 import struct
 
 import numpy as np
@@ -38,6 +39,13 @@ def test_gguf_round_trip(tmp_path):
         assert file.metadata["general.type"] == "imatrix"
         assert file.tensors[UP + ".in_sum2"].shape == (8, 256)
         assert file.tensors[UP + ".counts"].shape == (8, 1)
+
+
+def test_the_name_of_the_text_need_not_be_utf_8(tmp_path):
+    importance = sample()
+    importance.datasets = ["caf\udce9.txt"]
+    importance.write(tmp_path / "imatrix.gguf")
+    assert read_imatrix(tmp_path / "imatrix.gguf").datasets == ["caf?.txt"]
 
 
 def test_unreached_experts_are_named_and_weighted_evenly():
@@ -94,6 +102,13 @@ def test_a_gguf_that_is_no_importance_matrix_is_refused(tmp_path):
         read_imatrix(tmp_path / "m.gguf")
     with pytest.raises(ModelFileError, match="cannot be read"):
         read_imatrix(tmp_path / "none")
+
+
+@pytest.mark.timeout(10)  # opening a pipe that nobody writes to would wait for ever
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ModelFileError, match="not a regular file"):
+        read_imatrix(tmp_path / "pipe")
 
 
 def test_an_importance_matrix_of_another_model_is_refused(mixtral):

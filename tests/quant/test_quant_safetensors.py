@@ -149,3 +149,20 @@ def test_json_files_are_bounded(tmp_path):
         file.truncate(65 << 20)
     with pytest.raises(ModelFileError, match="larger than any such file"):
         read_json(path)
+
+
+@pytest.mark.timeout(10)  # opening a pipe that nobody writes to would wait for ever
+def test_a_pipe_is_no_json_file(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ModelFileError, match="not a regular file"):
+        read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("text", ['{"a": "\\ud83d"}', '{"a": ["\\udc00"]}', '{"\\uD800": 1}'])
+def test_half_a_surrogate_pair_is_no_text(tmp_path, text):
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(text)
+    with pytest.raises(ModelFileError, match="its JSON cannot be read"):
+        read_json(path)
+    path.write_text('{"a": "\\ud83d\\ude00"}')
+    assert read_json(path) == {"a": "\U0001f600"}

@@ -74,6 +74,14 @@ def test_a_model_is_named_after_its_repository_or_else_its_folder(tmp_path, help
     assert open_source(source).name == name
 
 
+def test_the_name_of_a_model_need_not_be_utf_8(tmp_path, helpers):
+    directory = helpers.write_hugging_face(tmp_path / "mod\udce8le", experts=0)
+    file = to_gguf(directory, tmp_path / "b\udce8ta.gguf")
+    with GGUFFile.open(file) as opened:
+        assert opened.metadata["general.name"] == "mod?le"
+    assert_same(tensors_of(to_gguf(file, tmp_path / "c.gguf")), tensors_of(file))
+
+
 def mistral_names(name):
     renamed = {
         "model.embed_tokens.weight": "tok_embeddings.weight",
@@ -280,6 +288,14 @@ def test_added_tokens_and_padding_of_the_vocabulary(tmp_path, helpers):
     assert data["tokenizer.ggml.add_space_prefix"] is False
 
 
+def test_a_template_is_the_last_one_named_default(tmp_path, helpers):
+    directory = helpers.write_hugging_face(tmp_path / "m", experts=0)
+    named = [("default", "a"), ("default", "b"), ("tool_use", "c"), ([], "d")]
+    templates = [{"name": name, "template": text} for name, text in named]
+    (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": [*templates, 7]}))
+    assert open_source(directory).metadata["tokenizer.chat_template"] == "b"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -332,6 +348,15 @@ def test_a_tokenizer_of_another_kind_is_refused(tmp_path, helpers):
     (directory / "tokenizer.model").unlink()
     (directory / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelFileError, match=r"no such file; tokenizer.json is of a kind"):
+        open_source(directory)
+
+
+@pytest.mark.parametrize(("kind", "score"), [(0, 0.0), (77, 0.0), (1 << 40, 0.0), (1, float("nan"))])
+def test_pieces_that_no_tokenizer_has_are_refused(tmp_path, helpers, kind, score):
+    directory = helpers.write_hugging_face(tmp_path / "m", experts=0)
+    data = helpers.sentencepiece_model(95) + helpers.piece("last", score, kind)
+    (directory / "tokenizer.model").write_bytes(data)
+    with pytest.raises(ModelFileError, match=f"piece 95 has the kind {kind}, the score {score}"):
         open_source(directory)
 
 
