@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ class Hub(ThreadingHTTPServer):
         self.cut = 0
         self.damage = False
         self.status = 200
+        self.answers: list[str] = []  # to the first questions about the repository
+        self.busy: list[tuple[int, str | None]] = []  # answers to the first transfers: status, Retry-After
         self.seen: list[tuple[str, str | None, str | None]] = []
 
     @property
@@ -50,6 +52,8 @@ class Handler(BaseHTTPRequestHandler):
         hub.seen.append((self.path, self.headers["Range"], self.headers["Authorization"]))
         if hub.status != 200:
             self._send(b"", hub.status)
+        elif self.path.startswith("/api/") and hub.answers:
+            self._send(hub.answers.pop(0).encode())
         elif self.path == "/api/models/some/repo/revision/main":
             self._send(json.dumps({"sha": COMMIT}).encode())
         elif self.path.startswith(f"/api/models/some/repo/tree/{COMMIT}"):
@@ -60,6 +64,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", f"http://localhost:{hub.server_address[1]}/cdn/{self.path.rsplit('/')[-1]}")
             self.end_headers()
+        elif self.path.startswith("/cdn/") and hub.busy:
+            status, after = hub.busy.pop(0)
+            self._send(b"", status, {"Retry-After": after} if after else {})
         elif self.path.startswith("/cdn/"):
             self._file(hub.files[self.path.rsplit("/")[-1]])
         else:
@@ -86,8 +93,10 @@ class Handler(BaseHTTPRequestHandler):
             body = body[: len(body) // 2]
         self.wfile.write(body)
 
-    def _send(self, body: bytes, status: int = 200) -> None:
+    def _send(self, body: bytes, status: int = 200, headers: Mapping[str, str] = {}) -> None:
         self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -96,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     server = Hub()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     monkeypatch.setenv("HF_ENDPOINT", server.address)
     monkeypatch.setenv("HF_TOKEN", "secret")
@@ -113,7 +122,17 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     thread.join()
 
 
-def test_pull_resumes_and_registers(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between attempts in seconds; no test waits for them."""
+    waited: list[float] = []
+    monkeypatch.setattr(download, "sleep", waited.append)
+    return waited
+
+
+def test_pull_resumes_and_registers(
+    hub: Hub, pauses: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     hub.cut = 2
     assert run(["models", "pull", "small"]) == 0
     target = tmp_path / "data" / "models" / "small" / "model.gguf"
@@ -122,6 +141,7 @@ def test_pull_resumes_and_registers(hub: Hub, tmp_path: Path, capsys: pytest.Cap
     ranges = [wanted for path, wanted, _ in hub.seen if path.startswith("/cdn")]
     half = len(WEIGHTS) // 2
     assert ranges == [None, f"bytes={half}-", f"bytes={half + half // 2}-"]
+    assert pauses == [1, 2]
     output = capsys.readouterr()
     assert output.out.strip() == str(target)
     assert "\x1b" not in output.err
@@ -138,6 +158,76 @@ def test_a_later_run_goes_on(hub: Hub, tmp_path: Path) -> None:
     assert run(["models", "pull", "small"]) == 0
     assert partial.with_suffix("").read_bytes() == WEIGHTS
     assert "bytes=1000-" in [wanted for _, wanted, _ in hub.seen]
+
+
+def test_only_what_is_missing_needs_room(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    partial = tmp_path / "data" / "models" / "small" / "model.gguf.partial"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(WEIGHTS[:-1000])
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _path: type("Usage", (), {"free": 999}))
+    assert run(["models", "pull", "small"]) == 2
+    assert "1000 B are needed" in capsys.readouterr().err
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _path: type("Usage", (), {"free": 1000}))
+    assert run(["models", "pull", "small"]) == 0
+
+
+def test_a_second_pull_is_refused(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = tmp_path / "data" / "models" / "small"
+    directory.mkdir(parents=True)
+    with download._locked(directory):
+        assert run(["models", "pull", "small"]) == 1
+    assert "another pull" in capsys.readouterr().err
+    assert run(["models", "pull", "small"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("busy", "code", "expected"),
+    [
+        ([(429, "7"), (503, None), (429, "0"), (500, "Wed, 21 Oct 2037 07:28:00 GMT")], 0, [7, 2, 4, 8]),
+        ([(429, "61")], 1, []),  # not within one command
+        ([(503, None)] * 5, 1, [1, 2, 4, 8]),
+        ([(403, "1")], 1, []),
+    ],
+)
+def test_a_busy_hub_is_given_time(
+    hub: Hub, pauses: list[float], busy: list[tuple[int, str | None]], code: int, expected: list[float]
+) -> None:
+    hub.busy = busy
+    assert run(["models", "pull", "small"]) == code
+    assert pauses == expected
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device without room")
+def test_a_full_disk_is_not_the_network(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    partial = tmp_path / "data" / "models" / "small" / "model.gguf.partial"
+    partial.parent.mkdir(parents=True)
+    partial.symlink_to("/dev/full")
+    assert run(["models", "pull", "small"]) == 1
+    assert f"{partial} cannot be written: No space left" in capsys.readouterr().err
+    assert len([path for path, _, _ in hub.seen if path.startswith("/cdn")]) == 1
+
+
+SHA = json.dumps({"sha": COMMIT})
+LISTED = {"type": "file", "path": "model.gguf", "size": 1, "oid": "0"}
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        *([answer] for answer in ("[]", "{}", '"x"', "1", '{"sha": 1}', "[" * 10**5, "<html>")),
+        *([SHA, answer] for answer in ("{}", "1", '"x"', "[[]]", "[{}]")),
+        *([SHA, json.dumps([LISTED | {key: value}])] for key, value in (
+            ("size", -1), ("size", 10**400), ("size", "1"), ("oid", None), ("path", 1), ("type", []),
+            ("lfs", [1]), ("lfs", {"oid": 1}),
+        )),
+    ],
+)  # fmt: skip
+def test_what_is_no_hub(hub: Hub, capsys: pytest.CaptureFixture[str], answers: list[str]) -> None:
+    hub.answers = answers
+    assert run(["models", "pull", "small"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_the_token_goes_to_the_hub_only(hub: Hub) -> None:
