@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from localmoe.errors import UsageError
 from localmoe.settings import data_directory
 
 DEMO = "demo"
+ORIGINAL = "-safetensors"  # after a model's name: its original weights, which are converted, not run
 
 
 @dataclass(frozen=True)
@@ -130,19 +132,35 @@ def checked_name(name: str) -> str:
     return name
 
 
+def conversion(name: str, directory: Path) -> str:
+    """The commands that make a model `name` of the original weights in `directory`."""
+    source, name = shlex.quote(str(directory)), name.removesuffix(ORIGINAL)
+    return f"localmoe quantize {source} -o {name}.gguf && localmoe models import {name}.gguf"
+
+
+def _not_converted(model: Installed) -> UsageError:
+    how = conversion(model.name, model.path)
+    return UsageError(f"{model.path} holds original weights, which must be converted first: {how}")
+
+
 def find(model: str) -> Found:
     """The file that `model` (a path, an installed name, or demo) means.
 
-    Raises `UsageError` for a name that is not on this machine: how to get it, or the nearest name.
+    Raises `UsageError` for a name that is not on this machine, how to get it, or the nearest name; and for
+    original weights, how to convert them.
     """
     here = installed()
     if model in here:
+        if here[model].path.is_dir():
+            raise _not_converted(here[model])
         return Found(model, here[model].path, entries().get(model))
     if model == DEMO:
         raise UsageError("this copy of localmoe holds no demo model; name a model file instead")
     path = Path(model).expanduser()
     if path.exists():
         return Found(path.stem, path, None)
+    if model + ORIGINAL in here:
+        raise _not_converted(here[model + ORIGINAL])
     if model in entries():
         sources = entries()[model].sources
         size = f" ({sources[0].size / 1e9:.0f} GB)" if sources else ""

@@ -98,8 +98,11 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--source", "kind", type=click.Choice(["gguf", "safetensors"]), help="[default: gguf, if any]")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def pull(name: str, kind: str | None, quiet: bool) -> None:
-    """Download a model of the catalogue. An interrupted download goes on where it stopped."""
-    from localmoe.catalogue import Installed, entries, models_directory, register
+    """Download a model of the catalogue. An interrupted download goes on where it stopped.
+
+    The original weights (safetensors), which `localmoe quantize` converts, are kept as NAME-safetensors.
+    """
+    from localmoe.catalogue import ORIGINAL, Installed, conversion, entries, models_directory, register
     from localmoe.download import download, remote_files
     from localmoe.experts.sizes import format_size
 
@@ -108,13 +111,15 @@ def pull(name: str, kind: str | None, quiet: bool) -> None:
     total = sum(one.size for one in files)
     licence = entries()[name].licence
     click.echo(f"{source.repo}: {len(files)} files, {format_size(total)}, {licence}", err=True)
-    directory = models_directory() / name
+    original = source.kind == "safetensors"
+    kept = name + ORIGINAL if original else name
+    directory = models_directory() / kept
     download(source.repo, commit, files, directory, progress_line(quiet))
-    path = directory / files[0].path if source.kind == "gguf" else directory
+    path = directory if original else directory / files[0].path
     digests = {one.path: one.sha256 for one in files if one.sha256}
-    register(Installed(name, path, total, True, f"{source.repo}@{commit}", digests))
-    if source.kind == "safetensors":
-        click.echo(f"Next: localmoe quantize {path} -o {name}.gguf; models import {name}.gguf", err=True)
+    register(Installed(kept, path, total, True, f"{source.repo}@{commit}", digests))
+    if original:
+        click.echo(f"Next: {conversion(kept, path)}", err=True)
     click.echo(str(path))
 
 

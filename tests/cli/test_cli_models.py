@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,27 @@ def test_damage_is_found(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture
     assert run(["models", "pull", "small", "--source", "safetensors"]) == 1  # checked by the git id
 
 
+def test_original_weights_have_a_name_of_their_own(
+    hub: Hub, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "data" / "models" / "small-safetensors"
+    assert run(["models", "pull", "small", "--source", "safetensors"]) == 0
+    steps = f"localmoe quantize {directory} -o small.gguf && localmoe models import small.gguf"
+    assert f"Next: {steps}\n" in capsys.readouterr().err
+    for name in ("small", "small-safetensors"):
+        with pytest.raises(UsageError, match=f"converted first: {steps}"):
+            catalogue.find(name)
+    converted = tiny.rename(tmp_path / "small.gguf")
+    assert run(["models", "import", str(converted)]) == 0
+    assert catalogue.find("small").path == converted
+    assert run(["models", "pull", "small", "--source", "safetensors"]) == 0
+    assert catalogue.find("small").path == converted
+    assert run(["models", "verify", "small-safetensors"]) == 0
+    assert run(["models", "rm", "small-safetensors", "--yes"]) == 0
+    assert not directory.exists()
+    assert converted.exists()
+
+
 @pytest.mark.parametrize(("status", "expected"), [(401, "HF_TOKEN"), (404, "does not have"), (500, "later")])
 def test_refusals(hub: Hub, capsys: pytest.CaptureFixture[str], status: int, expected: str) -> None:
     hub.status = status
@@ -350,3 +372,8 @@ def test_the_catalogue_is_sound() -> None:
         assert 0 < entry.active <= entry.parameters
         assert entry.experts_used <= entry.experts
         assert all(source.files and source.repo.count("/") == 1 for source in entry.sources)
+        for source in entry.sources:
+            if source.kind == "safetensors":
+                read = ("config.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json",
+                        "chat_template.jinja", "chat_template.json")  # fmt: skip
+                assert all(any(fnmatch(name, pattern) for pattern in source.files) for name in read)
