@@ -23,15 +23,25 @@ _SHOWN_ITEMS, _SHOWN_CHARACTERS = 6, 100
 def inspect(file: Path, tensors: bool, check: bool, as_json: bool) -> None:
     """Show the metadata and the tensors of FILE, a GGUF file."""
     from quant.gguf import GGUFFile
-    from quant.model_check import check_model
-    from quant.summary import by_type, check_scales, weights_of
+    from quant.summary import by_type, weights_of
 
     with GGUFFile.open(file) as opened:
         if check:
-            check_model(opened.metadata, {t.name: t.shape for t in opened.tensors.values()}, file)
-            check_scales(opened)
+            _check(file)
         totals = by_type((t.type, weights_of(t), t.nbytes) for t in opened.tensors.values())
         click.echo(_as_json(opened, totals) if as_json else _as_text(opened, totals, tensors))
+
+
+def _check(path: Path) -> None:
+    """ModelFileError where the model that `path` is, or is a part of, does not hold together."""
+    from quant.gguf import GGUFFile
+    from quant.source_gguf import open_gguf
+    from quant.summary import check_scales
+
+    source = open_gguf(path)
+    for part in sorted({matrix.path for tensor in source.tensors for matrix in tensor.parts}):
+        with GGUFFile.open(part) as opened:
+            check_scales(opened)
 
 
 def _as_json(file: GGUFFile, totals: list[TypeTotal]) -> str:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from localmoe.cli.inspect import inspect
 from quant.convert import convert
 from quant.errors import ModelFileError
-from quant.gguf import GGUFWriter
+from quant.gguf import GGUFFile, GGUFWriter
 from quant.plan import make_plan
 from quant.recipes import recipe_named
 from quant.sources import open_source
@@ -56,6 +56,52 @@ def test_check(file, tmp_path):
     run(damaged)
     with pytest.raises(ModelFileError, match="scale that is no number"):
         run(damaged, "--check")
+
+
+def write(path, metadata, tensors):
+    """A file of tensors given as name -> (shape, type, bytes)."""
+    with GGUFWriter(path, metadata) as out:
+        for name, (shape, kind, _) in tensors.items():
+            out.declare(name, shape, kind)
+        for name, (_, _, data) in tensors.items():
+            out.write(name, data)
+
+
+def test_check_of_a_split_model_reads_every_part(file, tmp_path):
+    parts = [tmp_path / f"m-0000{i}-of-00002.gguf" for i in (1, 2)]
+    with GGUFFile.open(file) as opened:
+        tensors = [(t.name, (t.shape, t.type, t.data)) for t in opened.tensors.values()]
+        split = {"split.count": np.uint16(2)}
+        write(parts[0], opened.metadata | split, dict(tensors[:9]))
+        write(parts[1], split, dict(tensors[9:]))
+    for part in parts:
+        run(part, "--check")
+    data = bytearray(parts[1].read_bytes())
+    offset = json.loads(run(parts[1], "--json"))["tensors"][3]["offset"]
+    data[offset : offset + 2] = struct.pack("<e", float("inf"))
+    parts[1].write_bytes(data)
+    with pytest.raises(ModelFileError, match=r"m-00002-of-00002\.gguf: .* scale that is no number"):
+        run(parts[0], "--check")
+    parts[1].unlink()
+    with pytest.raises(ModelFileError, match="all 2 parts of the model must be there"):
+        run(parts[0], "--check")
+
+
+def test_check_of_a_tensor_per_expert(file, tmp_path):
+    tensors = {}
+    with GGUFFile.open(file) as opened:
+        for name, t in opened.tensors.items():
+            stem = name.removesuffix("_exps.weight")
+            if stem == name:
+                tensors[name] = (t.shape, t.type, t.data)
+            else:
+                tensors |= {f"{stem}.{i}.weight": (t.shape[1:], t.type, t.data[i]) for i in range(8)}
+        write(tmp_path / "old.gguf", opened.metadata, tensors)
+        del tensors["blk.1.ffn_up.7.weight"]
+        write(tmp_path / "less.gguf", opened.metadata, tensors)
+    run(tmp_path / "old.gguf", "--check")
+    with pytest.raises(ModelFileError, match=r"blk.1.ffn_up_exps"):
+        run(tmp_path / "less.gguf", "--check")
 
 
 def test_values_cannot_speak_to_the_terminal(tmp_path):
