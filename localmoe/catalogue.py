@@ -133,8 +133,10 @@ def checked_name(name: str) -> str:
 
 
 def conversion(name: str, directory: Path) -> str:
-    """The commands that make a model `name` of the original weights in `directory`."""
+    """The commands that make a model of the original weights `name` in `directory`."""
     source, name = shlex.quote(str(directory)), name.removesuffix(ORIGINAL)
+    if name in installed():
+        name += "-q4_k_m"  # which quantize makes unless told otherwise
     return f"localmoe quantize {source} -o {name}.gguf && localmoe models import {name}.gguf"
 
 

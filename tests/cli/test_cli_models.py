@@ -260,6 +260,7 @@ def test_original_weights_have_a_name_of_their_own(
     assert catalogue.find("small").path == converted
     assert run(["models", "pull", "small", "--source", "safetensors"]) == 0
     assert catalogue.find("small").path == converted
+    assert "models import small-q4_k_m.gguf" in capsys.readouterr().err  # small is taken
     assert run(["models", "verify", "small-safetensors"]) == 0
     assert run(["models", "rm", "small-safetensors", "--yes"]) == 0
     assert not directory.exists()
