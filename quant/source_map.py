@@ -94,12 +94,12 @@ class TensorMap:
             fused = at + ("down_proj" if which == "down" else "gate_up_proj")
             if self.naming.fused and fused in self.stored:
                 height = rows if which == "down" else 2 * rows  # gate above up
-                whole = self._matrix(fused, (count, height, cols))
-                if whole.scale is not None:
+                if self.stored[fused].dtype == "F8_E4M3":
                     raise ModelFileError(
-                        f"{show(whole.path)}: {fused!r} holds 8-bit floats for all experts at once, which is"
-                        " not supported; get the model with its experts apart"
+                        f"{show(self.stored[fused].path)}: {fused!r} holds 8-bit floats for all experts at"
+                        " once, which is not supported; get the model with its experts apart"
                     )
+                whole = self._matrix(fused, (count, height, cols))
                 row = whole.row_bytes()
                 begin = whole.offset + (rows * row if which == "up" else 0)
                 offsets = range(begin, begin + count * height * row, height * row)
@@ -135,18 +135,19 @@ class TensorMap:
             raise ModelFileError(f"{show(self.path)}: {name!r} is 8-bit and its scale is missing")
         tensor = self.stored[candidates[0]]
         self.used.add(tensor.name)
-        values = self._vector(tensor)
-        if values.size == 1:
-            return Scale(values.reshape(1, 1), rows, cols)
-        if values.size == rows:
-            return Scale(values.reshape(-1, 1), 1, cols)
+        values, shape = self._vector(tensor), tensor.shape
         down, across = self.scale_block
         grid = (-(-rows // down), -(-cols // across))
-        if values.size != grid[0] * grid[1]:
-            raise ModelFileError(
-                f"{show(tensor.path)}: {tensor.name!r} {list(tensor.shape)} does not fit {name!r}"
-            )
-        return Scale(values.reshape(grid), down, across)
+        if values.size == 1:
+            return Scale(values.reshape(1, 1), rows, cols)
+        if shape in ((rows,), (rows, 1)):
+            return Scale(values.reshape(-1, 1), 1, cols)
+        if shape == grid:
+            return Scale(values.reshape(grid), down, across)
+        raise ModelFileError(
+            f"{show(tensor.path)}: {tensor.name!r} {list(shape)} does not fit {name!r}: neither one scale,"
+            f" nor {rows} of its rows, nor {list(grid)} of blocks of {down} x {across}; get the model again"
+        )
 
     def _vector(self, tensor: Stored) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         if tensor.dtype not in ("F32", "F16", "BF16"):

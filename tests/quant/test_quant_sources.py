@@ -134,38 +134,56 @@ def test_mistrals_own_files_are_not_reordered(tmp_path, helpers, request, expert
         assert ours.get(key) == theirs.get(key)
 
 
-def eight_bit(weight):
-    """Bytes of e4m3 and their one scale."""
-    scale = np.float32(np.abs(weight).max() / 448)
-    values = e4m3_values()[:127]
-    codes = np.abs(np.abs(weight / scale)[..., None] - values).argmin(-1).astype(np.uint8)
-    return codes | (weight < 0).astype(np.uint8) << 7, scale
-
-
-@pytest.mark.parametrize("layout", ["tensor", "row", "block"])
-def test_eight_bit_floats_with_their_scales(mistral, tmp_path, helpers, layout):
+def eight_bit(tmp_path, helpers, name, scales, suffix, block=None):
+    """A dense model whose matrix `name` is of random 8-bit floats: its directory and the bytes."""
     stored = helpers.as_stored(helpers.hugging_face_weights(experts=0))
-    name = "model.layers.0.mlp.up_proj.weight"
-    weight = helpers.hugging_face_weights(experts=0)[name]
-    codes, scale = eight_bit(weight)
-    stored[name] = ("F8_E4M3", weight.shape, codes.tobytes())
-    shape, suffix = {
-        "tensor": ((), "_scale"),
-        "row": ((512, 1), "_scale"),
-        "block": ((4, 2), "_scale_inv"),
-    }[layout]
-    scales = np.full(shape, scale, np.float32)
-    stored[name + suffix] = ("F32", shape, scales.tobytes())
+    rng, shape = np.random.default_rng(1), stored[name][1]
+    codes = (rng.integers(0, 127, shape) | rng.integers(0, 2, shape) << 7).astype(np.uint8)
+    stored[name] = ("F8_E4M3", codes.shape, codes.tobytes())
+    stored[name + suffix] = ("F32", scales.shape, scales.tobytes())
     directory = helpers.write_hugging_face(tmp_path / "m", experts=0)
     for file in directory.glob("*.safetensors*"):
         file.unlink()
     helpers.write_safetensors(directory / "model.safetensors", stored)
+    if block:
+        quantization = {"quant_method": "fp8", "weight_block_size": block}
+        config = helpers.config(0) | {"quantization_config": quantization}
+        (directory / "config.json").write_text(json.dumps(config))
+    return directory, codes
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shape", "repeats", "suffix", "block"),
+    [
+        ("up", (), (512, 256), "_scale", None),
+        ("up", (1,), (512, 256), "_scale", None),
+        ("up", (512,), (1, 256), "_scale", None),
+        ("up", (512, 1), (1, 256), "_scale", None),
+        ("up", (4, 2), (128, 128), "_scale_inv", None),
+        ("up", (6, 4), (96, 80), "_scale_inv", [96, 80]),  # the last blocks are smaller
+        ("down", (16, 16), (16, 32), "_scale_inv", [16, 32]),  # as many blocks as rows: 8x22B's w2
+    ],
+)
+def test_eight_bit_floats_with_their_scales(
+    mistral, tmp_path, helpers, matrix, shape, repeats, suffix, block
+):
+    scales = np.random.default_rng(2).uniform(0.001, 0.01, shape).astype(np.float32)
+    name = f"model.layers.0.mlp.{matrix}_proj.weight"
+    directory, codes = eight_bit(tmp_path, helpers, name, np.asarray(scales), suffix, block)
     ours, expected = tensors_of(directory), tensors_of(mistral)
-    np.testing.assert_allclose(
-        ours["blk.0.ffn_up.weight"], expected["blk.0.ffn_up.weight"], atol=float(scale) * 16.1
-    )
-    del ours["blk.0.ffn_up.weight"], expected["blk.0.ffn_up.weight"]
+    each = scales.reshape(-1, 1) if scales.ndim < 2 else scales
+    each = each.repeat(repeats[0], axis=0).repeat(repeats[1], axis=1)
+    expected[f"blk.0.ffn_{matrix}.weight"] = e4m3_values()[codes] * each[: codes.shape[0], : codes.shape[1]]
     assert_same(ours, expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (1, 512), (8,), (256,), (512, 2), (512, 1, 1)])
+def test_scales_that_do_not_fit_are_refused(tmp_path, helpers, shape):
+    name = "model.layers.0.mlp.up_proj.weight"
+    directory, _ = eight_bit(tmp_path, helpers, name, np.ones(shape, np.float32), "_scale_inv")
+    refused = r"up_proj.weight_scale_inv' \[.* does not fit .*\[4, 2\] of blocks"
+    with pytest.raises(ModelFileError, match=refused):
+        open_source(directory)
 
 
 def test_an_eight_bit_float_needs_its_scale(tmp_path, helpers):
