@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import math
 import os
 import shutil
 from collections import deque
@@ -206,9 +207,15 @@ def _encode_range(planned: Planned, plan: Plan, index: int, start: int, stop: in
     else:
         encode_rows(rows, kind, plan.importance.of(tensor.name, index) if plan.importance else None, data)
     sample = rows[: max(1, _SAMPLED_WEIGHTS // part.cols)]
-    off = (FORMATS[kind].decode(data[: len(sample)]) - sample).reshape(-1)
-    flat = sample.reshape(-1)
-    return _Encoded(data, (stop - start) * part.row_bytes(), float(off @ off), float(flat @ flat))
+    flat = sample.reshape(-1).astype(np.float64)  # squares of large float32 are infinite in float32
+    off = FORMATS[kind].decode(data[: len(sample)]).reshape(-1) - flat
+    error = float(off @ off)
+    if not math.isfinite(error):  # whatever went wrong, such a file is of no use
+        raise ModelFileError(
+            f"{show(plan.source.path)}: {tensor.name!r} as {kind} holds weights that are no numbers; choose"
+            " another type for it with --tensor-type"
+        )
+    return _Encoded(data, (stop - start) * part.row_bytes(), error, float(flat @ flat))
 
 
 def _check_target(plan: Plan, out: Path, force: bool) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quant.blocks import block_format
+from quant.blocks import FORMATS, block_format
 from quant.errors import QuantError
 
 Floats = npt.NDArray[np.float32]
@@ -21,11 +21,13 @@ Bytes = npt.NDArray[np.uint8]
 
 _NONE = np.empty(0, np.float32)
 _ROWS_BYTES = 1 << 20  # of weights that a thread takes at a time
+_LARGEST = {"f32": float("inf"), "bf16": 2.0**128 - 2.0**120}
+_LEAST = np.float32(2.0**-32)  # importance of a column, beside 1 for the one of its block that matters most
 
 
 def encode_rows(x: Floats, name: str, importance: Floats | None, out: Bytes) -> None:
     """One thread's work: float32 [rows, cols], contiguous, into uint8 [rows, bytes]."""
-    importance = _NONE if importance is None else importance
+    importance = _NONE if importance is None else _scaled(importance, FORMATS[name].block_size)
     if name in ("q4_k", "q5_k"):
         from quant.encoders import k_affine
 
@@ -44,6 +46,18 @@ def encode_rows(x: Floats, name: str, importance: Floats | None, out: Bytes) -> 
         plain.encode_rows(x, name, out)
     else:
         out[:] = block_format(name).encode(x)
+
+
+def _scaled(importance: Floats, block: int) -> Floats:
+    """The columns' importance, between 1/2 and 1 where it is largest in a block, and 0 or at least _LEAST.
+
+    Only ratios within a block count, and a power of two changes none of them; but the encoders multiply sums
+    of importance by each other, for which float32 has room only near 1.
+    """
+    blocks = importance.reshape(-1, block)
+    exponents = np.frexp(blocks.max(axis=1, keepdims=True))[1]
+    scaled = np.ldexp(blocks, -exponents)
+    return np.where(blocks > 0, np.maximum(scaled, _LEAST), blocks).reshape(-1)
 
 
 def quantize(
@@ -88,8 +102,8 @@ def quantize(
 
 
 def largest(name: str) -> float:
-    """The largest weight that may be given to a format: scales are float16, and so are plain f16 weights."""
-    return float("inf") if name in ("f32", "bf16") else 65504.0
+    """The largest weight that may be given to a format: scales of blocks are float16."""
+    return _LARGEST.get(name, 65504.0)
 
 
 def check_importance(importance: npt.NDArray[Any], cols: int) -> Floats:

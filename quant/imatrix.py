@@ -40,7 +40,8 @@ class Statistics:
     def means(self) -> Floats:
         """float32 [experts, cols]; all ones for an expert that no token reached."""
         seen = self.counts[:, None] > 0
-        means: Floats = np.where(seen, self.sums / np.where(seen, self.counts[:, None], 1), 1)
+        with np.errstate(over="ignore"):  # `read_imatrix` refuses an infinite mean
+            means: Floats = np.where(seen, self.sums / np.where(seen, self.counts[:, None], 1), 1)
         return means.astype(np.float32)
 
 
@@ -114,7 +115,7 @@ def read_imatrix(path: Path) -> Importance:
         raise ModelFileError(f"{show(path)} cannot be read: {error.strerror or error}") from None
     importance = _read_gguf(path) if magic == b"GGUF" else _read_dat(path)
     for name, entry in importance.entries.items():
-        values = (entry.sums, entry.counts)
+        values = (entry.sums, entry.counts, entry.means)
         if not all(np.isfinite(v).all() and (v >= 0).all() for v in values):
             raise ModelFileError(
                 f"{show(path)}: {name!r} holds values that are no mean squares; make it again"

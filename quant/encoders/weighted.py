@@ -118,7 +118,8 @@ def _search_affine(xs: Any, ws: Any, top: Any, top_level: Any) -> Any:
         best = greatest(best, gain)
     for i in range(BLOCK):
         store(xs + i * STEP, load(xs + i * STEP) + low)
-    minimum = to_half(minimum + low)
+    limit = splat(_F(65504))
+    minimum = to_half(least(greatest(minimum + low, zero - limit), limit))
     # a constant block is its minimum, and what the rounding of that leaves is sixteen levels away
     return to_half(where_less(zero, span, scale, (low - minimum) * inverse(top))), minimum
 

@@ -234,7 +234,23 @@ def test_a_weight_too_large_for_sixteen_bits_is_refused_and_fits_in_f32(tmp_path
     source = helpers.write_hugging_face(tmp_path / "m", weights, "f32")
     with pytest.raises(ModelFileError, match=r"'output.weight' holds 100000.0 at \[1, 2\], which f16 cannot"):
         convert(planned(source, "f16"), tmp_path / "m.gguf", threads=1)
-    convert(planned(source, "f32"), tmp_path / "m.gguf", threads=1)
+    weights["lm_head.weight"][1, 2] = 1e30
+    source = helpers.write_hugging_face(tmp_path / "m", weights, "f32")
+    for kind in ("f32", "bf16"):
+        done = convert(planned(source, kind), tmp_path / f"{kind}.gguf", threads=1).tensors[-1]
+        assert done.square == pytest.approx(1e60)
+        assert done.error < 1e55
+    weights["lm_head.weight"][1, 2] = 3.4e38
+    source = helpers.write_hugging_face(tmp_path / "m", weights, "f32")
+    with pytest.raises(ModelFileError, match=r"holds 3\.\d+e\+38 at \[1, 2\], which bf16 cannot express"):
+        convert(planned(source, "bf16"), tmp_path / "m.gguf", threads=1)
+
+
+def test_a_file_of_weights_that_are_no_numbers_is_never_finished(mixtral, tmp_path, monkeypatch):
+    monkeypatch.setattr("quant.convert.encode_rows", lambda x, name, importance, out: out.fill(255))
+    with pytest.raises(ModelFileError, match=r"'token_embd.weight' as q4_k .* no numbers; choose another"):
+        convert(planned(mixtral), tmp_path / "m.gguf", threads=1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_targets_that_cannot_be_written_are_refused(mixtral, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from quant.errors import QuantError
 PLAIN = ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
 SEARCHED = ("iq4_nl", "q4_k", "q5_k", "q6_k")
 WRITABLE = tuple(n for n, f in FORMATS.items() if f.writable)
+WEIGHTED = tuple(n for n in WRITABLE if n not in ("f32", "f16", "bf16", "q8_0"))
 # relative RMSE on normal weights: under ggml's 0.0763, 0.0714, 0.0362, 0.0178 by what the search is worth
 REACHED = {"iq4_nl": 0.0762, "q4_k": 0.0707, "q5_k": 0.0348, "q6_k": 0.01765}
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,7 +90,7 @@ def test_awkward_weights_keep_to_their_error(name, weighted):
         np.testing.assert_allclose(decoded[row], x[row], rtol=4e-3)
 
 
-@pytest.mark.parametrize("name", [n for n in WRITABLE if n not in ("f32", "f16", "bf16", "q8_0")])
+@pytest.mark.parametrize("name", WEIGHTED)
 def test_importance_moves_the_error_to_columns_that_matter_less(name):
     x = weights()
     importance = np.where(np.arange(1024) % 8 == 0, 100, 1).astype(np.float32)
@@ -118,6 +119,36 @@ def test_an_importance_of_nothing_but_zeros_counts_all_alike(name):
     assert relative_rmse(x, name, np.zeros(1024)) < 0.1
 
 
+@pytest.mark.parametrize("name", WEIGHTED)
+@pytest.mark.parametrize("size", [2.0**-149, 2.0**-73, 2.0**-60, 2.0**60, 2.0**127])
+def test_only_ratios_of_importance_count(name, size):
+    x = weights(4)
+    x[1] *= 1e5
+    importance = np.ones(1024, np.float32)
+    expected = quantize(x, name, importance)
+    np.testing.assert_array_equal(quantize(x, name, importance * np.float32(size)), expected)
+    importance[:256] = size  # one block of columns that hardly matter, or are all that matters
+    np.testing.assert_array_equal(quantize(x, name, importance), expected)
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_any_spread_of_importance_leaves_weights_finite(name):
+    spread = np.random.default_rng(0).permutation(np.geomspace(1e-38, 1e38, 1024)).astype(np.float32)
+    for x in (weights(8), 1e5 * weights(8), 1e-9 * weights(8)):
+        decoded = dequantize(quantize(x, name, spread), name)
+        assert np.isfinite(decoded).all()
+        assert np.abs(decoded).max() < 1.5 * np.abs(x).max() + 1e-6
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_the_largest_weights_stay_finite_whatever_their_importance(name):
+    x = np.random.default_rng(1).uniform(-65504, 65504, (64, 256)).astype(np.float32)
+    x[::2, ::64] = -65504
+    for seed in range(4):
+        importance = np.random.default_rng(seed).exponential(size=256)
+        assert np.isfinite(dequantize(quantize(x, name, importance), name)).all()
+
+
 def test_shapes_are_kept():
     x = weights(6, 512)
     np.testing.assert_array_equal(quantize(x.reshape(2, 3, 512), "Q4_K").reshape(6, -1), quantize(x, "q4_k"))
@@ -144,6 +175,12 @@ def test_large_finite_weights_are_fine_in_f32_and_bf16():
     x = np.full((1, 256), 1e30, np.float32)
     assert dequantize(quantize(x, "f32"), "f32")[0, 0] == np.float32(1e30)
     np.testing.assert_allclose(dequantize(quantize(x, "bf16"), "bf16"), x, rtol=4e-3)
+    x[0, 3] = np.float32(2.0**128 - 2.0**120)  # bfloat16's largest
+    assert dequantize(quantize(x, "bf16"), "bf16")[0, 3] == x[0, 3]
+    x[0, 3] = 3.4e38
+    with pytest.raises(QuantError, match="bf16 cannot hold"):
+        quantize(x, "bf16")
+    assert quantize(x, "f32").view("<f4")[0, 3] == x[0, 3]
     x[0, 3] = np.inf
     with pytest.raises(QuantError, match="f32 cannot hold"):
         quantize(x, "f32")

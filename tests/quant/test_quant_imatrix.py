@@ -95,6 +95,13 @@ def test_damaged_files_are_refused(tmp_path, data):
         read_imatrix(path)
 
 
+def test_means_that_are_infinite_are_refused(tmp_path):
+    statistics = Statistics(np.full((1, 256), 1e38, np.float32), np.array([1e-3], np.float32))
+    Importance({"output.weight": statistics}).write(tmp_path / "imatrix.gguf")
+    with pytest.raises(ModelFileError, match=r"'output.weight' holds values that are no mean squares"):
+        read_imatrix(tmp_path / "imatrix.gguf")
+
+
 def test_a_gguf_that_is_no_importance_matrix_is_refused(tmp_path):
     with GGUFWriter(tmp_path / "m.gguf", {"general.architecture": "llama"}):
         pass
