@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import math
 import os
 import shutil
 from collections import deque
@@ -210,7 +209,7 @@ def _encode_range(planned: Planned, plan: Plan, index: int, start: int, stop: in
     flat = sample.reshape(-1).astype(np.float64)  # squares of large float32 are infinite in float32
     off = FORMATS[kind].decode(data[: len(sample)]).reshape(-1) - flat
     error = float(off @ off)
-    if not math.isfinite(error):  # whatever went wrong, such a file is of no use
+    if not np.isfinite(error):  # whatever went wrong, such a file is of no use
         raise ModelFileError(
             f"{show(plan.source.path)}: {tensor.name!r} as {kind} holds weights that are no numbers; choose"
             " another type for it with --tensor-type"

@@ -14,7 +14,7 @@ from quant.blocks import FORMATS
 from quant.errors import ModelFileError
 from quant.gguf_writer import GGUFWriter
 from quant.imatrix import Importance
-from quant.recipes import Choice, Model, Recipe, choose
+from quant.recipes import Choice, Model, Recipe, choose, is_free
 from quant.sources import Source, SourceTensor
 from quant.tensor_files import show
 
@@ -46,6 +46,7 @@ class Plan:
     tensors: list[Planned]
     metadata: dict[str, Any]
     importance: Importance | None = None
+    remarks: tuple[str, ...] = ()  # notes about the model as a whole
 
     def writer(self, path: Path) -> GGUFWriter:
         """A file with this plan's header."""
@@ -65,8 +66,8 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """Where a tensor's type is not what the recipe says, and why."""
-        return [f"{p.tensor.name}: {p.choice.note}" for p in self.tensors if p.choice.note]
+        """The remarks, and where a tensor's type is not what the recipe says, and why."""
+        return [*self.remarks, *(f"{p.tensor.name}: {p.choice.note}" for p in self.tensors if p.choice.note)]
 
     def memory(self, threads: int) -> int:
         """Bytes of memory that the conversion takes, about: ranges of rows being read, decoded and
@@ -86,9 +87,10 @@ def make_plan(
     importance: Importance | None = None,
     version: str = "",
 ) -> Plan:
-    """Which tensor becomes what; ModelFileError where the source's types, or an importance's shapes,
-    forbid it.
+    """Which tensor becomes what; ModelFileError where the source's types forbid it, an importance is of
+    another model, or an override fits no tensor.
     """
+    _check_overrides(source, overrides)
     tied = all(t.name != "output.weight" for t in source.tensors)
     model = Model(source.layers, source.experts, tied, importance is not None)
     planned = [
@@ -114,4 +116,40 @@ def make_plan(
     }
     if importance is not None:
         metadata["localmoe.imatrix"] = importance.digest
-    return Plan(source, recipe, planned, metadata, importance)
+    remarks = () if importance is None else _uncovered(importance, planned, source, tied)
+    return Plan(source, recipe, planned, metadata, importance, remarks)
+
+
+def _check_overrides(source: Source, overrides: Sequence[tuple[re.Pattern[str], str]]) -> None:
+    free = [t.name for t in source.tensors if is_free(t.name, t.shape)]
+    for pattern, kind in overrides:
+        if not any(pattern.search(name) for name in free):
+            raise ModelFileError(
+                f"{show(source.path)}: --tensor-type {pattern.pattern}={kind} fits no matrix whose type can"
+                " be chosen; --dry-run lists their names"
+            )
+
+
+def _uncovered(
+    importance: Importance, planned: Sequence[Planned], source: Source, tied: bool
+) -> tuple[str, ...]:
+    """A remark on matrices of coarse blocks that the importance does not cover; an error if it covers none.
+
+    A token embedding that is no output matrix too is never multiplied, so nothing is recorded of it.
+    """
+    if not any(p.tensor.name in importance.entries for p in planned):
+        raise ModelFileError(
+            f"{show(importance.path)}: it has nothing on any tensor of {show(source.path)}; it is of another"
+            " model"
+        )
+    left = [
+        p.tensor.name
+        for p in planned
+        if p.choice.type not in _EXACT
+        and p.tensor.name not in importance.entries
+        and (tied or p.tensor.name != "token_embd.weight")
+    ]
+    if not left:
+        return ()
+    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+    return (f"the importance matrix has nothing on {left[0]}{more}: errors there count evenly",)

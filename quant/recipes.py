@@ -82,6 +82,13 @@ def parse_override(text: str) -> tuple[re.Pattern[str], str]:
         raise QuantError(f"{pattern!r} is no regular expression: {error}") from None
 
 
+def is_free(name: str, shape: Sequence[int]) -> bool:
+    """May the type be chosen? Norms and the router stay f32: they are small, and every token passes them."""
+    return (
+        len(shape) > 1 and name.endswith(".weight") and "_norm." not in name and "ffn_gate_inp." not in name
+    )
+
+
 def choose(
     name: str,
     shape: Sequence[int],
@@ -91,10 +98,8 @@ def choose(
     overrides: Sequence[tuple[re.Pattern[str], str]] = (),
     pure: bool = False,
 ) -> Choice:
-    """The format of one tensor. Norms and the router stay f32: they are small, and every token passes
-    them.
-    """
-    if len(shape) < 2 or not name.endswith(".weight") or "_norm." in name or "ffn_gate_inp." in name:
+    """The format of one tensor."""
+    if not is_free(name, shape):
         return Choice("f32")
     for pattern, kind in overrides:
         if pattern.search(name):

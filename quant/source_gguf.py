@@ -70,6 +70,12 @@ def _metadata(file: GGUFFile) -> dict[str, Any]:
     }
 
 
+def merged_name(name: str) -> str:
+    """The name of the tensor of all experts that one expert's is part of; any other tensor's own name."""
+    expert = _EXPERT.fullmatch(name)
+    return f"{expert[1]}_exps.weight" if expert else name
+
+
 def _merge(tensors: dict[str, tuple[Path, Tensor]], path: Path) -> list[SourceTensor]:
     """One tensor for all experts, where the file has one for each."""
     result: dict[str, SourceTensor] = {}
@@ -78,7 +84,7 @@ def _merge(tensors: dict[str, tuple[Path, Tensor]], path: Path) -> list[SourceTe
         if expert is None:
             result[name] = SourceTensor(name, tensor.shape, _matrices(file, tensor))
             continue
-        merged = f"{expert[1]}_exps.weight"
+        merged = merged_name(name)
         if merged in result:
             continue
         parts: list[Matrix] = []

@@ -141,6 +141,7 @@ def _dry_run(plan: Plan, threads: int | None, as_json: bool) -> str:
             "bytes": plan.nbytes,
             "bits_per_weight": round(bits, 4),
             "memory_bytes": memory,
+            "notes": plan.notes,
         }
         return json.dumps(report, indent=1)
     width = max(len(p.tensor.name) for p in plan.tensors)
@@ -149,6 +150,7 @@ def _dry_run(plan: Plan, threads: int | None, as_json: bool) -> str:
         f"{p.choice.type:7} {p.nbytes / 1e6:>10,.2f} MB  {p.choice.note}".rstrip()
         for p in plan.tensors
     ]
+    lines += [f"note: {remark}" for remark in plan.remarks]
     lines.append(
         f"{len(plan.tensors)} tensors, {plan.nbytes / 1e9:.2f} GB, {bits:.2f} bits per weight;"
         f" the conversion takes about {memory / 1e9:.1f} GB of memory"

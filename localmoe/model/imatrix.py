@@ -20,6 +20,7 @@ from localmoe.kernels.matrix import Matrix
 from localmoe.runner import Model
 from quant.gguf import GGUFFile
 from quant.imatrix import Importance, Statistics
+from quant.source_gguf import merged_name
 
 
 class CollectingCpu(Cpu):
@@ -102,8 +103,8 @@ def collect(
 
 
 def tensor_names(file: GGUFFile) -> dict[int, str]:
-    """Which tensor begins at an address of the mapped file."""
-    return {tensor.address: name for name, tensor in file.tensors.items()}
+    """Which tensor begins at an address of the mapped file; of a tensor per expert, the one they make up."""
+    return {tensor.address: merged_name(name) for name, tensor in file.tensors.items()}
 
 
 def load_collecting(path: str | Path, threads: int | None, notice: Callable[[str], None]) -> Model:

@@ -345,6 +345,8 @@ def test_quantize_command(mixtral, tmp_path):
         ((mixtral,), 2, "name the file to write with -o"),
         ((tmp_path / "none", "-o", tmp_path / "x.gguf"), 2, "no such file"),
         ((mixtral, "-o", tmp_path / "x.gguf", "--tensor-type", "(=q8_0"), 2, "no regular expression"),
+        ((mixtral, "--dry-run", "--tensor-type", "ffn_dwn=q6_k"), 2, "ffn_dwn=q6_k fits no matrix"),
+        ((mixtral, "--dry-run", "--tensor-type", "ffn_gate_inp=q8_0"), 2, "fits no matrix whose type can"),
     ):
         result = run(*arguments)
         assert result.returncode == code

@@ -13,7 +13,7 @@ from quant.errors import ModelFileError
 from quant.gguf import GGUFFile, GGUFWriter
 from quant.imatrix import Importance, Statistics, read_imatrix
 from quant.plan import make_plan
-from quant.recipes import recipe_named
+from quant.recipes import is_free, recipe_named
 from quant.sources import open_source
 
 UP = "blk.0.ffn_up_exps.weight"
@@ -122,6 +122,32 @@ def test_an_importance_matrix_of_another_model_is_refused(mixtral):
     importance = sample(cols=512)
     with pytest.raises(ModelFileError, match="it is of another model"):
         make_plan(open_source(mixtral), recipe_named("q4_0"), importance=importance)
+
+
+def test_an_importance_matrix_with_nothing_on_the_model_is_refused(mixtral):
+    foreign = Importance({"model.layers.0.foo": sample().entries[UP]})
+    with pytest.raises(ModelFileError, match=r"imatrix: it has nothing on any tensor of .*another model"):
+        make_plan(open_source(mixtral), recipe_named("q4_0"), importance=foreign)
+
+
+def test_matrices_that_an_importance_matrix_does_not_cover_are_noted(mixtral):
+    def notes(importance, recipe="q4_0"):
+        return make_plan(open_source(mixtral), recipe_named(recipe), importance=importance).notes
+
+    whole = {}
+    for tensor in open_source(mixtral).tensors:
+        if is_free(tensor.name, tensor.shape) and tensor.name != "token_embd.weight":
+            experts = tensor.shape[0] if len(tensor.shape) == 3 else 1
+            sums = np.ones((experts, tensor.shape[-1]), np.float32)
+            whole[tensor.name] = Statistics(sums, np.ones(experts, np.float32))
+    assert notes(Importance(dict(whole))) == []
+    del whole["blk.0.ffn_up_exps.weight"], whole["blk.1.attn_k.weight"]  # the second becomes Q8_0: no matter
+    (note,) = notes(Importance(dict(whole)))
+    assert note == "the importance matrix has nothing on blk.0.ffn_up_exps.weight: errors there count evenly"
+    del whole["output.weight"]
+    (note,) = notes(Importance(dict(whole)))
+    assert "blk.0.ffn_up_exps.weight and 1 more:" in note
+    assert notes(Importance(dict(whole)), "q8_0") == []
 
 
 def test_each_expert_is_quantized_with_its_own_importance(mixtral, tmp_path, helpers):
