@@ -28,6 +28,7 @@ class Sizes:
     experts: int = 0  # 0: dense
     used: int = 0
     window: int = 0  # 0: no sliding window
+    rotated: int = 0  # coordinates of a head that positions rotate; 0: all
 
     def metadata(self, name: str) -> dict[str, Any]:
         """GGUF's keys for a model of the "llama" architecture, as llama.cpp's converter writes them."""
@@ -44,7 +45,7 @@ class Sizes:
             "llama.rope.freq_base": float(self.rope_base),
             "llama.attention.layer_norm_rms_epsilon": float(self.epsilon),
             "llama.vocab_size": self.vocabulary,
-            "llama.rope.dimension_count": self.head,
+            "llama.rope.dimension_count": self.rotated or self.head,
         }
         if self.head * self.heads != self.hidden:
             result["llama.attention.key_length"] = result["llama.attention.value_length"] = self.head
@@ -118,11 +119,11 @@ class Settings:
 
 def check(sizes: Sizes, path: Path) -> Sizes:
     """The sizes, or an error where they contradict each other."""
-    problem = None
+    problem, rotated = None, sizes.rotated or sizes.head
     if sizes.heads % sizes.kv_heads:
         problem = f"{sizes.heads} heads do not share {sizes.kv_heads} key-value heads evenly"
-    elif sizes.head % 2:
-        problem = f"heads of odd width {sizes.head} cannot be rotated in pairs"
+    elif rotated % 2 or rotated > sizes.head:
+        problem = f"{rotated} coordinates of heads of {sizes.head} cannot be rotated in pairs"
     elif sizes.used > sizes.experts:
         problem = f"{sizes.used} experts are used of {sizes.experts}"
     if problem:

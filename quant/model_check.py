@@ -61,8 +61,6 @@ def _sizes(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], p
     vocabulary = values.integer("llama.vocab_size", len(tokens) if isinstance(tokens, list) else embedding[0])
     if isinstance(tokens, list) and len(tokens) != vocabulary:
         raise values.error(f"its tokenizer has {len(tokens)} tokens, its vocabulary {vocabulary}")
-    if values.integer("llama.rope.dimension_count", head) != head:
-        raise values.error("only part of each head is rotated, which is not supported")
     if values.integer("llama.attention.value_length", head) != head:
         raise values.error("keys and values differ in width, which is not supported")
     experts = values.integer("llama.expert_count", 0, least=0, most=1 << 12)
@@ -80,4 +78,5 @@ def _sizes(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], p
         experts=experts,
         used=values.integer("llama.expert_used_count", least=1) if experts else 0,
         window=values.integer("llama.attention.sliding_window", 0, least=0),
+        rotated=values.integer("llama.rope.dimension_count", head),
     )

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from quant.errors import ModelFileError
 from quant.hyperparameters import Settings, Sizes, check
 from quant.source_map import Naming, TensorMap
 from quant.sources import Files, Source
-from quant.tensor_files import read_directory, read_json
+from quant.tensor_files import read_directory, read_json, show
 from quant.tokenizer_files import tokenizer_metadata
 
 FAMILIES = ("mixtral", "mistral", "llama")
@@ -49,7 +50,8 @@ def open_hugging_face(directory: Path) -> Source:
     path = directory / "config.json"
     config = Settings(read_json(path), path)
     sizes = check(_sizes(config), path)
-    block = config.part("quantization_config").get("weight_block_size")
+    quantization = config.part("quantization_config")
+    block = quantization.get("weight_block_size")
     whole = isinstance(block, list) and len(block) == 2 and all(type(n) is int and n > 0 for n in block)
     files = Files()
     mapping = TensorMap(
@@ -57,8 +59,14 @@ def open_hugging_face(directory: Path) -> Source:
     )
     try:
         tensors = mapping.tensors(tied=config.get("tie_word_embeddings") is True)
-    except BaseException:
+    except BaseException as error:
         files.close()
+        method = quantization.get("quant_method")
+        if isinstance(error, ModelFileError) and method not in (None, "fp8"):
+            raise ModelFileError(
+                f"{show(path)}: its weights are quantized by {method!r:.40}, and of such only 8-bit floats"
+                f" can be read; get the original weights ({error})"
+            ) from None
         raise
     metadata = sizes.metadata(_name(config, directory))
     metadata |= tokenizer_metadata(directory, sizes.vocabulary, config.values)

@@ -194,7 +194,7 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     """
     path = Path(path)
     if path.is_dir():
-        if (path / "params.json").exists() and not (path / "config.json").exists():
+        if _is_mistrals_own(path):
             from quant.source_mistral import open_mistral
 
             return open_mistral(path)
@@ -211,6 +211,19 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     from quant.source_gguf import open_gguf
 
     return open_gguf(path)
+
+
+def _is_mistrals_own(directory: Path) -> bool:
+    """Is it in Mistral's layout, not in Hugging Face's? ModelFileError where its weights are GGUF."""
+    stored, files = sorted(directory.glob("*.safetensors*")), sorted(directory.glob("*.gguf"))
+    if files and not stored:
+        raise ModelFileError(f"{show(directory)} is a directory; name the GGUF file in it: {show(files[0])}")
+    if not (directory / "params.json").exists():
+        return False
+    if not (directory / "config.json").exists():
+        return True
+    # both are published, together or apart: what is there of the weights decides
+    return bool(stored) and all(path.name.startswith("consolidated") for path in stored)
 
 
 @cache

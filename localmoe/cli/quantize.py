@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,7 @@ def quantize(
         importance=read_imatrix(imatrix) if imatrix else None,
         version=version(),
     )
+    plan = replace(plan, remarks=(*_cannot_run(plan), *plan.remarks))
     if out is None or dry_run:
         click.echo(_dry_run(plan, threads, as_json))
         return
@@ -116,6 +118,21 @@ class ProgressLine:
     def close(self) -> None:
         if self.width:
             print("\r" + " " * min(self.width, 110) + "\r", end="", file=sys.stderr, flush=True)
+
+
+def _cannot_run(plan: Plan) -> list[str]:
+    """A note where the file will be a sound one that localmoe does not run."""
+    import numpy as np
+
+    from localmoe.model.config import ModelConfig
+    from quant.errors import ModelFileError
+
+    plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in plan.metadata.items()}
+    try:
+        ModelConfig.from_metadata(plain, plan.source.path)
+    except ModelFileError as error:
+        return [f"localmoe cannot run this: {error}"]
+    return []
 
 
 def _dry_run(plan: Plan, threads: int | None, as_json: bool) -> str:

@@ -7,7 +7,7 @@ Llama files all have the architecture `llama`; a Mixtral is one with `expert_cou
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,15 @@ class ModelConfig:
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> ModelConfig:
-        """Raises ModelFileError for another architecture, missing or impossible metadata; the message names
-        it.
+        """As `from_metadata`; ModelFileError also where the vocabulary and its embedding differ in size."""
+        return replace(cls.from_metadata(file.metadata, file.path), vocab=_vocabulary_size(file))
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any], path: Path) -> ModelConfig:
+        """All but `vocab`, which the tensors say. Raises ModelFileError for another architecture, missing or
+        impossible metadata, and what is not supported; the message names it.
         """
-        read = _Metadata(file.path, file.metadata)
+        read = _Metadata(path, metadata)
         architecture = read.text("general.architecture")
         if architecture not in ARCHITECTURES:
             raise read.error(
@@ -56,7 +61,7 @@ class ModelConfig:
         experts = read.count("llama.expert_count", least=0, default=0)
         head_dim = read.count("llama.attention.key_length", default=max(1, hidden // heads))
         config = cls(
-            name=read.text("general.name", default=file.path.stem),
+            name=read.text("general.name", default=path.stem),
             layers=read.count("llama.block_count"),
             hidden=hidden,
             ffn=read.count("llama.feed_forward_length"),
@@ -69,7 +74,7 @@ class ModelConfig:
             epsilon=read.number("llama.attention.layer_norm_rms_epsilon"),
             experts=experts,
             experts_used=read.count("llama.expert_used_count", default=2) if experts else 0,
-            vocab=_vocabulary_size(file),
+            vocab=0,
             context=read.count("llama.context_length"),
             window=read.count("llama.attention.sliding_window", least=0, default=0),
         )

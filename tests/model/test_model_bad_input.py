@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -192,6 +193,40 @@ def test_what_disagrees_is_named(key, value, named, refused, tmp_path):
     line = refused(hollow(tmp_path / "bad.gguf", metadata(**{"block_count": 1, key: value})))
     assert named in line
     assert "bad.gguf" in line or "tokenizer.ggml" in line
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dimension_count": 8, "llama.attention.key_length": 8},
+        {"dimension_count": 32, "llama.attention.key_length": 32, "embedding_length": 144},
+        {"feed_forward_length": 48},
+        {"expert_count": 257, "feed_forward_length": 32},
+        {"expert_count": 64, "expert_used_count": 33, "feed_forward_length": 32},
+        {"type": "yarn"},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_run_can_be_converted_with_a_note(changes, refused, tmp_path, capsys):
+    path = made(tmp_path, values=metadata(block_count=1, **changes), types="f16")
+    reason = refused(path).removeprefix("localmoe: ")
+    for command in (["--dry-run"], ["-o", str(tmp_path / "out.gguf")]):
+        assert run(["quantize", str(path), "-t", "q8_0", *command]) == 0
+        assert f"note: localmoe cannot run this: {reason}\n" in capsys.readouterr().out
+    assert run(["quantize", str(path), "-t", "q8_0", "--dry-run", "--json"]) == 0
+    assert f"localmoe cannot run this: {reason}" in json.loads(capsys.readouterr().out)["notes"]
+
+
+def test_heads_of_which_only_part_is_rotated_are_run_and_converted_without_a_note(tmp_path, capsys):
+    import localmoe
+
+    values = metadata(block_count=1, dimension_count=32, **{"llama.attention.key_length": 64})
+    path = made(tmp_path, values=values, types="f16")
+    assert run(["quantize", str(path), "-o", str(tmp_path / "out.gguf"), "-t", "q8_0"]) == 0
+    assert "note" not in capsys.readouterr().out
+    with localmoe.load(tmp_path / "out.gguf") as model:
+        assert (model.config.head_dim, model.config.rope_dim) == (64, 32)
+        assert np.isfinite(model.logits([1, 5])).all()
 
 
 def test_a_vocabulary_of_another_size_than_the_embedding(refused, tmp_path):

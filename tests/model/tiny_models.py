@@ -65,7 +65,8 @@ def shapes(values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Every tensor of a model with this metadata, by name."""
     hidden, ffn = values["llama.embedding_length"], values["llama.feed_forward_length"]
     heads, kv_heads = values["llama.attention.head_count"], values["llama.attention.head_count_kv"]
-    head, experts = values["llama.rope.dimension_count"], values.get("llama.expert_count", 0)
+    head = values.get("llama.attention.key_length", values["llama.rope.dimension_count"])
+    experts = values.get("llama.expert_count", 0)
     vocab = len(values["tokenizer.ggml.tokens"])
     result: dict[str, tuple[int, ...]] = {"token_embd.weight": (vocab, hidden)}
     for i in range(values["llama.block_count"]):

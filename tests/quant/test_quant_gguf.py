@@ -364,7 +364,8 @@ def model(mixtral, tmp_path):
         ({"llama.vocab_size": 95}, "tokenizer has 96 tokens, its vocabulary 95"),
         ({"tokenizer.ggml.tokens": ["a"] * 95, "llama.vocab_size": 95}, r"'token_embd.weight' has the shape"),
         ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "not a positive number"),
-        ({"llama.rope.dimension_count": 32}, "only part of each head"),
+        ({"llama.rope.dimension_count": 33}, "33 coordinates of heads of 64 cannot be rotated in pairs"),
+        ({"llama.rope.dimension_count": 66}, "66 coordinates of heads of 64"),
         ({"llama.embedding_length": "256"}, "embedding_length is '256'"),
     ],
 )
@@ -373,6 +374,11 @@ def test_semantic_nonsense_is_refused(model, change, message):
     check_model(metadata, shapes, path)
     with pytest.raises(ModelFileError, match=message):
         check_model(metadata | change, shapes, path)
+
+
+def test_heads_of_which_only_part_is_rotated_are_fine(model):
+    metadata, shapes, path = model
+    assert check_model(metadata | {"llama.rope.dimension_count": 32}, shapes, path).rotated == 32
 
 
 def test_scales_that_are_no_numbers_are_found(model):

@@ -128,6 +128,7 @@ def test_mistrals_own_files_are_not_reordered(tmp_path, helpers, request, expert
     (directory / "params.json").write_text(json.dumps(params))
     (directory / "tokenizer.model.v3").write_bytes(helpers.sentencepiece_model())
     assert_same(tensors_of(directory), tensors_of(twin))
+    (directory / "config.json").write_text("{}")  # published beside it, for weights that are not there
     ours, theirs = open_source(directory).metadata, open_source(twin).metadata
     for key in ("rope.freq_base", "expert_count", "attention.head_count_kv", "vocab_size"):
         key = "llama." + key
@@ -353,6 +354,29 @@ def test_what_is_no_model_is_refused_with_the_reason(tmp_path, helpers):
         open_source(directory / "model.safetensors")
     with pytest.raises(ModelFileError, match="no such file"):
         open_source(tmp_path / "nothing.gguf")
+
+
+def test_a_directory_of_gguf_is_answered_with_its_file(tmp_path):
+    for name in ("b.gguf", "a.gguf"):
+        (tmp_path / name).write_bytes(b"")
+    for also in ("README.md", "config.json", "pytorch_model.bin"):
+        with pytest.raises(ModelFileError, match=r"is a directory; name the GGUF file in it: .*/a\.gguf"):
+            open_source(tmp_path)
+        (tmp_path / also).write_text("{}")
+
+
+def test_weights_in_a_form_that_cannot_be_read_are_called_by_its_name(tmp_path, helpers):
+    weights = helpers.hugging_face_weights()
+    weights["lm_head.qweight"] = weights.pop("lm_head.weight")
+    directory = helpers.write_hugging_face(tmp_path / "m", weights)
+    config = helpers.config() | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelFileError, match=r"config.json: .* by 'gptq', .* original .*'lm_head.weight' is"):
+        open_source(directory)
+    config["quantization_config"]["quant_method"] = "fp8"  # can be read: then it is the file that is missing
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelFileError, match=r"^[^(]*'lm_head.weight' is missing; the model is incomplete$"):
+        open_source(directory)
 
 
 def test_a_tokenizer_of_another_kind_is_refused(tmp_path, helpers):
