@@ -1,6 +1,4 @@
-"""Does a GGUF file's metadata make sense, and do its tensors fit it? Asked before a model is converted or
-run.
-"""
+"""Does a GGUF file's metadata make sense, and do its tensors fit it? Asked before a model is converted."""
 
 from __future__ import annotations
 
