@@ -81,10 +81,16 @@ def edit(repl: Repl, argument: str) -> None:
     if not written.strip():
         repl.notices("Nothing sent: the text was empty.")
         return
+    before = conversation.head
     if last is not None:
         conversation.undo()
     repl.notices.write(f">>> {written}")
-    repl.ask(written)
+    try:
+        repl.ask(written)
+    finally:
+        if last is not None and conversation.head is last.parent:  # nothing came of it: back to where it was
+            conversation.head = before
+            repl.session.recorder.stand_on(conversation)
 
 
 def edited(text: str, suffix: str = ".md") -> str:

@@ -166,10 +166,13 @@ class Session:
                 return
             raise
         self.recorder.save(self.conversation, prompt, self.reference)
-        yield from self._answer(window, cancelled)
+        yield from self._answer(window, cancelled, before)
 
     def regenerate(self, cancelled: Callable[[], bool] = lambda: False) -> Answering:
-        """Another answer to the last prompt, beside the one that is there."""
+        """Another answer to the last prompt, beside the one that is there.
+
+        If it is cancelled before its first word, the conversation stands on the earlier answer again.
+        """
         prompt = self.conversation.last("user")
         if prompt is None:
             raise UsageError("there is no prompt to answer again")
@@ -182,7 +185,7 @@ class Session:
             if isinstance(error, CancelledError):
                 return
             raise
-        yield from self._answer(window, cancelled)
+        yield from self._answer(window, cancelled, before)
 
     def continue_answer(self, cancelled: Callable[[], bool] = lambda: False) -> Answering:
         """Let the model go on with its last answer."""
@@ -194,15 +197,15 @@ class Session:
             window = self.window()
             yield from self._stream(turn, window, cancelled, continues=True)
 
-    def _answer(self, window: Window, cancelled: Callable[[], bool]) -> Answering:
-        prompt = self.conversation.head
+    def _answer(self, window: Window, cancelled: Callable[[], bool], before: Turn | None) -> Answering:
+        """Answer the prompt at the head; `before`: where to stand if nothing is said."""
         turn = self.conversation.add("assistant", "", status="streaming")
         self.recorder.save(self.conversation, turn, self.reference)
         try:
             yield from self._stream(turn, window, cancelled)
         finally:
-            if turn.status == "interrupted" and not turn.content and prompt is not None:
-                self.conversation.head = prompt.parent  # nothing was said: as if it had not been asked
+            if turn.status == "interrupted" and not turn.content:
+                self.conversation.head = before
                 self.recorder.stand_on(self.conversation)
 
     def _stream(

@@ -120,6 +120,15 @@ def test_cancelled_before_the_first_word(session: Session, history: History) -> 
     assert len(saved(history)) == 2
 
 
+def test_regenerating_cancelled_before_the_first_word(session: Session, history: History) -> None:
+    ask(session, "first")
+    ask(session, "second")
+    stood = session.conversation.head
+    assert list(session.regenerate(cancelled=lambda: True)) == []
+    assert session.conversation.head is stood
+    assert [text for _, text, _ in saved(history)] == ["first", "You said: first", "second", "You said: second"]
+
+
 def test_cancelled_while_a_long_prompt_is_read(session: Session, model: FakeModel) -> None:
     model.context = 5000
     session.use(model)
