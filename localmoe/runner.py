@@ -107,7 +107,7 @@ def _first_run(threads: int, notice: Notice | None) -> None:
 
     drop_old_caches()
     if notice is not None:
-        notice("First run: compiling the kernels for this CPU. Once, in a quarter of a minute to one ...")
+        notice("First run: compiling the kernels for this CPU (once, 15 to 60 seconds) ...")
     compile_modules(threads)
     import localmoe.model.engine  # noqa: F401  # compiles what is left
 

@@ -80,6 +80,17 @@ def fitted(text: str) -> str:
     return "\n".join(lines)
 
 
+def _cut(text: str) -> str:
+    """`text` as far as it fits the row beside the spinner; a second row would not be cleared."""
+    from rich.cells import cell_len, set_cell_size
+
+    from localmoe.chat.painter import Painter
+
+    # less the spinner, a space, and the last column, where some terminals wrap
+    room = max(1, Painter(sys.stderr).size.columns - 3)
+    return text if cell_len(text) <= room else set_cell_size(text, room - 1) + "…"
+
+
 class Spinner:
     """A moving line on stderr while the block runs; nothing where stderr is no terminal or `quiet`."""
 
@@ -95,7 +106,7 @@ class Spinner:
         while not self._done.wait(0.1):
             turn += 1
             if turn > 2:  # nothing flashes up for what is quick
-                sys.stderr.write(f"\r\x1b[K{frames[turn % len(frames)]} {safe(self.text)}")
+                sys.stderr.write(f"\r\x1b[K{frames[turn % len(frames)]} {_cut(safe(self.text))}")
                 sys.stderr.flush()
         if turn > 2:
             sys.stderr.write("\r\x1b[K")

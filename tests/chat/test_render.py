@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import os
 import re
+import sys
+import time
 
 import pyte
 import pytest
 from fake_model import HOSTILE, LONG
 
+from localmoe.chat.output import Spinner
 from localmoe.chat.painter import Painter, wrapped
 from localmoe.chat.render import AnswerView
 
@@ -161,3 +164,15 @@ def test_a_resized_terminal(terminal: Terminal, monkeypatch: pytest.MonkeyPatch)
 )
 def test_wrapping(line: str, width: int, rows: list[str]) -> None:
     assert wrapped(line, width) == rows
+
+
+def test_a_spinner_keeps_to_one_row(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal)
+    print("above", end="\r\n", file=terminal)
+    for text in ("loading " * 10, "読み込み中" * 10):  # the second: ten cells in five characters
+        shown = terminal.bytes.count("\x1b[K")
+        with Spinner(text):
+            while terminal.bytes.count("\x1b[K") < shown + 3:
+                time.sleep(0.01)
+    assert terminal.lines()[0] == "above"
+    assert not any(terminal.lines()[1:])

@@ -124,9 +124,10 @@ def test_regenerating_cancelled_before_the_first_word(session: Session, history:
     ask(session, "first")
     ask(session, "second")
     stood = session.conversation.head
+    before = saved(history)
     assert list(session.regenerate(cancelled=lambda: True)) == []
     assert session.conversation.head is stood
-    assert [text for _, text, _ in saved(history)] == ["first", "You said: first", "second", "You said: second"]
+    assert saved(history) == before
 
 
 def test_cancelled_while_a_long_prompt_is_read(session: Session, model: FakeModel) -> None:
