@@ -8,12 +8,15 @@ as if it were not there. All files together keep below a limit: the one used lon
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from localmoe.errors import LocalMoeError
 from localmoe.generate.loop import Decoder
+
+_STALE_SECONDS = 600.0  # a state is written within seconds: a draft this old has lost its process
 
 
 class SavableDecoder(Decoder, Protocol):
@@ -44,6 +47,7 @@ class KVStore:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._directory.chmod(0o700)
+            self._drop_stale_drafts()
             os.close(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
             decoder.save(draft, identity)
             draft.replace(self._file(conversation))
@@ -64,8 +68,14 @@ class KVStore:
             return 0
 
     def forget(self, conversation: str) -> None:
-        """Remove the state of a conversation that is removed."""
-        self._file(conversation).unlink(missing_ok=True)
+        """Remove the state of a conversation that is removed, and drafts of it that a killed process left."""
+        for file in self._directory.glob(f"{conversation}.*"):
+            file.unlink(missing_ok=True)
+
+    def _drop_stale_drafts(self) -> None:
+        for draft in self._directory.glob("*.partial"):
+            if draft.stat().st_mtime < time.time() - _STALE_SECONDS:
+                draft.unlink(missing_ok=True)
 
     def _prune(self) -> None:
         """Remove states until the rest keeps below the limit."""

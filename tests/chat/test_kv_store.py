@@ -41,6 +41,23 @@ def test_what_does_not_fit_is_computed_anew(tmp_path: Path, model: FakeModel, de
     assert store.restore("abc", model.decoder(), "id") == 0
 
 
+def test_drafts_of_killed_processes_go(tmp_path: Path, decoder: FakeDecoder) -> None:
+    store = KVStore(tmp_path / "kv", 10_000)
+    store.save("abc", decoder, "id")
+    left = tmp_path / "kv" / "abc.1.partial"
+    left.write_bytes(b"text")
+    other = tmp_path / "kv" / "other.2.partial"
+    other.write_bytes(b"text")
+    store.save("abc", decoder, "id")
+    assert left.exists()  # its process may be about to finish it
+    os.utime(left, (0, 0))
+    store.save("abc", decoder, "id")
+    assert not left.exists()
+    left.write_bytes(b"text")
+    store.forget("abc")
+    assert list((tmp_path / "kv").iterdir()) == [other]
+
+
 def test_the_longest_unused_goes(tmp_path: Path, model: FakeModel, decoder: FakeDecoder) -> None:
     store = KVStore(tmp_path / "kv", 10_000)
     store.save("a", decoder, "id")
