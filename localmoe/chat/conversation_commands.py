@@ -148,10 +148,8 @@ def load(repl: Repl, argument: str) -> None:
     if len(lines) != 1:
         raise UsageError(f"{file} holds {len(lines)} conversations; `localmoe history import` takes several.")
     conversation = Conversation.from_object(checked(lines[0], str(file)))
-    for leaf in conversation.leaves():
-        repl.session.recorder.save(conversation, leaf, repl.session.reference)
     repl.session.take_up(conversation)
-    repl.session.recorder.stand_on(conversation)
+    repl.session.recorder.save(conversation, repl.session.reference, retry=True)
     repl.show_last_exchange()
 
 

@@ -107,6 +107,7 @@ def model(repl: Repl, argument: str) -> None:
     before = repl.session.model
     repl.session.use(loaded, reference(found))
     before.close()
+    repl.session.recorder.stand_on(repl.session.conversation, repl.session.reference)
     repl.notices(f"{loaded.name} answers from here on; context of {loaded.context:,} tokens.")
 
 

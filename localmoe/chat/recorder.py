@@ -1,5 +1,7 @@
 """Keeps a conversation on disk as it goes; when the history fails, says so once and lets the chat go on.
 
+The next prompt tries again, and writes all that is missing then.
+
 An answer in progress is written by a thread of its own every half second, so that killing the process loses
 at most the last second of it, also when single tokens take long.
 """
@@ -25,6 +27,7 @@ class Recorder:
     def __init__(self, history: History | None, warn: Callable[[str], None]) -> None:
         self.history = history
         self._warn = warn
+        self._behind = False  # a write failed: the history lacks what came since
 
     @classmethod
     def open(cls, path: Path, warn: Callable[[str], None]) -> Recorder:
@@ -40,38 +43,73 @@ class Recorder:
             self.history.close()
 
     @contextmanager
-    def _tolerant(self) -> Iterator[History | None]:
-        """The block's changes are written, or the history is given up for this session."""
-        try:
-            yield self.history
-        except HistoryError as error:
-            if self.history is not None:
-                self.history = None
-                self._warn(f"{error}. From here on this conversation is not saved.")
+    def _tolerant(self, *, retry: bool = False) -> Iterator[History | None]:
+        """The block's changes are written, or the user is told, once, that they are not.
 
-    def save(self, conversation: Conversation, turn: Turn, model: str) -> None:
-        """Write a new turn, and the conversation itself with its first turn."""
-        with self._tolerant() as history:
-            if history is None:
+        After a failure only a block with `retry` gets the history: while another process keeps that locked,
+        each try takes five seconds.
+        """
+        try:
+            yield self.history if retry or not self._behind else None
+        except HistoryError as error:
+            if not self._behind:
+                self._warn(f"{error}. Until it works again, this conversation is not saved.")
+            self._behind = True
+
+    def save(self, conversation: Conversation, model: str, *, retry: bool = False) -> None:
+        """Write the turns that the history lacks, where the conversation stands, and `model`, which answers.
+
+        A conversation that is not there, or that another process removed, is written whole, under a new id.
+        """
+        with self._tolerant(retry=retry) as history:
+            if history is None or not conversation.turns:
                 return
+            before = conversation.id
             with history.transaction():
-                if conversation.id is None:
-                    typed = str(turn.details.get("typed") or turn.content)
-                    conversation.title = conversation.title or title_of(typed)
-                    conversation.id = history.create(
-                        title=conversation.title, system=conversation.system, model=model
-                    )
-                for one in turn.path():
-                    if one.row is None:
-                        parent = one.parent.row if one.parent is not None else None
-                        one.row = history.add(
-                            conversation.id,
-                            parent,
-                            one.role,
-                            one.content,
-                            status=one.status,
-                            details=one.details,
-                        )
+                if before is not None and history.has(before):
+                    name = before
+                    rows = {turn: turn.row for turn in conversation.turns if turn.row is not None}
+                else:
+                    conversation.title = conversation.title or _title(conversation.turns[0])
+                    name, rows = history.create(title=conversation.title), {}
+                self._write(history, name, conversation.turns, rows)
+                history.set_head(name, rows[conversation.head] if conversation.head is not None else None)
+                history.change(name, system=conversation.system, model=model)
+            conversation.id = name  # not before it is committed
+            for turn, row in rows.items():
+                turn.row = row
+            if before not in (None, name):
+                self._warn(
+                    "Another process removed this conversation from the history. It goes on, and is saved "
+                    f"again, as {name}; `localmoe history rm {name}` removes it."
+                )
+            if self._behind:
+                self._behind = False
+                self._warn("The history works again; this conversation is saved.")
+
+    def _write(self, history: History, name: str, turns: list[Turn], rows: dict[Turn, int]) -> None:
+        """Add those of `turns` that have no row yet to the history and to `rows`."""
+        for turn in turns:  # parents come before their children
+            if turn not in rows:
+                parent = rows[turn.parent] if turn.parent is not None else None
+                rows[turn] = history.add(
+                    name, parent, turn.role, turn.content, status=turn.status, details=turn.details
+                )
+            elif self._behind:  # its row may be older than the turn
+                history.update(rows[turn], turn.content, turn.status, turn.details)
+
+    def catch_up(self, conversation: Conversation, model: str) -> None:
+        """Write what is missing since the history failed, if it did."""
+        if self._behind:
+            self.save(conversation, model, retry=True)
+
+    def holds(self, conversation: Conversation) -> bool:
+        """Whether the conversation is saved, and no other process has removed it."""
+        found = False
+        with self._tolerant() as history:
+            if history is not None and conversation.id is not None:
+                found = history.has(conversation.id)
+        return found
 
     def update(self, turn: Turn) -> None:
         """Write a changed turn."""
@@ -79,14 +117,14 @@ class Recorder:
             if history is not None and turn.row is not None:
                 history.update(turn.row, turn.content, turn.status, turn.details)
 
-    def stand_on(self, conversation: Conversation) -> None:
-        """Write where the conversation stands, and its system prompt."""
+    def stand_on(self, conversation: Conversation, model: str | None = None) -> None:
+        """Write where the conversation stands, its system prompt, and, if given, which model answers now."""
         with self._tolerant() as history:
             if history is None or conversation.id is None:
                 return
             head = conversation.head
             history.set_head(conversation.id, head.row if head is not None else None)
-            history.change(conversation.id, system=conversation.system)
+            history.change(conversation.id, system=conversation.system, model=model)
 
     @contextmanager
     def answering(self, turn: Turn) -> Iterator[None]:
@@ -112,3 +150,7 @@ class Recorder:
             done.set()
             thread.join()
             self.update(turn)
+
+
+def _title(prompt: Turn) -> str:
+    return title_of(str(prompt.details.get("typed") or prompt.content))

@@ -73,10 +73,11 @@ class Session:
         self._restore()
 
     def keep(self) -> None:
-        """Write the KV state for when this conversation is resumed, if the conversation itself is saved."""
-        saved = self.recorder.history is not None
-        if self._states is not None and saved and self.conversation.id is not None:
-            self._states.save(self.conversation.id, self.decoder.inner, self.model.identity)
+        """Write what is not saved yet, and the KV state of a saved conversation for when it is resumed."""
+        self.recorder.catch_up(self.conversation, self.reference)
+        name = self.conversation.id
+        if self._states is not None and name is not None and self.recorder.holds(self.conversation):
+            self._states.save(name, self.decoder.inner, self.model.identity)
 
     def _restore(self) -> None:
         """Take up the KV state of a saved conversation, if there is one; it only saves computing."""
@@ -165,7 +166,7 @@ class Session:
             if isinstance(error, CancelledError):
                 return
             raise
-        self.recorder.save(self.conversation, prompt, self.reference)
+        self.recorder.save(self.conversation, self.reference, retry=True)
         yield from self._answer(window, cancelled, before)
 
     def regenerate(self, cancelled: Callable[[], bool] = lambda: False) -> Answering:
@@ -200,7 +201,7 @@ class Session:
     def _answer(self, window: Window, cancelled: Callable[[], bool], before: Turn | None) -> Answering:
         """Answer the prompt at the head; `before`: where to stand if nothing is said."""
         turn = self.conversation.add("assistant", "", status="streaming")
-        self.recorder.save(self.conversation, turn, self.reference)
+        self.recorder.save(self.conversation, self.reference)
         try:
             yield from self._stream(turn, window, cancelled)
         finally:

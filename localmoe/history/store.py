@@ -135,6 +135,10 @@ class History:
         """The conversation that was changed last."""
         return next(iter(self.conversations(limit=1)), None)
 
+    def has(self, conversation: str) -> bool:
+        """Whether the conversation is there: another process may have removed it."""
+        return bool(self.rows("SELECT 1 FROM conversations WHERE id = ?", (conversation,)))
+
     def find(self, prefix: str) -> Summary:
         """The conversation whose id starts with `prefix`. Raises `UsageError` for none or several."""
         pattern = "".join(f"\\{c}" if c in "\\%_" else c for c in prefix.lower()) + "%"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from fake_model import FakeModel
 
-from localmoe.chat import conversation_commands
+from localmoe import catalogue
+from localmoe.chat import conversation_commands, model_commands, start
 from localmoe.chat.output import Notices
 from localmoe.chat.repl import Repl
 from localmoe.chat.session import Session
@@ -38,3 +41,17 @@ def test_an_edited_prompt_that_does_not_fit_leaves_the_last_exchange(
     monkeypatch.setattr(conversation_commands, "edited", lambda text: text + "!")
     conversation_commands.edit(repl, "last")
     assert told(repl) == ["one", "You said: one", "two!", "You said: two!"]
+
+
+def test_the_model_that_was_switched_to_goes_with_the_conversation(
+    repl: Repl, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repl.ask("one")
+    monkeypatch.setattr(catalogue, "find", lambda name: catalogue.Found(name, Path(name), None))
+    monkeypatch.setattr(start, "load_model", lambda *_arguments, **_options: FakeModel())
+    monkeypatch.setattr(start, "reference", lambda found: found.name)
+    model_commands.model(repl, "other")
+    assert history.conversations()[0].model == "other"
+    repl.session.use(FakeModel(), "third")  # as `localmoe chat third -c` does
+    repl.ask("two")
+    assert history.conversations()[0].model == "third"

@@ -7,13 +7,11 @@ from fake_model import FakeModel, encode_chat
 
 from localmoe.chat import paced
 from localmoe.chat.conversation import Conversation
-from localmoe.chat.recorder import Recorder
 from localmoe.chat.session import Session
 from localmoe.chat.window import ContextFullError
 from localmoe.errors import UsageError
 from localmoe.generate.sampling import Sampling
 from localmoe.history.store import History
-from localmoe.settings import Settings
 
 
 def said(*contents: str, system: str = "") -> list[int]:
@@ -295,25 +293,3 @@ def test_an_answer_that_reaches_the_end_of_the_context(
     assert session.answer.finish_reason == "context"
     assert len(answer) == 200 - len(said("x")) + 1
     assert "/continue makes room" in notices[-1]
-
-
-# When the history fails
-
-
-def test_without_history_nothing_is_written(model: FakeModel) -> None:
-    session = Session(model, Settings(temperature=0.0), Conversation(), Recorder(None, print), print)
-    assert ask(session, "x") == "You said: x"
-    assert session.conversation.id is None
-
-
-def test_a_history_that_fails_later_is_given_up_once(
-    session: Session, history: History, notices: list[str]
-) -> None:
-    ask(session, "x")
-    history.rows("SELECT 1")
-    history._connection.execute("PRAGMA query_only = ON")
-    assert ask(session, "y") == "You said: y"
-    assert ask(session, "z") == "You said: z"
-    assert len(notices) == 1
-    assert "cannot be written" in notices[0]
-    assert "not saved" in notices[0]
