@@ -6,6 +6,9 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from localmoe.chat.present import keyboard
+from localmoe.text.safe import safe
+
 if TYPE_CHECKING:
     from prompt_toolkit.completion import Completer
     from prompt_toolkit.history import History
@@ -26,19 +29,45 @@ class LineReader(Protocol):
 
 
 class PlainReader:
-    """Lines of stdin; with a prompt only if stdin and stderr are terminals, though of the simplest kind."""
+    """Lines of stdin; with prompts only if stdin and stderr are terminals, though of the simplest kind."""
 
     def read(self, default: str = "") -> str:
-        if sys.stdin.isatty() and sys.stderr.isatty():
-            sys.stderr.write(PROMPT)
-            sys.stderr.flush()
-        line = sys.stdin.readline()
-        if not line:
-            raise EOFError
-        return line.rstrip("\n")
+        """As `LineReader.read`; a line cannot be changed here, so `default` is only shown."""
+        if default and _seen():
+            sys.stderr.write(f"{safe(default)}\n")
+        text = _line(PROMPT)
+        while open_block(text):
+            text += "\n" + _line(CONTINUATION)
+        return unquoted(text)
 
     def confirm(self, question: str) -> bool:
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+        """As `LineReader.confirm`; no, where nobody sees the question: the next line is not its answer."""
+        if not _seen():
+            sys.stderr.write(f"{question} No: nobody can answer here.\n")
+            return False
+        try:
+            with keyboard(echo=True):
+                return _yes(_line(f"{question} [y/N] "))
+        except EOFError:
+            return False
+
+
+def _seen() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _line(prompt: str) -> str:
+    if _seen():
+        sys.stderr.write(prompt)
+        sys.stderr.flush()
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.rstrip("\n")
+
+
+def _yes(answer: str) -> bool:
+    return answer.strip().lower() in ("y", "yes")
 
 
 class TerminalReader:
@@ -75,7 +104,7 @@ class TerminalReader:
 
         session: PromptSession[str] = PromptSession(output=self._session.output)
         try:
-            return session.prompt(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+            return _yes(session.prompt(f"{question} [y/N] "))
         except (EOFError, KeyboardInterrupt):
             return False
 
