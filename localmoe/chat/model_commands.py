@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from localmoe.chat.repl import Repl
 
 _CLIPBOARDS = (("wl-copy", "WAYLAND_DISPLAY"), ("xclip -selection clipboard", "DISPLAY"), ("pbcopy", "HOME"))
+_CLIPBOARD_SECONDS = 5.0
 
 
 def _check_theme(theme: str) -> None:
@@ -190,13 +191,24 @@ def code_blocks(text: str) -> list[str]:
 
 
 def to_clipboard(text: str) -> None:
-    """By the desktop's tool where there is one, else by the terminal (OSC 52), which works over ssh too."""
-    for command, variable in _CLIPBOARDS:
-        name = command.split()[0]
-        if os.environ.get(variable) and shutil.which(name):
-            subprocess.run(command.split(), input=text.encode(), check=False, timeout=5)
-            return
+    """By the first of the desktop's tools that takes it, else by the terminal (OSC 52), also over ssh."""
+    tools = [command.split() for command, variable in _CLIPBOARDS if os.environ.get(variable)]
+    if any(_takes(tool, text) for tool in tools):
+        return
     if not is_terminal(sys.stderr):
         raise UsageError("There is no clipboard here.")
     sys.stderr.write(f"\x1b]52;c;{base64.b64encode(text.encode()).decode()}\x07")
     sys.stderr.flush()
+
+
+def _takes(tool: list[str], text: str) -> bool:
+    if not shutil.which(tool[0]):
+        return False
+    nowhere = subprocess.DEVNULL  # no pipes: xclip goes on in the background and would keep them open
+    try:
+        run = subprocess.run(
+            tool, input=text.encode(), stdout=nowhere, stderr=nowhere, check=False, timeout=_CLIPBOARD_SECONDS
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return run.returncode == 0

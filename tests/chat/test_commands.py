@@ -13,6 +13,7 @@ from localmoe.chat.output import Notices
 from localmoe.chat.repl import Repl
 from localmoe.chat.session import Session
 from localmoe.chat.window import ContextFullError
+from localmoe.errors import UsageError
 from localmoe.history.store import History
 
 
@@ -55,3 +56,23 @@ def test_the_model_that_was_switched_to_goes_with_the_conversation(
     repl.session.use(FakeModel(), "third")  # as `localmoe chat third -c` does
     repl.ask("two")
     assert history.conversations()[0].model == "third"
+
+
+def test_a_clipboard_tool_that_fails_or_hangs_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tool(name: str, script: str) -> None:
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+
+    for variable, value in (("WAYLAND_DISPLAY", "x"), ("DISPLAY", "x"), ("HOME", str(tmp_path))):
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(model_commands, "_CLIPBOARD_SECONDS", 0.3)
+    tool("wl-copy", "exit 1")
+    tool("xclip", "exec /bin/sleep 60")
+    with pytest.raises(UsageError, match="There is no clipboard here"):
+        model_commands.to_clipboard("text")
+    tool("pbcopy", f"exec /bin/cat > {tmp_path}/copied")
+    model_commands.to_clipboard("text")
+    assert (tmp_path / "copied").read_text() == "text"
