@@ -16,7 +16,7 @@ from localmoe.chat.conversation import Conversation, Turn
 from localmoe.chat.kv_store import KVStore
 from localmoe.chat.paced import CancelledError, ChatModel, PacedDecoder
 from localmoe.chat.recorder import Recorder
-from localmoe.chat.window import Messages, Window, decided, fit, reserve
+from localmoe.chat.window import ContextFullError, Messages, Window, decided, fit, reserve
 from localmoe.errors import UsageError
 from localmoe.generate.loop import Answer, Piece, stream
 from localmoe.generate.sampling import Sampling
@@ -93,6 +93,9 @@ class Session:
 
     def window(self) -> Window:
         """The prompt for the path to the head, shortened by the overflow policy if need be."""
+        return self._fitted(self._summarize)
+
+    def _fitted(self, summarize: Callable[[Sequence[Turn], str], str] | None) -> Window:
         turns = self.conversation.path()
         left_out, summary = decided(turns, self.model.context)
         return fit(
@@ -103,7 +106,7 @@ class Session:
             policy=self.settings.overflow,
             left_out=left_out,
             summary=summary,
-            summarize=self._summarize,
+            summarize=summarize,
         )
 
     def _announce(self, window: Window) -> None:
@@ -271,10 +274,18 @@ class Session:
         """Change settings; they hold from the next answer on."""
         self.settings = replace(self.settings, **values)
 
+    def _way_on(self) -> str:
+        """What /continue would do, now that the context is full."""
+        try:
+            self._fitted(None)
+        except ContextFullError as error:
+            return f"it cannot go on: {error}."
+        return "/continue makes room and goes on."
+
     def _watch_context(self) -> None:
         full = self.used >= 0.8 * self.model.context
         if self.answer is not None and self.answer.finish_reason == "context":
-            self._notice("The answer reached the end of the context; /continue makes room and goes on.")
+            self._notice(f"The answer reached the end of the context; {self._way_on()}")
         elif full and not self._warned_full:
             share = 100 * self.used // self.model.context
             then = {

@@ -94,9 +94,11 @@ def fit(
     place = bisect_left(starts, True, key=lambda start: len(ids_from(start)) <= wanted)
     if not starts or len(ids_from(starts[min(place, len(starts) - 1)])) > limit:
         alone = len(ids_from(starts[-1] if starts else left_out))
+        asked = turns[-1].role == "user"
+        what, shorten = ("message", "shorten it, or ") if asked else ("last exchange", "")
         raise ContextFullError(
-            f"the message alone takes {alone:,} tokens with its system prompt, but only {limit:,} fit; "
-            "shorten it, or start with a larger --context"
+            f"the {what} alone takes {alone:,} tokens with its system prompt, but only {limit:,} fit; "
+            f"{shorten}start with a larger --context"
         )
     start = starts[min(place, len(starts) - 1)]
     newly = turns[left_out:start]

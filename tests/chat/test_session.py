@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from fake_model import FakeModel, encode_chat
 
@@ -287,9 +289,27 @@ def test_an_answer_that_reaches_the_end_of_the_context(
     session: Session, model: FakeModel, notices: list[str]
 ) -> None:
     full_session(session, model)
-    model.script = lambda prompt: "q" * 500
+    model.script = lambda prompt: "q" * 500 if prompt == "x" else "p" * 100
+    ask(session, "w")
     answer = ask(session, "x")
     assert session.answer is not None
     assert session.answer.finish_reason == "context"
-    assert len(answer) == 200 - len(said("x")) + 1
+    assert len(answer) == 200 - len(said("w", "p" * 100, "x")) + 1
     assert "/continue makes room" in notices[-1]
+    assert len("".join(session.continue_answer())) > 50
+
+
+def test_an_answer_that_fills_the_context_alone_cannot_go_on(
+    session: Session, model: FakeModel, notices: list[str]
+) -> None:
+    full_session(session, model)
+    model.script = lambda prompt: "q" * 500
+    ask(session, "x")
+    reason = "the last exchange alone takes 201 tokens .* but only 150 fit; start with a larger --context"
+    assert re.search(f"cannot go on: {reason}", notices[-1])
+    with pytest.raises(ContextFullError, match=reason):
+        list(session.continue_answer())
+    session.conversation.undo()
+    session.set(overflow="stop")
+    ask(session, "x")
+    assert "cannot go on: the conversation takes 201 tokens" in notices[-1]
