@@ -144,13 +144,22 @@ def _write(repl: Repl, name: str, form: str) -> None:
 
 def load(repl: Repl, argument: str) -> None:
     file = Path(argument or _missing("/load FILE")).expanduser()
-    lines = [line for line in decoded(file.read_bytes(), str(file)).split("\n") if line.strip()]
-    if len(lines) != 1:
-        raise UsageError(f"{file} holds {len(lines)} conversations; `localmoe history import` takes several.")
-    conversation = Conversation.from_object(checked(lines[0], str(file)))
+    found = _conversations(decoded(file.read_bytes(), str(file)))
+    if len(found) != 1:
+        raise UsageError(f"{file} holds {len(found)} conversations; `localmoe history import` takes several.")
+    conversation = Conversation.from_object(checked(found[0], str(file)))
     repl.session.take_up(conversation)
     repl.session.recorder.save(conversation, repl.session.reference, retry=True)
     repl.show_last_exchange()
+
+
+def _conversations(text: str) -> list[str]:
+    """The conversations in a file, each as JSON: the whole of it (.json), a list of them, or one a line."""
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        return [line for line in text.split("\n") if line.strip()]
+    return [json.dumps(one) for one in whole] if isinstance(whole, list) else [text]
 
 
 def _missing(usage: str) -> str:

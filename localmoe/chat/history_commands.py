@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,9 @@ def _history(repl: Repl) -> History:
 
 
 def history(repl: Repl, argument: str) -> None:
-    limit = int(argument) if argument.isdecimal() else 15
-    found = _history(repl).conversations(limit=limit)
+    if argument and not re.fullmatch("[1-9][0-9]{0,8}", argument):
+        raise UsageError("How many conversations to list must be a number from 1: /history 20")
+    found = _history(repl).conversations(limit=int(argument or 15))
     repl.notices.write("\n".join(map(summary_line, found)) or "There are no conversations yet.")
 
 

@@ -8,7 +8,7 @@ import pytest
 from fake_model import FakeModel
 
 from localmoe import catalogue
-from localmoe.chat import conversation_commands, model_commands, start
+from localmoe.chat import conversation_commands, history_commands, model_commands, start
 from localmoe.chat.output import Notices
 from localmoe.chat.repl import Repl
 from localmoe.chat.session import Session
@@ -56,6 +56,30 @@ def test_the_model_that_was_switched_to_goes_with_the_conversation(
     repl.session.use(FakeModel(), "third")  # as `localmoe chat third -c` does
     repl.ask("two")
     assert history.conversations()[0].model == "third"
+
+
+def test_files_of_one_conversation_are_taken_up(repl: Repl, history: History, tmp_path: Path) -> None:
+    repl.ask("one")
+    conversation_commands.export(repl, str(tmp_path / "one.json"))
+    text = (tmp_path / "one.json").read_text()
+    (tmp_path / "list.json").write_text(f"[{text}]")  # as `localmoe history export` writes it
+    (tmp_path / "two.json").write_text(f"[{text}, {text}]")
+    for name in ("one.json", "list.json"):
+        conversation_commands.new(repl, "")
+        conversation_commands.load(repl, str(tmp_path / name))
+        assert told(repl) == ["one", "You said: one"]
+    assert len(history.conversations()) == 3
+    with pytest.raises(UsageError, match="holds 2 conversations"):
+        conversation_commands.load(repl, str(tmp_path / "two.json"))
+
+
+def test_how_many_conversations_to_list(repl: Repl, capsys: pytest.CaptureFixture[str]) -> None:
+    repl.ask("one")
+    history_commands.history(repl, "1")
+    assert "2 messages  one" in capsys.readouterr().err
+    for wrong in ("0", "-1", "x", "9" * 20):
+        with pytest.raises(UsageError, match="a number from 1"):
+            history_commands.history(repl, wrong)
 
 
 def test_a_clipboard_tool_that_fails_or_hangs_is_passed_over(
