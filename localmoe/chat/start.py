@@ -124,9 +124,11 @@ def _talk(
     if prompt is None:
         if options["stats"]:
             session.set(status=True)
+        from localmoe.chat.present import orderly_end
         from localmoe.chat.repl import Repl
 
-        return Repl(session, notices, attachments).run()
+        with orderly_end():
+            return Repl(session, notices, attachments).run()
     from localmoe.chat.oneshot import Presentation, answer_once
 
     show = Presentation(options["as_json"], options["quiet"], options["stats"])

@@ -1,9 +1,12 @@
-"""Where nothing can be drawn over: a terminal of the simplest kind."""
+"""Where nothing can be drawn over: a terminal of the simplest kind; and the terminal's state after a kill."""
 
 from __future__ import annotations
 
 import os
+import signal
+import sqlite3
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -52,3 +55,31 @@ def test_without_a_prompt_no_line_is_taken_for_an_answer(environment: dict[str, 
         chat.end()
     assert file.read_text() == "kept"
     assert "Replace it? No: nobody can answer here." in (tmp_path / "errors").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("answering", [True, False])
+def test_a_signal_leaves_the_terminal_as_it_was(
+    environment: dict[str, str], tmp_path: Path, number: signal.Signals, answering: bool
+) -> None:
+    with Program([str(RUNNER), "chat"], {**environment, "FAKE_DELAY": "0.02"}) as chat:
+        child = chat._child
+        before = termios.tcgetattr(child.child_fd)
+        chat.see("/help lists")
+        chat.prompt()
+        if answering:
+            chat.type("count\r")
+            chat.see("0 1 2 3")
+        child.kill(number)
+        while chat.pump():
+            pass
+        assert termios.tcgetattr(child.child_fd) == before
+        chat.end()
+        assert child.signalstatus == number
+    if answering:
+        connection = sqlite3.connect(tmp_path / "data" / "history" / "history.db")
+        query = "SELECT status, content FROM messages WHERE role = 'assistant'"
+        ((status, content),) = connection.execute(query)
+        connection.close()
+        assert status == "interrupted"
+        assert content.startswith("0 1 2 3")
