@@ -29,9 +29,10 @@ def _history(repl: Repl) -> History:
 
 
 def history(repl: Repl, argument: str) -> None:
-    if argument and not re.fullmatch("[1-9][0-9]{0,8}", argument):
+    if argument and not re.fullmatch("[1-9][0-9]*", argument):
         raise UsageError("How many conversations to list must be a number from 1: /history 20")
-    found = _history(repl).conversations(limit=int(argument or 15))
+    limit = int((argument or "15")[:9])  # what SQLite can count; nobody has more
+    found = _history(repl).conversations(limit=limit)
     repl.notices.write("\n".join(map(summary_line, found)) or "There are no conversations yet.")
 
 

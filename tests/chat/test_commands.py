@@ -75,9 +75,10 @@ def test_files_of_one_conversation_are_taken_up(repl: Repl, history: History, tm
 
 def test_how_many_conversations_to_list(repl: Repl, capsys: pytest.CaptureFixture[str]) -> None:
     repl.ask("one")
-    history_commands.history(repl, "1")
-    assert "2 messages  one" in capsys.readouterr().err
-    for wrong in ("0", "-1", "x", "9" * 20):
+    for right in ("", "1", "9" * 20):
+        history_commands.history(repl, right)
+        assert "2 messages  one" in capsys.readouterr().err
+    for wrong in ("0", "-1", "x"):
         with pytest.raises(UsageError, match="a number from 1"):
             history_commands.history(repl, wrong)
 
