@@ -20,7 +20,8 @@ from quant.tensor_files import show
 
 RANGE_WEIGHTS = 1 << 20  # weights that a worker encodes at a time
 _EXACT = ("f32", "f16", "bf16", "f8_e4m3", "q8_0")  # requantizing from fewer bits adds error to error
-_BASE_BYTES = 250 << 20  # the interpreter, NumPy, the compiled kernels
+_PLAIN = ("f32", "f16", "bf16")
+_BASE_BYTES = 250 << 20  # the interpreter, NumPy, and LLVM compiling the kernels, which a first run does
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,17 @@ class Planned:
         """Bytes in the output."""
         cols = self.tensor.shape[-1]
         return self.tensor.size // cols * FORMATS[self.choice.type].row_bytes(cols)
+
+    def memory(self, threads: int) -> int:
+        """Bytes that it takes at most: a range of rows that each thread decodes and encodes, and the encoded
+        ones that wait to be written.
+        """
+        cols, kind = self.tensor.shape[-1], self.choice.type
+        weights = min(max(p.rows * p.cols for p in self.tensor.parts), max(RANGE_WEIGHTS, cols))
+        compiled = kind not in _PLAIN and all(p.dtype in ("f32", "f16") for p in self.tensor.parts)
+        working = 8 if compiled else 24  # a weight as stored and in float32; NumPy takes several arrays
+        waiting = weights // cols * FORMATS[kind].row_bytes(cols)
+        return threads * weights * working + (2 * threads + 2) * waiting
 
 
 @dataclass(frozen=True)
@@ -70,11 +82,8 @@ class Plan:
         return [*self.remarks, *(f"{p.tensor.name}: {p.choice.note}" for p in self.tensors if p.choice.note)]
 
     def memory(self, threads: int) -> int:
-        """Bytes of memory that the conversion takes, about: ranges of rows being read, decoded and
-        encoded.
-        """
-        widest = max((p.tensor.shape[-1] for p in self.tensors), default=0)
-        return _BASE_BYTES + (3 * threads + 2) * max(RANGE_WEIGHTS, widest) * 10
+        """Bytes of memory that the conversion takes at most."""
+        return _BASE_BYTES + max((p.memory(threads) for p in self.tensors), default=0)
 
 
 def make_plan(

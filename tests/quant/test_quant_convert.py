@@ -1,6 +1,5 @@
 """The conversion: contents, resuming, refusals."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -21,6 +20,16 @@ from quant.sources import open_source
 
 def planned(source, recipe="q4_k_m", **options):
     return make_plan(open_source(source), recipe_named(recipe), version="1.0", **options)
+
+
+def run_python(program, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=os.getcwd(),
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+    )
 
 
 class Stop(Exception):
@@ -310,10 +319,32 @@ def test_summary_errors_are_those_of_the_formats(mixtral, tmp_path):
     assert (done.error / done.square) ** 0.5 == pytest.approx(0.0704, abs=0.001)
 
 
-def test_memory_does_not_grow_with_the_model(mixtral):
-    plan = planned(mixtral)
-    larger = dataclasses.replace(plan, tensors=plan.tensors * 100)
-    assert larger.memory(2) == plan.memory(2) < 1 << 30
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_memory_stays_within_what_is_foretold_and_does_not_grow_with_the_model(mixtral, tmp_path):
+    program = (
+        "import dataclasses, sys\n"
+        "from pathlib import Path\n"
+        "from quant.convert import convert\n"
+        "from quant.plan import make_plan\n"
+        "from quant.recipes import recipe_named\n"
+        "from quant.sources import open_source\n"
+        "plan = make_plan(open_source(sys.argv[1]), recipe_named('f32'))\n"
+        "experts = [p for p in plan.tensors if '_exps' in p.tensor.name]\n"
+        "for times in (1, 8):\n"
+        "    tensors = [dataclasses.replace(p, tensor=dataclasses.replace(p.tensor, name=f'{i}'))\n"
+        "               for i, p in enumerate(experts * times)]\n"
+        "    larger = dataclasses.replace(plan, tensors=tensors)\n"
+        "    result = convert(larger, Path(sys.argv[2]), threads=2, force=True)\n"
+        "    peak = Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]\n"
+        "    print(result.size, int(peak) * 1024, larger.memory(2))\n"
+    )
+    child = run_python(program, mixtral, tmp_path / "m.gguf")
+    assert child.returncode == 0, child.stderr
+    small, large = (list(map(int, line.split())) for line in child.stdout.splitlines())
+    (size, peak, _), (larger_size, larger_peak, foretold) = small, large
+    assert larger_size - size > 150e6
+    assert larger_peak - peak < 50e6
+    assert larger_peak < foretold < 400e6
 
 
 def test_quantize_command(mixtral, tmp_path):
