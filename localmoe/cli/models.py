@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -181,13 +182,26 @@ def import_(file: str, name: str | None, copied: bool) -> None:
     target = source.resolve()
     if copied:
         target = models_directory() / wanted / source.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(target.name + ".partial")
-        shutil.copyfile(source, draft)
-        draft.replace(target)
+        _copy(source, target)
     digests = {target.name: sha256_of(target, progress_line(False))}
     register(Installed(wanted, target, target.stat().st_size, copied, "imported", digests))
     click.echo(f"{wanted} is {target}", err=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """All of it or nothing: what a copy leaves that was cut short, `models rm` would not find."""
+    draft = target.with_name(target.name + ".partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, draft)
+        draft.replace(target)
+    except OSError as error:
+        why = f"{source} cannot be copied to {target}: {error.strerror}"
+        raise UsageError(f"{why}; make room there, or import it without --copy") from None
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+            target.parent.rmdir()  # unless there is a model in it
 
 
 @models.command()

@@ -343,6 +343,19 @@ def test_import_refuses(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "choose another --name" in capsys.readouterr().err
 
 
+def test_a_copy_cut_short_leaves_nothing(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_source: Path, target: Path) -> None:
+        target.write_bytes(b"GGUF")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("localmoe.cli.models.shutil.copyfile", full)
+    assert run(["models", "import", str(tiny), "--copy"]) == 2
+    assert "No space left on device; make room there, or import it without --copy" in capsys.readouterr().err
+    assert not list((tmp_path / "data" / "models").iterdir())
+
+
 def test_list_and_show(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(["models", "import", str(tiny)])
     capsys.readouterr()
