@@ -7,11 +7,8 @@ OUT.partial, with its journal beside it; the final name appears when all is on t
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import os
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,10 +27,10 @@ from quant.gguf_writer import GGUFWriter
 from quant.journal import Journal
 from quant.plan import RANGE_WEIGHTS, Plan, Planned
 from quant.sources import Matrix
+from quant.target import check_space, check_target, journal_of, partial_of, sync_directory, writing
 from quant.tensor_files import show
 
 _SAMPLED_WEIGHTS = 1 << 16  # of each range, for the error that the summary shows
-_MARGIN = 16 << 20  # bytes left free on the disk
 
 
 @dataclass(frozen=True)
@@ -79,34 +76,27 @@ def convert(
 ) -> Result:
     """Write the planned file, going on with an interrupted one of the same plan.
 
-    ModelFileError: a weight that the type cannot hold, a partial file of another plan, an `out` that exists
-    (without `force`). QuantError: no room on the disk. Nothing has the final name before all is written.
+    ModelFileError: a weight that the type cannot hold, no room on the disk, a file in the way: a partial one
+    of another plan (without `restart`) or of no conversion, an `out` that exists (without `force`).
+    QuantError: another conversion writes `out`. Nothing has the final name before all is written.
     """
-    partial, record = out.with_name(out.name + ".partial"), out.with_name(out.name + ".journal")
-    _check_target(plan, out, force)
-    if restart:
-        partial.unlink(missing_ok=True)
-        record.unlink(missing_ok=True)
-    writer = plan.writer(partial)
-    _check_space(writer, partial)
-    journal = Journal(record)
-    try:
-        recorded = [_done(r) for r in journal.resume(_identity(plan, writer), partial)]
-        recorded = recorded[: _whole(writer, partial, len(recorded))]
-        finished = _finish(plan, writer, journal, recorded, threads or os.cpu_count() or 1, progress)
-        os.replace(partial, out)
-        _sync_directory(out.parent)
-        record.unlink(missing_ok=True)
-        return Result(out, writer.size, finished, len(recorded))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise QuantError(
-            f"{show(partial)}: the disk is full; make room and give the same command: it goes on from here"
-        ) from None
-    finally:
-        writer.abandon()
-        journal.close()
+    inputs = [*plan.source.paths, *([plan.importance.path] if plan.importance else [])]
+    with writing(out):
+        check_target(out, inputs, force)
+        writer = plan.writer(partial_of(out))
+        check_space(writer.size, out)
+        journal = Journal(journal_of(out))
+        try:
+            records = journal.resume(_identity(plan, writer), writer.path, writer.header, restart)
+            recorded = [_done(r) for r in records[: _whole(writer, len(records))]]
+            finished = _finish(plan, writer, journal, recorded, threads or os.cpu_count() or 1, progress)
+            os.replace(writer.path, out)
+            sync_directory(out.parent)
+            journal.discard()
+            return Result(out, writer.size, finished, len(recorded))
+        finally:
+            writer.abandon()
+            journal.close()
 
 
 def _finish(
@@ -127,9 +117,8 @@ def _finish(
             finished.append(done)
         writer.close()
     except QuantError:
-        writer.abandon()
-        writer.path.unlink(missing_ok=True)
-        journal.path.unlink(missing_ok=True)
+        writer.discard()
+        journal.discard()
         raise
     return finished
 
@@ -217,27 +206,6 @@ def _encode_range(planned: Planned, plan: Plan, index: int, start: int, stop: in
     return _Encoded(data, (stop - start) * part.row_bytes(), error, float(flat @ flat))
 
 
-def _check_target(plan: Plan, out: Path, force: bool) -> None:
-    if not out.parent.is_dir():
-        raise ModelFileError(f"{show(out.parent)}: no such directory; make it first")
-    if out.is_dir():
-        raise ModelFileError(f"{show(out)} is a directory; name a file in it")
-    if any(out.exists() and out.samefile(p.path) for t in plan.source.tensors for p in t.parts[:1]):
-        raise ModelFileError(f"{show(out)} is the source itself; name another file to write")
-    if out.exists() and not force:
-        raise ModelFileError(f"{show(out)} exists; name another file, or replace it with --force")
-
-
-def _check_space(writer: GGUFWriter, partial: Path) -> None:
-    there = partial.stat().st_size if partial.exists() else 0
-    free = shutil.disk_usage(partial.parent).free
-    if writer.size - there + _MARGIN > free:
-        raise QuantError(
-            f"{show(partial.parent)} has {free / 1e9:.1f} GB free, the file needs {writer.size / 1e9:.1f} GB;"
-            " make room, or write elsewhere"
-        )
-
-
 def _identity(plan: Plan, writer: GGUFWriter) -> dict[str, Any]:
     """What must be the same for a partial file to be gone on with; the keys are words for the user."""
     return {
@@ -249,27 +217,12 @@ def _identity(plan: Plan, writer: GGUFWriter) -> dict[str, Any]:
     }
 
 
-def _whole(writer: GGUFWriter, partial: Path, recorded: int) -> int:
-    """How many of the recorded tensors the partial file really holds, behind the right header."""
-    size = partial.stat().st_size if partial.exists() else 0
-    if size < len(writer.header):
-        return 0
-    with partial.open("rb") as file:
-        if file.read(len(writer.header)) != writer.header:
-            return 0
+def _whole(writer: GGUFWriter, recorded: int) -> int:
+    """How many of the recorded tensors the partial file really holds."""
+    size = writer.path.stat().st_size if writer.path.exists() else 0
     ends = [tensor.offset + tensor.nbytes for tensor in writer.layout.values()]
     return sum(1 for end in ends[:recorded] if end <= size)
 
 
 def _done(record: dict[str, Any]) -> Done:
     return Done(str(record.get("tensor")), float(record.get("error", 0)), float(record.get("square", 0)))
-
-
-def _sync_directory(path: Path) -> None:
-    """Bring the new name to the disk, where directories can be synchronised."""
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -10,6 +10,7 @@ import math
 import os
 import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedRandom
 from pathlib import Path
@@ -21,6 +22,8 @@ import numpy.typing as npt
 
 from quant.blocks import BlockFormat, block_format
 from quant.errors import QuantError
+from quant.target import leads_to
+from quant.tensor_files import show
 
 ALIGNMENT = 32
 _NUMBERS = {"u1": 0, "i1": 1, "u2": 2, "i2": 3, "u4": 4, "i4": 5, "f4": 6, "u8": 10, "i8": 11, "f8": 12}
@@ -125,19 +128,29 @@ class GGUFWriter:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Check that every tensor was written, and close."""
-        if self._file is None:
-            self.start()
+        """Check that every tensor was written and that the name leads to what was written, and close."""
+        file = self._file or self.start()
         self.flush()
+        own = leads_to(self.path, file.fileno())
         self.abandon()
         if self._next != len(self._order):
             raise QuantError(f"tensor {self._order[self._next].name!r} was declared and not written")
+        if not own:
+            raise QuantError(f"{show(self.path)} was replaced while it was written; write it again")
 
     def abandon(self) -> None:
-        """Close the file as it is."""
+        """Close the file as it is; what a full disk does not take is lost."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):
+                self._file.close()
             self._file = None
+
+    def discard(self) -> None:
+        """Close the file and remove it, if the name still leads to it."""
+        own = self._file is not None and leads_to(self.path, self._file.fileno())
+        self.abandon()
+        if own:
+            self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> GGUFWriter:
         return self

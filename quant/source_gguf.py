@@ -40,7 +40,7 @@ def open_gguf(path: Path) -> Source:
             metadata = _metadata(head)
         merged = _merge(tensors, path)
         check_model(metadata, {t.name: t.shape for t in merged}, path)
-        return Source(path, "GGUF", metadata, merged)
+        return Source(path, "GGUF", metadata, merged, paths)
 
 
 def _splits(path: Path, file: GGUFFile) -> list[Path]:

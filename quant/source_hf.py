@@ -13,7 +13,7 @@ from quant.errors import ModelFileError
 from quant.hyperparameters import Settings, Sizes, check
 from quant.source_map import Naming, TensorMap
 from quant.sources import Files, Source
-from quant.tensor_files import read_directory, read_json, show
+from quant.tensor_files import model_files, read_directory, read_json, show
 from quant.tokenizer_files import tokenizer_metadata
 
 FAMILIES = ("mixtral", "mistral", "llama")
@@ -70,7 +70,7 @@ def open_hugging_face(directory: Path) -> Source:
         raise
     metadata = sizes.metadata(_name(config, directory))
     metadata |= tokenizer_metadata(directory, sizes.vocabulary, config.values)
-    return Source(directory, "Hugging Face", metadata, tensors, files)
+    return Source(directory, "Hugging Face", metadata, tensors, model_files(directory), files)
 
 
 def _name(config: Settings, directory: Path) -> str:

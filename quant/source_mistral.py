@@ -9,7 +9,7 @@ from pathlib import Path
 from quant.hyperparameters import Settings, Sizes, check
 from quant.source_map import Naming, TensorMap
 from quant.sources import Files, Source
-from quant.tensor_files import read_directory, read_json
+from quant.tensor_files import model_files, read_directory, read_json
 from quant.tokenizer_files import tokenizer_metadata
 
 _CONTEXT = 32768  # params.json does not say
@@ -52,7 +52,7 @@ def open_mistral(directory: Path) -> Source:
         raise
     metadata = sizes.metadata(directory.resolve().name)
     metadata |= tokenizer_metadata(directory, sizes.vocabulary, {})
-    return Source(directory, "Mistral", metadata, tensors, files)
+    return Source(directory, "Mistral", metadata, tensors, model_files(directory), files)
 
 
 def _sizes(params: Settings) -> Sizes:

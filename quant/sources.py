@@ -162,6 +162,7 @@ class Source:
     kind: str  # for the summary: "Hugging Face", "Mistral", "GGUF"
     metadata: dict[str, Any]
     tensors: list[SourceTensor]
+    paths: list[Path]  # the model's files, also those without weights
     files: Files = field(default_factory=Files)
 
     @property

@@ -22,6 +22,7 @@ ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }  # fmt: skip
+_WRITTEN = (".gguf", ".partial", ".journal")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -99,6 +100,11 @@ def read_directory(directory: Path, stem: str = "model") -> dict[str, Stored]:
                 raise _damaged(file, f"tensor {name!r} is also in {tensors[name].path.name}")
             tensors[name] = stored
     return tensors
+
+
+def model_files(directory: Path) -> list[Path]:
+    """All that a model's directory holds, but for what conversions write there."""
+    return [path for path in sorted(directory.iterdir()) if path.suffix not in _WRITTEN]
 
 
 def _read_indexed(directory: Path, index: Path) -> dict[str, Stored]:

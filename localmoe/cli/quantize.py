@@ -170,7 +170,7 @@ def _dry_run(plan: Plan, threads: int | None, as_json: bool) -> str:
     lines += [f"note: {remark}" for remark in plan.remarks]
     lines.append(
         f"{len(plan.tensors)} tensors, {plan.nbytes / 1e9:.2f} GB, {bits:.2f} bits per weight;"
-        f" the conversion takes about {memory / 1e9:.1f} GB of memory"
+        f" the conversion takes at most {memory / 1e9:.1f} GB of memory"
     )
     return "\n".join(lines)
 

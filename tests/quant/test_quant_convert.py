@@ -9,17 +9,11 @@ import time
 
 import numpy as np
 import pytest
+from conversions import interrupted, planned
 
-from quant.convert import Progress, convert
-from quant.errors import ModelFileError, QuantError
+from quant.convert import convert
+from quant.errors import ModelFileError
 from quant.gguf import GGUFFile
-from quant.plan import make_plan
-from quant.recipes import recipe_named
-from quant.sources import open_source
-
-
-def planned(source, recipe="q4_k_m", **options):
-    return make_plan(open_source(source), recipe_named(recipe), version="1.0", **options)
 
 
 def run_python(program, *arguments):
@@ -30,19 +24,6 @@ def run_python(program, *arguments):
         cwd=os.getcwd(),
         env=os.environ | {"PYTHONPATH": os.getcwd()},
     )
-
-
-class Stop(Exception):
-    """Raised by a test in the middle of a conversion."""
-
-
-def interrupted(plan, out, tensor):
-    def stop(progress: Progress) -> None:
-        if progress.tensor == tensor:
-            raise Stop
-
-    with pytest.raises(Stop):
-        convert(plan, out, threads=2, progress=stop)
 
 
 def test_file_holds_the_weights_experts_merged_and_rows_interleaved(mixtral, tmp_path, helpers):
@@ -179,20 +160,6 @@ def test_a_changed_recipe_or_source_is_noticed(mixtral, tmp_path, helpers):
     assert convert(planned(source), out, threads=2, restart=True).resumed == 0
 
 
-def test_two_conversions_to_one_file_do_not_meet(mixtral, tmp_path):
-    out = tmp_path / "m.gguf"
-    seen = []
-
-    def second(progress: Progress) -> None:
-        if not seen:
-            seen.append(1)
-            with pytest.raises(QuantError, match="in use"):
-                convert(planned(mixtral), out)
-
-    convert(planned(mixtral), out, threads=2, progress=second)
-    assert seen
-
-
 @pytest.mark.parametrize("moments", [3])
 def test_kill_minus_nine_leaves_nothing_under_the_final_name(mixtral, tmp_path, moments):
     whole, out = tmp_path / "whole.gguf", tmp_path / "m.gguf"
@@ -260,44 +227,6 @@ def test_a_file_of_weights_that_are_no_numbers_is_never_finished(mixtral, tmp_pa
     with pytest.raises(ModelFileError, match=r"'token_embd.weight' as q4_k .* no numbers; choose another"):
         convert(planned(mixtral), tmp_path / "m.gguf", threads=1)
     assert not list(tmp_path.iterdir())
-
-
-def test_targets_that_cannot_be_written_are_refused(mixtral, tmp_path, monkeypatch):
-    out = tmp_path / "m.gguf"
-    with pytest.raises(ModelFileError, match="no such directory"):
-        convert(planned(mixtral), tmp_path / "none" / "m.gguf")
-    with pytest.raises(ModelFileError, match="is a directory"):
-        convert(planned(mixtral), tmp_path)
-    out.write_text("mine")
-    with pytest.raises(ModelFileError, match=r"exists; .*--force"):
-        convert(planned(mixtral), out)
-    assert out.read_text() == "mine"
-    convert(planned(mixtral, "f16"), out, force=True, threads=1)
-    with pytest.raises(ModelFileError, match="is the source itself"):
-        convert(planned(out, "q4_0"), out, force=True)
-    usage = type("Usage", (), {"free": 1 << 20})
-    monkeypatch.setattr("quant.convert.shutil.disk_usage", lambda path: usage)
-    with pytest.raises(QuantError, match=r"has 0\.0 GB free, the file needs .*make room"):
-        convert(planned(mixtral), tmp_path / "other.gguf")
-
-
-def test_a_full_disk_is_reported_and_can_be_gone_on_from(mixtral, tmp_path, monkeypatch):
-    from quant.gguf_writer import GGUFWriter
-
-    write, calls = GGUFWriter.write, []
-
-    def full(self, name, data):
-        calls.append(name)
-        if len(calls) == 6:
-            raise OSError(28, "No space left on device")
-        write(self, name, data)
-
-    monkeypatch.setattr(GGUFWriter, "write", full)
-    out = tmp_path / "m.gguf"
-    with pytest.raises(QuantError, match="disk is full; make room"):
-        convert(planned(mixtral), out, threads=1)
-    assert not out.exists()
-    assert convert(planned(mixtral), out, threads=1).resumed == 5
 
 
 def test_requantizing_coarse_blocks_must_be_insisted_on(mixtral, tmp_path):
