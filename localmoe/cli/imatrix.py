@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -27,8 +28,10 @@ def imatrix(model: str, text: Path, out: Path, window: int, threads: int | None,
     """
     from localmoe.cli.perplexity import read_text
     from localmoe.errors import UsageError
+    from quant.target import check_place
 
     content = read_text(text)
+    check_place(out)
     if out.exists() and not force:
         raise UsageError(f"{out} exists; add --force to replace it")
     from localmoe.model.imatrix import collect, load_collecting, unreached
@@ -43,13 +46,14 @@ def imatrix(model: str, text: Path, out: Path, window: int, threads: int | None,
     with load_collecting(model, threads, notice) as loaded:
         importance = collect(loaded, content, min(window, loaded.context), progress)
     importance.datasets = [text.name]
-    partial = out.with_name(out.name + ".partial")
+    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")  # no other file's name
     try:
         importance.write(partial)
         partial.replace(out)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UsageError(f"{out} cannot be written: {error.strerror or error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
     for line in unreached(importance):
         notice(line)
     notice(f"{out}: {len(importance.entries)} tensors, {importance.chunk_count} windows")

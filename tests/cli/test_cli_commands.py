@@ -98,6 +98,12 @@ def test_redirected_output_of_the_slower_ones(localmoe: Localmoe, home: Path, ar
         json.loads(result.stdout)
 
 
+def test_imatrix_looks_first_whether_it_can_write(localmoe: Localmoe, home: Path) -> None:
+    (home / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 60)
+    result = localmoe("imatrix", "demo", "text.txt", "-o", "none/imatrix.gguf")
+    assert (result.returncode, result.stderr) == (2, "localmoe: none: no such directory; make it first\n")
+
+
 def test_history_list_show_search(localmoe: Localmoe, talk: str) -> None:
     listed = json.loads(localmoe("history", "list", "--json").stdout)
     assert [one["title"] for one in listed] == ["Cats", "Weather"]
