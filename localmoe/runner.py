@@ -204,7 +204,7 @@ class Model:
         max_tokens: int | None = None,
         temperature: float = 0.7,
         seed: int | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         **sampling: Any,
     ) -> Iterator[str]:
         """Yields an answer in pieces of text. Text is one user message, a list of messages a conversation."""

@@ -92,7 +92,7 @@ def stream(
     *,
     sampling: Sampling,
     max_tokens: int | None = None,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
     ignore_eos: bool = False,
     logprobs: int = 0,
     continues: bool = False,
@@ -106,7 +106,7 @@ def stream(
 
     Args:
         max_tokens: the most tokens to choose; None: as many as the context holds.
-        stop: strings that end the answer, also when they straddle tokens.
+        stop: a string or several that end the answer, also when they straddle tokens.
         ignore_eos: an end-of-answer token is a token like any other (its text is empty).
         logprobs: log-probabilities of each token and of this many most probable ones; 0 for none.
         continues: the answer goes on after text, so a space at its start is kept.

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 class StopStrings:
     """Passes text on until one of the stop strings occurs in it; the stop string itself is not passed on."""
 
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stop for stop in stops if stop)
+    def __init__(self, stops: str | Sequence[str]) -> None:
+        """A bare text is one stop string."""
+        several = (stops,) if isinstance(stops, str) else stops
+        self._stops = tuple(stop for stop in several if stop)
         self._held = ""
         self.found: str | None = None  # the stop string that ended the text
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from localmoe.generate.stopping import StopStrings
 
 
-def fed(stops: list[str], parts: list[str]) -> tuple[str, str | None]:
+def fed(stops: str | list[str], parts: list[str]) -> tuple[str, str | None]:
     watch = StopStrings(stops)
     text = "".join(watch.push(part) for part in parts) + watch.finish()
     return text, watch.found
@@ -55,6 +55,11 @@ def test_nothing_comes_after_a_stop() -> None:
     assert watch.found == "stop"
     assert watch.push("c") == ""
     assert watch.finish() == ""
+
+
+def test_a_bare_text_is_one_stop_string() -> None:
+    assert fed("Paris", ["The capital is ", "Paris."]) == ("The capital is ", "Paris")
+    assert fed("", ["a"]) == ("a", None)
 
 
 def test_no_stops_pass_everything_at_once() -> None:
