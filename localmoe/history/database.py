@@ -149,6 +149,7 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    _version(connection, path)  # refuses a file that is not ours as it is, before anything in it changes
     _use_wal(connection)
     if _version(connection, path) == len(MIGRATIONS):
         return

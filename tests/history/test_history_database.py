@@ -152,8 +152,10 @@ def test_another_programs_database(database: Path) -> None:
     connection.execute("CREATE TABLE bookmarks (url)")
     connection.commit()
     connection.close()
+    before = database.read_bytes()
     with pytest.raises(HistoryError, match="another program's"):
         History(database)
+    assert database.read_bytes() == before
 
 
 def test_a_file_where_the_directory_should_be(tmp_path: Path) -> None:
