@@ -141,7 +141,7 @@ class History:
 
     def find(self, prefix: str) -> Summary:
         """The conversation whose id starts with `prefix`. Raises `UsageError` for none or several."""
-        pattern = "".join(f"\\{c}" if c in "\\%_" else c for c in prefix.lower()) + "%"
+        pattern = escaped(prefix.lower()) + "%"
         found = self._summaries("WHERE id LIKE ? ESCAPE '\\' ORDER BY updated DESC", (pattern,))
         exact = [one for one in found if one.id == prefix]
         if len(exact or found) != 1 or not prefix:
@@ -267,6 +267,11 @@ class History:
                     "UPDATE messages SET status = 'interrupted' WHERE status = 'streaming' AND updated < ?",
                     (stale,),
                 )
+
+
+def escaped(text: str) -> str:
+    """`text` as part of a pattern for LIKE ... ESCAPE '\\'."""
+    return "".join(f"\\{c}" if c in "\\%_" else c for c in text)
 
 
 def _as_json(details: Mapping[str, Any]) -> str:

@@ -95,6 +95,25 @@ def test_search_any_word_and_without_a_conversation(history: History) -> None:
     assert [hit.conversation for hit in search(history, "Äpple gréen")] == [two]
 
 
+def test_search_inside_sentences_without_spaces(history: History) -> None:
+    long = "天气很好。" * 40
+    chinese = talk(history, "你好世界，我住在东京。", f"{long}Das iPhone手机 100%。{long}")
+    japanese = talk(history, "東京の天気は?", "晴れです in Tokyo")
+    history.add(chinese, None, "assistant", "世界 is being written", status="streaming")
+    (hit,) = search(history, "世界")
+    assert hit.excerpt == f"你好{MARK_START}世界{MARK_END}，我住在东京。"
+    assert [hit.conversation for hit in search(history, "東京")] == [japanese]
+    assert [hit.conversation for hit in search(history, "tok 晴れ")] == [japanese]
+    assert search(history, "世界 天気") == []
+    assert len(search(history, "世界 天気", every=False)) == 2
+    assert search(history, "世界 天気", every=False, without=chinese, limit=1)[0].conversation == japanese
+    (hit,) = search(history, "iphone手机")
+    assert f"Das {MARK_START}iPhone手机{MARK_END} 100%" in hit.excerpt
+    assert hit.excerpt.startswith("… ")
+    assert hit.excerpt.endswith(" …")
+    assert search(history, "手_ 1%") == search(history, "世%。") == []  # no wildcards
+
+
 def test_an_answer_whose_process_died_becomes_interrupted(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
