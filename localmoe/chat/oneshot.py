@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ from localmoe.chat.present import interruptible, write_answer
 from localmoe.chat.recorder import Recorder
 from localmoe.chat.session import Session
 from localmoe.errors import LocalMoeError, UsageError
+from localmoe.text.strict_json import parse_json
 
 INTERRUPTED = 130
+_KEYS = ("prompt", "messages", "system", "id")  # of a line of --jsonl
 
 
 @dataclass(frozen=True)
@@ -84,18 +85,19 @@ def _token(session: Session, token: int, logprob: float) -> dict[str, Any]:
 # --jsonl
 
 
-def answer_lines(session: Session, lines: Iterable[str], system: str) -> int:
+def answer_lines(session: Session, lines: Iterable[bytes], system: str) -> int:
     """Answer each line of JSON with a line of JSON, in order; a line that fails gets an object with `error`.
 
-    A line is a prompt (a JSON string), a list of messages, or an object with `prompt` or `messages`, perhaps
-    `system`, and `id`, which is repeated in its answer. Returns the exit code: 1 if any line failed.
+    A line, in UTF-8, is a prompt (a JSON string), a list of messages, or an object with `prompt` or
+    `messages`, perhaps `system`, and `id` (a text or a number), which is repeated in its answer. Returns the
+    exit code: 1 if any line failed. Raises KeyboardInterrupt for Ctrl-C while a line is waited for.
     """
     failed = False
-    with interruptible() as cancelled:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            result: dict[str, Any] = {"line": number}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        result: dict[str, Any] = {"line": number}
+        with interruptible() as cancelled:
             try:
                 request = _request(line)
                 if "id" in request:
@@ -116,18 +118,29 @@ def answer_lines(session: Session, lines: Iterable[str], system: str) -> int:
     return 1 if failed else 0
 
 
-def _request(line: str) -> Mapping[str, Any]:
+def _request(line: bytes) -> Mapping[str, Any]:
     try:
-        data = json.loads(line)
+        data = parse_json(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"not UTF-8: byte {error.start + 1} of the line") from error
     except ValueError as error:
         raise UsageError(f"not JSON: {error}") from error
     if isinstance(data, str):
         return {"prompt": data}
     if isinstance(data, list):
         return {"messages": data}
-    if isinstance(data, dict) and ("prompt" in data) != ("messages" in data):
-        return data
-    raise UsageError("expected a text, a list of messages, or an object with either `prompt` or `messages`")
+    if not isinstance(data, dict) or ("prompt" in data) == ("messages" in data):
+        raise UsageError(
+            "expected a text, a list of messages, or an object with either `prompt` or `messages`"
+        )
+    unknown = next((key for key in data if key not in _KEYS), None)
+    if unknown is not None:
+        raise UsageError(
+            f"unknown key {unknown!r}; a line holds {', '.join(_KEYS)}; settings are options of the command"
+        )
+    if not isinstance(data.get("id"), str | int | float | None):
+        raise UsageError("`id` must be a text or a number")
+    return data
 
 
 def _conversation(request: Mapping[str, Any], system: str) -> tuple[Conversation, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +120,7 @@ def _talk(
     if options["jsonl"]:
         from localmoe.chat.oneshot import answer_lines
 
-        return answer_lines(session, _lines(), session.settings.system)
+        return answer_lines(session, sys.stdin.buffer, session.settings.system)
     if prompt is None:
         if options["stats"]:
             session.set(status=True)
@@ -133,12 +133,6 @@ def _talk(
 
     show = Presentation(options["as_json"], options["quiet"], options["stats"])
     return answer_once(session, with_attachments(prompt, attachments), prompt, show, notices)
-
-
-def _lines() -> Iterator[str]:
-    """stdin's lines; each must be UTF-8."""
-    for line in sys.stdin.buffer:
-        yield line.decode("utf-8", "replace")
 
 
 def _resumed(options: Mapping[str, Any], recorder: Recorder) -> Summary | None:

@@ -150,6 +150,39 @@ def test_jsonl(chat: Chat) -> None:
     assert chat("--jsonl", text='"a"\n')[0] == 0
 
 
+def test_jsonl_refuses_what_it_would_misread(chat: Chat) -> None:
+    lines = [
+        b'\xef\xbb\xbf"a"',
+        b'"caf\xe9"',
+        b'{"prompt": "b", "max_tokens": 2}',
+        b'{"prompt": "b", "id": NaN}',
+        b'{"prompt": "b", "id": 1e999}',
+        b'{"prompt": "b", "id": [7]}',
+        b"[" * 200_000,
+        b'"c"',
+    ]
+    code, out, _err = chat("--jsonl", text=b"\n".join(lines))
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert (code, len(answers)) == (1, len(lines))
+    assert (answers[0]["text"], answers[-1]["text"]) == ("You said: a", "You said: c")
+    reasons = ("not UTF-8: byte 5", "'max_tokens'; a line holds prompt,", "NaN", "1e999", "`id`", "too deep")
+    for answer, reason in zip(answers[1:-1], reasons, strict=True):
+        assert reason in answer["error"]
+
+
+def test_ctrl_c_ends_jsonl_while_it_waits_for_a_line(chat: Chat) -> None:
+    process = chat.start("--jsonl")
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b'"a"\n')
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline())["text"] == "You said: a"
+    time.sleep(0.2)  # until it waits again
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert process.communicate() == (b"", b"")
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
