@@ -72,6 +72,7 @@ class Conversation:
         for one in data["messages"]:
             if one["role"] == "system":
                 conversation.system = one["content"]
+                by_id[one.get("id")] = None  # what follows it is a first turn
                 continue
             parent = by_id[one["parent"]] if "parent" in one else conversation.head
             status: Status = "complete" if one.get("status", "complete") == "complete" else "interrupted"

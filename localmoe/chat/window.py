@@ -9,9 +9,8 @@ announced, and kept on disk.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from localmoe.chat.conversation import Turn
 from localmoe.errors import UsageError
@@ -47,13 +46,16 @@ def messages(system: str, turns: Sequence[Turn], summary: str = "") -> Messages:
 def decided(turns: Sequence[Turn], context: int) -> tuple[int, str]:
     """How many of the oldest turns an earlier answer on this path left out, and the summary it used.
 
-    Only what was decided for a context of the same length counts.
+    Only what was decided for a context of the same length counts, and only if it can be meant: an imported
+    conversation may hold anything there.
     """
-    windows = (turn.details["window"] for turn in reversed(turns) if "window" in turn.details)
-    known: Mapping[str, Any] = next(windows, {})
-    if known.get("context") != context:
+    known = next((turn.details["window"] for turn in reversed(turns) if "window" in turn.details), None)
+    if not isinstance(known, dict) or known.get("context") != context:
         return 0, ""
-    return known.get("left_out", 0), known.get("summary", "")
+    left_out, summary = known.get("left_out", 0), known.get("summary", "")
+    if not isinstance(left_out, int) or not 0 <= left_out < len(turns) or not isinstance(summary, str):
+        return 0, ""
+    return left_out, summary
 
 
 def reserve(context: int, max_tokens: int | None) -> int:

@@ -90,7 +90,7 @@ class History:
     def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
         """The rows a SELECT gives."""
         with self._lock, explained(self.path):
-            return self._connection.execute(query, parameters).fetchall()
+            return self._connection.execute(query, tuple(map(_bindable, parameters))).fetchall()
 
     # Conversations
 
@@ -251,7 +251,8 @@ class History:
     def recent_prompts(self, limit: int = 1000) -> list[str]:
         """What the user typed, over all conversations, the latest first, without repetitions."""
         rows = self.rows(
-            "SELECT coalesce(json_extract(details, '$.typed'), content) AS typed FROM messages"
+            "SELECT coalesce(iif(json_valid(details), json_extract(details, '$.typed'), NULL), content)"
+            " AS typed FROM messages"
             " WHERE role = 'user' GROUP BY typed ORDER BY max(id) DESC LIMIT ?",
             (limit,),
         )
@@ -276,6 +277,13 @@ def escaped(text: str) -> str:
 
 def _as_json(details: Mapping[str, Any]) -> str:
     return _storable(json.dumps(dict(details), ensure_ascii=False))
+
+
+def _bindable(value: Any) -> Any:
+    """`value` as SQLite can take it: text in UTF-8, whole numbers in 64 bits."""
+    if isinstance(value, int):
+        return min(value, 2**63 - 1)
+    return _storable(value) if isinstance(value, str) else value
 
 
 def _storable(text: str) -> str:

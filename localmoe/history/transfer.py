@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from localmoe.errors import UsageError
 from localmoe.history.store import History, Message, Status, Summary
+from localmoe.text.strict_json import parse_json
 
 Format = Literal["markdown", "jsonl", "json"]
 FORMATS: Mapping[str, Format] = {"md": "markdown", "markdown": "markdown", "jsonl": "jsonl", "json": "json"}
@@ -86,7 +87,7 @@ def import_jsonl(history: History, lines: Iterable[str], source: str) -> list[st
 def checked(line: str, where: str) -> dict[str, Any]:
     """The conversation in a line of JSONL. Raises `UsageError` that begins with `where`."""
     try:
-        data = json.loads(line)
+        data = parse_json(line)
     except ValueError as error:
         raise UsageError(f"{where}: not JSON ({error})") from error
     if not isinstance(data, dict) or not isinstance(data.get("messages"), list):
@@ -99,6 +100,8 @@ def checked(line: str, where: str) -> dict[str, Any]:
         role = message.get("role")
         if role not in ("user", "assistant") and not (index == 0 and role == "system"):
             raise UsageError(f"{place}: role must be user or assistant (or system, first), not {role!r}")
+        if not _is_id(message.get("id")) or not _is_id(message.get("parent")):
+            raise UsageError(f"{place}: `id` and `parent` must be whole numbers or texts")
         if message.get("status", "complete") not in ("complete", "interrupted", "streaming"):
             raise UsageError(f"{place}: unknown status {message['status']!r}")
         if message.get("parent") not in known:
@@ -106,7 +109,7 @@ def checked(line: str, where: str) -> dict[str, Any]:
         if not isinstance(message.get("details", {}), dict) or not _is_time(message.get("created", 0.0)):
             raise UsageError(f"{place}: `details` must be an object and `created` a number of seconds")
         known.add(message.get("id"))
-    if data.get("head") not in known:
+    if not _is_id(data.get("head")) or data.get("head") not in known:
         raise UsageError(f"{where}: `head` must be the id of one of its messages")
     if not all(_is_time(data.get(name, 0.0)) for name in ("created", "updated")):
         raise UsageError(f"{where}: `created` and `updated` must be numbers of seconds")
@@ -116,6 +119,10 @@ def checked(line: str, where: str) -> dict[str, Any]:
     return data
 
 
+def _is_id(value: object) -> bool:
+    return value is None or isinstance(value, int | str)
+
+
 def _is_time(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e11
 
@@ -123,13 +130,14 @@ def _is_time(value: object) -> bool:
 def _add(history: History, data: dict[str, Any]) -> str:
     messages = data["messages"]
     system = data.get("system", "")
+    ids: dict[Any, int | None] = {None: None}
     if messages and messages[0]["role"] == "system":
+        ids[messages[0].get("id")] = None  # what follows it is a first message
         system, messages = messages[0]["content"], messages[1:]
     title = data.get("title", "") or next((title_of(one["content"]) for one in messages), "")
     conversation = history.create(
         title=title, system=system, model=data.get("model", ""), created=data.get("created")
     )
-    ids: dict[Any, int | None] = {None: None}
     last: int | None = None
     for message in messages:
         parent = ids[message["parent"]] if "parent" in message else last
@@ -160,7 +168,7 @@ def write_whole(target: Path, text: str) -> None:
     """Writes a text file, all or nothing; UsageError where it cannot be."""
     draft = target.with_name(target.name + ".partial")
     try:
-        draft.write_text(text, "utf-8")
+        draft.write_text(text, "utf-8", errors="replace")  # typed bytes that were no UTF-8 become "?"
         draft.replace(target)
     except OSError as error:
         raise UsageError(f"cannot write {target}: {error.strerror or error}") from error

@@ -54,6 +54,17 @@ def test_two_turns(session: Session, model: FakeModel, history: History) -> None
     assert details["timings"]["decode_tps"] > 0
 
 
+@pytest.mark.parametrize(
+    "window",
+    [5, *({"context": 1000, **wrong} for wrong in ({"left_out": "x"}, {"left_out": 9}, {"summary": 3}))],
+)
+def test_an_imported_window_that_makes_no_sense_is_ignored(session: Session, window: object) -> None:
+    session.conversation.add("user", "hi")
+    session.conversation.add("assistant", "hello", window=window)
+    assert ask(session, "again") == "You said: again"
+    assert session.decoder.tokens == [*said("hi", "hello", "again"), *b"You said: again"]
+
+
 def test_a_system_prompt_that_changes_keeps_the_common_prefix(session: Session, model: FakeModel) -> None:
     session.conversation.system = "abc"
     ask(session, "hi")

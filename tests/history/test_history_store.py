@@ -13,7 +13,7 @@ from localmoe.errors import UsageError
 from localmoe.history import store
 from localmoe.history.search import MARK_END, MARK_START, search
 from localmoe.history.store import History
-from localmoe.history.transfer import export, import_jsonl, title_of
+from localmoe.history.transfer import export, import_jsonl, title_of, write_whole
 
 
 def talk(history: History, *turns: str, title: str = "") -> str:
@@ -135,7 +135,7 @@ def test_deleted_text_is_gone_from_the_file(history: History, database: Path) ->
     assert b"something else" in left
 
 
-def test_text_that_is_no_utf8(history: History) -> None:
+def test_text_that_is_no_utf8(history: History, database: Path) -> None:
     conversation = history.create(title="a\udcff", system="b\ud800", model="c\udcff")
     history.add(conversation, None, "user", "d\udcff\0", details={"typed": "e\udcff"})
     summary = history.find(conversation)
@@ -143,6 +143,11 @@ def test_text_that_is_no_utf8(history: History) -> None:
     assert history.messages(conversation)[0].content == "d?\0"
     assert history.recent_prompts() == ["e?"]
     history.change(conversation, title="f\udcff")
+    assert search(history, "zebra\udcff") == []
+    with pytest.raises(UsageError, match="no conversation has the id"):
+        history.find("x\udcff")
+    write_whole(database.with_name("copy.md"), "g\udcff")
+    assert database.with_name("copy.md").read_text() == "g?"
 
 
 def test_recent_prompts(history: History) -> None:
@@ -150,6 +155,13 @@ def test_recent_prompts(history: History) -> None:
     history.add(conversation, None, "user", "three\n```\nfile\n```", details={"typed": "three"})
     assert history.recent_prompts() == ["three", "one", "two"]
     assert history.recent_prompts(limit=1) == ["three"]
+    history.add(conversation, None, "user", "four", details={"typed": "4", "x": float("nan")})
+    assert history.recent_prompts(limit=2) == ["four", "three"]  # SQLite reads no NaN
+
+
+def test_a_limit_may_be_any_number(history: History) -> None:
+    talk(history, "one")
+    assert len(history.conversations(limit=10**20)) == len(search(history, "one", limit=10**20)) == 1
 
 
 def test_a_transaction_is_all_or_nothing(history: History) -> None:
@@ -199,8 +211,8 @@ def test_import_of_plain_message_lists(history: History) -> None:
     line = json.dumps(
         {
             "messages": [
-                {"role": "system", "content": "s"},
-                {"role": "user", "content": "hello there"},
+                {"role": "system", "content": "s", "id": "first"},
+                {"role": "user", "content": "hello there", "parent": "first"},
                 {"role": "assistant", "content": "hi"},
             ]
         }
@@ -220,6 +232,11 @@ def test_import_of_plain_message_lists(history: History) -> None:
         ('{"messages": [{"role": "tool", "content": ""}]}', "role must be"),
         ('{"messages": [{"role": "user", "content": "", "parent": 4}]}', "parent 4 does not come before"),
         ('{"messages": [{"role": "user", "content": ""}], "head": 9}', "`head` must be"),
+        ('{"messages": [{"role": "user", "content": "", "id": [1]}]}', "message 1: `id` and `parent`"),
+        ('{"messages": [{"role": "user", "content": "", "parent": {}}]}', "`id` and `parent` must be"),
+        ('{"messages": [], "head": {}}', "`head` must be"),
+        ('{"messages": [{"role": "user", "content": "", "details": {"x": NaN}}]}', "not JSON.*NaN"),
+        ("[" * 200_000, "not JSON.*too deep"),
         ('{"messages": [], "title": 3}', "title must be text"),
         ('{"messages": [], "created": "now"}', "numbers of seconds"),
         ('{"messages": [{"role": "user", "content": "", "status": "odd"}]}', "unknown status"),
