@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from localmoe.errors import UsageError
+from localmoe.paths import expanded
 from localmoe.settings import data_directory
 
 DEMO = "demo"
@@ -158,7 +159,7 @@ def find(model: str) -> Found:
         return Found(model, here[model].path, entries().get(model))
     if model == DEMO:
         raise UsageError("this copy of localmoe holds no demo model; name a model file instead")
-    path = Path(model).expanduser()
+    path = expanded(model)
     if path.exists():
         return Found(path.stem, path, None)
     if model + ORIGINAL in here:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from localmoe.errors import UsageError
 from localmoe.experts.sizes import format_size, parse_size
+from localmoe.paths import expanded
 
 
 class Kind(NamedTuple):
@@ -193,7 +194,7 @@ def cache_directory() -> Path:
 
 def _directory(variable: str, function: str) -> Path:
     if os.environ.get(variable):
-        return Path(os.environ[variable]).expanduser()
+        return expanded(os.environ[variable])
     import platformdirs
 
     return Path(getattr(platformdirs, function)("localmoe", appauthor=False))

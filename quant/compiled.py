@@ -28,6 +28,8 @@ from numba import types
 from numba.core import sigutils, typing
 from numba.core.registry import CPUDispatcher
 
+from quant.errors import QuantError
+
 _PACKAGES = Path(__file__).resolve().parent.parent
 _KERNEL_SOURCES = (
     "quant/compiled.py", "quant/encode*.py", "quant/encoders/*.py", "localmoe/kernels/*.py",
@@ -61,7 +63,10 @@ def amx_permitted() -> bool:
 
 @cache
 def cache_directory() -> Path:
-    """The directory that holds this build's machine code, under the platform's cache directory."""
+    """The directory that holds this build's machine code, under the platform's cache directory.
+
+    Raises `QuantError` where LOCALMOE_CACHE_DIR names the home directory of nobody.
+    """
     digest = hashlib.sha256()
     for pattern in _KERNEL_SOURCES:
         for source in sorted(_PACKAGES.glob(pattern)):
@@ -77,7 +82,11 @@ def cache_directory() -> Path:
         import platformdirs
 
         root = platformdirs.user_cache_dir("localmoe", appauthor=False)
-    return Path(root).expanduser() / f"kernels-{digest.hexdigest()[:16]}"
+    try:
+        caches = Path(root).expanduser()
+    except RuntimeError as error:
+        raise QuantError(f"LOCALMOE_CACHE_DIR={root}: no such home directory is known") from error
+    return caches / f"kernels-{digest.hexdigest()[:16]}"
 
 
 def drop_old_caches(keep: int = 4) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from localmoe.errors import UsageError
 from localmoe.experts.sizes import format_size
+from localmoe.paths import expanded
 
 MAX_BYTES = 1 << 20
 
@@ -29,7 +30,7 @@ class Attachment:
 
 def read_attachment(path: str | Path) -> Attachment:
     """The text file at `path`. Raises `UsageError` if it is missing, too large or not text, with its size."""
-    file = Path(path).expanduser()
+    file = expanded(path)
     try:
         if file.is_dir():
             raise UsageError(f"{path} is a directory; attach the files in it one by one")

@@ -44,7 +44,7 @@ def _paths(typed: str) -> Iterable[Completion]:
     base = Path(os.path.expanduser(directory or ("/" if typed.startswith("/") else ".")))
     try:
         names = sorted(os.scandir(base), key=lambda one: one.name)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL that was pasted
         return
     for one in names:
         if one.name.startswith(begin) and (begin or not one.name.startswith(".")):

@@ -15,6 +15,7 @@ from localmoe.chat.conversation import Conversation
 from localmoe.chat.present import keyboard
 from localmoe.errors import UsageError
 from localmoe.history.transfer import FORMATS, as_markdown, as_object, checked, write_whole
+from localmoe.paths import expanded
 
 if TYPE_CHECKING:
     from localmoe.chat.repl import Repl
@@ -98,7 +99,7 @@ def edited(text: str, suffix: str = ".md") -> str:
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / f"prompt{suffix}"
-        file.write_text(text, "utf-8")
+        file.write_text(text, "utf-8", errors="replace")
         try:
             with keyboard(echo=True):
                 code = subprocess.run([*shlex.split(editor), str(file)], check=False).returncode
@@ -127,7 +128,7 @@ def export(repl: Repl, argument: str) -> None:
 
 
 def _write(repl: Repl, name: str, form: str) -> None:
-    file = Path(name).expanduser()
+    file = expanded(name)
     if file.exists() and not repl.reader.confirm(f"{file} exists. Replace it?"):
         return
     summary, stored = repl.session.conversation.snapshot(repl.session.reference)
@@ -143,7 +144,7 @@ def _write(repl: Repl, name: str, form: str) -> None:
 
 
 def load(repl: Repl, argument: str) -> None:
-    file = Path(argument or _missing("/load FILE")).expanduser()
+    file = expanded(argument or _missing("/load FILE"))
     found = _conversations(decoded(file.read_bytes(), str(file)))
     if len(found) != 1:
         raise UsageError(f"{file} holds {len(found)} conversations; `localmoe history import` takes several.")

@@ -13,6 +13,7 @@ import click
 
 from localmoe.cli.options import complete_model
 from localmoe.errors import LocalMoeError, UsageError
+from localmoe.paths import expanded
 
 if TYPE_CHECKING:
     from localmoe.catalogue import Entry, Installed, Source
@@ -172,7 +173,7 @@ def import_(file: str, name: str | None, copied: bool) -> None:
     from localmoe.download import sha256_of
     from quant.gguf import GGUFFile
 
-    source = Path(file).expanduser()
+    source = expanded(file)
     with GGUFFile.open(source):
         pass  # raises for a file that is none
     wanted = checked_name(name or source.stem)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from localmoe.errors import UsageError
-from localmoe.settings import FIELDS, Settings, parse, resolve, shown
+from localmoe.settings import FIELDS, Settings, data_directory, parse, resolve, shown
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,12 @@ def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.toml").unlink()
     assert top_k({}, (), {}) == (1, "catalogue")
     assert resolve({}, environment={}).settings == Settings()
+
+
+def test_a_home_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCALMOE_DATA_DIR", "~nosuchuser/data")
+    with pytest.raises(UsageError, match="no such home"):
+        data_directory()
 
 
 @pytest.mark.parametrize("text", ["models = 3", "models = {demo = 3}", "top_k = [", "top_k = 'x'"])

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from quant.compiled import cache_directory
+from quant.errors import QuantError
+
 ROOT = Path(__file__).resolve().parents[2]
 WHERE = "from quant.compiled import cache_directory; print(cache_directory())"
 NORM = (
@@ -39,6 +42,12 @@ def output(package: Path, code: str, **extra: str) -> str:
         line, capture_output=True, text=True, check=True, cwd=package, env=environment(package, **extra)
     )
     return result.stdout.strip()
+
+
+def test_a_home_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCALMOE_CACHE_DIR", "~nosuchuser/cache")
+    with pytest.raises(QuantError, match="LOCALMOE_CACHE_DIR=~nosuchuser/cache: no such home"):
+        cache_directory.__wrapped__()
 
 
 SOURCES = ("localmoe/kernels/simd.py", "localmoe/kernels/half.py", "quant/compiled.py")
