@@ -176,11 +176,18 @@ def _execute(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _prepare_streams() -> None:
+    """A stream that the caller closed (`<&-`) becomes an empty one; what is no UTF-8 stops none of them."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+        elif hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="replace")  # a file name need not be valid UTF-8
+
+
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; only a bug escapes as an exception."""
-    for output in (sys.stdout, sys.stderr):
-        if hasattr(output, "reconfigure"):
-            output.reconfigure(errors="replace")  # a file name need not be valid UTF-8
+    _prepare_streams()
     try:
         return _execute(sys.argv[1:] if arguments is None else arguments)
     except BrokenPipeError:

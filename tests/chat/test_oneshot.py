@@ -89,6 +89,8 @@ def test_files(chat: Chat, tmp_path: Path) -> None:
             read_attachment(tmp_path / name)
     with pytest.raises(UsageError, match="directory"):
         read_attachment(tmp_path)
+    with pytest.raises(UsageError, match="NUL"):
+        read_attachment("a\0b")
 
 
 def test_json(chat: Chat) -> None:
@@ -196,6 +198,8 @@ def test_ctrl_c_ends_jsonl_while_it_waits_for_a_line(chat: Chat) -> None:
         ("--jsonl -p x", "without -p"),
         ("--frobnicate", "No such option"),
         ("nonesuch.gguf -p x", "no such file"),
+        ("~nosuchuser/x.gguf -p x", "no such home"),
+        ("-f ~nosuchuser/x -p x", "no such home"),
         ("", "nothing to answer"),
         ("--prompt= --quiet", "-p needs a text"),
     ],
@@ -261,6 +265,15 @@ def test_a_closed_pipe_ends_quietly(chat: Chat) -> None:
     status, text = chat.rows("SELECT status, content FROM messages WHERE role = 'assistant'")[0]
     assert status == "interrupted"
     assert text.startswith("0 1 2 3 4 5")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_may_be_closed(chat: Chat, closed: str) -> None:
+    line = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, str(RUNNER), "chat", "-p", "hello"]
+    done = subprocess.run(line, env=chat.environment, input=b"", capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == (b"" if ">&-" in closed.replace("2>&-", "") else b"You said: hello\n")
+    assert chat.rows("SELECT content FROM messages WHERE role = 'assistant'") == [("You said: hello",)]
 
 
 def test_interrupted(chat: Chat) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import resource
 import subprocess
@@ -107,6 +108,12 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frame.cli, "make_context", fail)
     with pytest.raises(ZeroDivisionError):
         frame.run([])
+
+
+def test_stdin_may_hold_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), "utf-8"))
+    assert frame.run(["--version"]) == 0
+    assert sys.stdin.readline() == "caf\ufffd\n"
 
 
 def test_closed_pipe_is_quiet() -> None:
