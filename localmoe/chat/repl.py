@@ -16,9 +16,7 @@ from localmoe.chat.present import interruptible, keyboard, write_answer
 from localmoe.chat.session import Answering, Session
 from localmoe.chat.window import ContextFullError
 from localmoe.cli.main import message, version
-from localmoe.errors import LocalMoeError
 from localmoe.history.database import HistoryError
-from quant.errors import QuantError
 
 # What newcomers type without the slash; the model would only guess.
 _PLAIN_WORDS = {
@@ -113,8 +111,8 @@ class Repl:
                 self.ask(text.strip("\n"))
         except KeyboardInterrupt:
             self.notices("Interrupted.")
-        except (LocalMoeError, QuantError, OSError) as error:
-            self.error(message(error) or str(error))
+        except Exception as error:  # also a bug must not take the conversation with it
+            self.error(message(error) or f"This failed inside localmoe ({type(error).__name__}: {error}).")
 
     def error(self, text: str) -> None:
         """A line about something that did not work."""

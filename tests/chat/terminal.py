@@ -113,7 +113,7 @@ class Program:
         self.pump(0.15)
         return len(self.received) != before
 
-    def type(self, keys: str) -> None:
+    def type(self, keys: str | bytes) -> None:
         self._child.send(keys)
 
     def say(self, text: str) -> None:

@@ -6,6 +6,7 @@ Keys, multi-line input, completion and colours are in `test_demo_*.py`, with the
 from __future__ import annotations
 
 import base64
+import io
 import os
 import sqlite3
 import stat
@@ -14,7 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fake_model import FakeModel
 from terminal import Program
+
+from localmoe.chat.output import Notices
+from localmoe.chat.repl import Repl
+from localmoe.chat.session import Session
 
 RUNNER = Path(__file__).with_name("fake_model.py")
 Start = Callable[..., Program]
@@ -228,6 +234,37 @@ def test_resume_search_and_recall(start: Start, home: Path) -> None:
         chat.see("my cat is called Milo")
         chat.type("\x07\x03")
     assert len(rows(home, "SELECT 1 FROM conversations")) == 2
+
+
+def test_no_input_ends_the_conversation(start: Start, home: Path) -> None:
+    with start(rows=40) as chat:
+        chat.say("hello")
+        for keys, expected in (
+            (b"/system caf\xe9", "System prompt set."),  # a byte of Latin-1
+            (f"/save {home}/y.jsonl".encode(), "Written to"),
+            (b"/search caf\xe9", "Nothing found for"),
+            (b"/resume x\xe9", "no conversation has the id"),
+            (b"/history 99999999999999999999", "messages  hello"),
+            (b"/save ~nosuchuser/x", "~nosuchuser/x: no such home"),
+            (b"\x1b[200~/file a\0b\x1b[201~", "holds a NUL"),
+            (b"/system none", "System prompt removed."),
+            (b"hi again", "You said: hi again"),
+        ):
+            chat.type(keys + b"\r")
+            chat.see(expected)
+            chat.prompt()
+
+
+def test_an_error_inside_is_a_line(
+    session: Session, model: FakeModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = model.script
+    model.script = lambda prompt: answer(prompt) if prompt == "hello" else str(1 // 0)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("fail\nhello\n"))
+    assert Repl(session, Notices(), []).run() == 0
+    output = capsys.readouterr()
+    assert output.out == "You said: hello\n"
+    assert "(ZeroDivisionError: " in output.err
 
 
 def test_no_history_and_a_damaged_one(start: Start, home: Path) -> None:
