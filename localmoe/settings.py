@@ -203,11 +203,18 @@ def _directory(variable: str, function: str) -> Path:
 def read_config(path: Path) -> dict[str, Any]:
     """The parsed config file; empty if there is none. Raises `UsageError` for one that cannot be read."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: {error}; correct it with `localmoe config edit`") from error
+
+
+def check_config(path: Path) -> tuple[str, ...]:
+    """The warnings about a config file. Raises `UsageError` for a value that cannot be, in any section."""
+    sections = read_config(path).get("models")
+    names = tuple(sections) if isinstance(sections, dict) else ()
+    return resolve({}, names, environment={}, path=path).warnings
 
 
 def resolve(
@@ -215,14 +222,16 @@ def resolve(
     model_names: Sequence[str] = (),
     recommended: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
+    path: Path | None = None,
 ) -> Resolved:
     """The settings in force.
 
     `flags`: setting → value, None where not given; `model_names`: what the model may be called in
-    `[models.X]`; `recommended`: the catalogue's values. Raises `UsageError` for a value that cannot be.
+    `[models.X]`; `recommended`: the catalogue's values; `path`: another config file. Raises `UsageError` for
+    a value that cannot be.
     """
     environment = os.environ if environment is None else environment
-    path = config_path()
+    path = config_path() if path is None else path
     config = read_config(path)
     sections = config.pop("models", {})
     if not isinstance(sections, dict) or not all(isinstance(one, dict) for one in sections.values()):

@@ -94,20 +94,25 @@ def edit(repl: Repl, argument: str) -> None:
             repl.session.recorder.stand_on(conversation)
 
 
-def edited(text: str, suffix: str = ".md") -> str:
-    """`text` after the user changed it in $VISUAL or $EDITOR. Raises `UsageError` if that fails."""
-    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+def edited(text: str) -> str:
+    """`text` after the user changed it in the editor. Raises `UsageError` if that fails."""
     with tempfile.TemporaryDirectory() as directory:
-        file = Path(directory) / f"prompt{suffix}"
+        file = Path(directory) / "prompt.md"
         file.write_text(text, "utf-8", errors="replace")
-        try:
-            with keyboard(echo=True):
-                code = subprocess.run([*shlex.split(editor), str(file)], check=False).returncode
-        except (OSError, ValueError) as error:
-            raise UsageError(f"The editor {editor!r} could not be started ({error}); set $EDITOR.") from error
-        if code:
-            raise UsageError(f"The editor {editor!r} ended with {code}; nothing was sent.")
+        open_in_editor(file)
         return decoded(file.read_bytes(), "what the editor wrote")
+
+
+def open_in_editor(file: Path) -> None:
+    """Let the user change `file` in $VISUAL or $EDITOR. Raises `UsageError` if that fails."""
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    try:
+        with keyboard(echo=True):
+            code = subprocess.run([*shlex.split(editor), str(file)], check=False).returncode
+    except (OSError, ValueError) as error:
+        raise UsageError(f"The editor {editor!r} could not be started ({error}); set $EDITOR.") from error
+    if code:
+        raise UsageError(f"The editor {editor!r} ended with {code}; what it wrote is not used.")
 
 
 def new(repl: Repl, _argument: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -60,26 +61,47 @@ def path() -> None:
 
 @config.command()
 def edit() -> None:
-    """Open the config file in $EDITOR; it is checked before it replaces the old one."""
-    import tomllib
+    """Open the config file in $EDITOR; it is checked before it replaces the old one.
 
-    from localmoe.chat.conversation_commands import edited
+    What cannot be used is kept beside it, and the next edit goes on with that.
+    """
+    from localmoe.chat.conversation_commands import open_in_editor
     from localmoe.chat.output import Notices
     from localmoe.errors import UsageError
-    from localmoe.settings import config_path, resolve
+    from localmoe.settings import check_config, config_path
 
     if not sys.stdin.isatty():
         raise UsageError(f"there is no terminal to edit in; the file is {config_path()}")
     file = config_path()
-    text = edited(file.read_text("utf-8") if file.exists() else _TEMPLATE, ".toml")
+    draft = file.with_name("config.draft.toml")
+    before = _begin(file, draft)
     try:
-        tomllib.loads(text)
-    except ValueError as error:
-        raise UsageError(f"not saved: {error}") from error
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(".partial")
-    draft.write_text(text, "utf-8")
+        open_in_editor(draft)
+    finally:
+        unchanged = draft.read_bytes() == before
+        if unchanged:
+            draft.unlink()
+    if unchanged:
+        click.echo("Nothing was changed.", err=True)
+        return
+    try:
+        check_config(draft)
+    except UsageError as error:
+        raise UsageError(f"not saved, but kept for the next `localmoe config edit`: {error}") from error
     draft.replace(file)
-    for warning in resolve({}).warnings:
+    for warning in check_config(file):
         Notices.write(warning)
     click.echo(f"Saved to {file}.", err=True)
+
+
+def _begin(file: Path, draft: Path) -> bytes | None:
+    """Makes `draft` what there is to edit, and returns it; None for an earlier draft that was kept."""
+    from localmoe.chat.output import Notices
+
+    if draft.exists():
+        Notices.write(f"This goes on with {draft}, which could not be saved.")
+        return None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = file.read_text("utf-8-sig", errors="replace") if file.exists() else _TEMPLATE
+    draft.write_text(text, "utf-8")
+    return draft.read_bytes()

@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from localmoe.chat import conversation_commands
 from localmoe.cli.main import COMMANDS, run
 from localmoe.history.store import History
 
@@ -163,6 +165,44 @@ def test_config(home: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyte
     assert run(["config", "show"]) == 2
     assert "top_p must be between 0 and 1" in capfd.readouterr().err
     assert run(["config", "edit"]) == 2  # no terminal
+
+
+def test_config_edit(home: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(conversation_commands, "keyboard", lambda echo: nullcontext())
+    monkeypatch.delenv("VISUAL", raising=False)
+    file, draft, new = home / "config" / "config.toml", home / "config" / "config.draft.toml", home / "new"
+
+    def edit(written: bytes | None, expected: str) -> int:
+        """`config edit` in an editor that writes this; None: that only looks."""
+        new.write_bytes(written or b"")
+        monkeypatch.setenv("EDITOR", "true" if written is None else f"cp {new}")
+        code = run(["config", "edit"])
+        assert expected in " ".join(capfd.readouterr().err.split())
+        return code
+
+    assert edit(None, "Nothing was changed.") == 0
+    assert not file.exists()
+    assert edit(b"temperature = 0.5\n", "Saved to") == 0
+    for wrong, reason in (
+        (b"temperature = \n", "Invalid value"),
+        (b"temperature = 99\n", "temperature must be between 0 and 5"),
+        (b"[models.other]\ntop_p = 7\n", "top_p must be between 0 and 1"),
+        ("system = 'R\xe9pondez'\n".encode("latin-1"), "can't decode byte 0xe9"),
+    ):
+        assert edit(wrong, reason) == 2
+        assert (file.read_bytes(), draft.read_bytes()) == (b"temperature = 0.5\n", wrong)
+    assert edit(None, f"This goes on with {draft}") == 2
+    assert edit(b"\xef\xbb\xbftemprature = 1\n", f"{file}: unknown key 'temprature'") == 0
+    assert not draft.exists()
+    assert run(["config", "show"]) == 0  # a byte order mark does no harm
+    file.write_bytes("system = 'R\xe9pondez'\n".encode("latin-1"))
+    assert run(["config", "show"]) == 2
+    assert edit(None, "Nothing was changed.") == 0
+    assert b"\xe9" in file.read_bytes()
+    monkeypatch.setenv("EDITOR", "sed -i s/\ufffd/é/")
+    assert run(["config", "edit"]) == 0
+    assert file.read_text("utf-8") == "system = 'Répondez'\n"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
