@@ -242,12 +242,23 @@ def make_plan(
     kv_type: str = "f16",
     threads: int | None = None,
     ram: int | str | None = None,
+    *,
+    device: str = "cpu",
+    gpu_memory: int | None = None,
 ) -> Plan:
-    """What would live where; nothing is loaded. UsageError where the bound is too small for the model."""
+    """What would live where on `device` ("cpu" or "cuda:N"); nothing is loaded. UsageError where a bound is
+    too small for the model.
+    """
     from localmoe.model.memory import needs_of, plan_for
 
     needs = needs_of(file, config, _context(config, context), kv_type, _threads(threads))
-    return plan_for(needs, _bytes(ram))
+    if device == "cpu":
+        return plan_for(needs, _bytes(ram))
+    from localmoe.model.gpu_plan import plan_for_gpu
+
+    return plan_for_gpu(
+        file, config, needs, kv_type, device=device, gpu_memory=gpu_memory, ram=_bytes(ram)
+    )
 
 
 def _engine(
@@ -263,13 +274,11 @@ def _gpu_engine(
     file: GGUFFile, config: ModelConfig, context: int | None, kv_type: str, threads: int | None,
     **options: Any,
 ) -> Engine:  # fmt: skip
-    from localmoe.experts.plan import Plan
     from localmoe.model.gpu_engine import GpuEngine
     from localmoe.model.memory import needs_of
 
     needs = needs_of(file, config, _context(config, context), kv_type, _threads(threads))
-    plan = Plan(needs, (), None, 0, ())
-    engine = GpuEngine(file, config, plan, _threads(threads), kv_type, **options)
+    engine = GpuEngine(file, config, needs, _threads(threads), kv_type, **options)
     return cast("Engine", engine)  # the same interface
 
 

@@ -47,7 +47,8 @@ def start(model: str | None, options: Mapping[str, Any]) -> int:
     elsewhere = options["jsonl"] or options["plan"] or options["dry_run"]
     if options["as_json"] and prompt is None and not elsewhere:
         raise UsageError("--json answers one prompt: give -p TEXT, or text on stdin")
-    unsaved = options["no_history"] or options["jsonl"] or (options["dry_run"] and not _resumes(options))
+    only_shown = (options["dry_run"] or options["plan"]) and not _resumes(options)
+    unsaved = options["no_history"] or options["jsonl"] or only_shown
     recorder = Recorder(None, notices) if unsaved else Recorder.open(history_path(), notices)
     try:
         return _run(model, options, notices, recorder, prompt, attachments)
@@ -92,7 +93,7 @@ def _run(
     if options["plan"]:
         from localmoe.chat.plan import show_plan
 
-        return show_plan(found.path, settings, options["as_json"])
+        return show_plan(found.path, settings, options["as_json"], notices)
 
     from localmoe.chat.session import Session
 

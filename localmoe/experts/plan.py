@@ -6,8 +6,8 @@ share of each size class. A bound that not even the first two fit into is refuse
 that would do.
 
 On a CPU the memory is RAM (`--ram`); without a bound, or under one that everything fits into, experts are
-used where the file is mapped. With a GPU the device's memory is planned so, and RAM holds copies of the
-experts, pinned, as far as it goes; what is in neither stays in the file.
+used where the file is mapped. With a GPU the device's memory is planned so (`model.gpu_plan`), and RAM holds
+copies of the experts, pinned, as far as it goes; what is in neither stays in the file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from localmoe.experts.layout import ExpertLayout, SizeClass
 from localmoe.experts.sizes import format_size, round_up_setting
 
 _OF_AVAILABLE = 0.85  # of the free memory, where a bound is chosen because the file exceeds it
-GPU_STAGING = 2  # experts in flight to the device in prefill: one computed, one on its way
 
 
 @dataclass(frozen=True)
@@ -156,34 +155,23 @@ def _limited_by(plan: Plan, free: int, ram: int) -> str:
     )
 
 
-def plan_gpu(needs: Needs, gpu_memory: int, ram: int) -> Plan:
-    """A plan for `gpu_memory` bytes of device memory and `ram` bytes of RAM for copies of the experts.
-
-    UsageError if the device is too small for what every token needs.
+def plan_beside_gpu(needs: Needs, gpu_slots: tuple[int, ...], transit: int, ram: int | None) -> Plan:
+    """The plan of a GPU that holds `gpu_slots` experts of each size class and `transit` bytes for experts on
+    their way; `needs` are what else is in its memory. RAM holds copies, `ram` bytes at most (None: of all).
     """
     layout = needs.layout
     if layout is None:
-        if needs.fixed > gpu_memory:
-            raise too_small(needs, "--gpu-memory", gpu_memory, needs.fixed)
         return Plan(needs, _fixed_items(needs, "GPU"), None, 0, ())
-    staging = GPU_STAGING * max(each.slot_bytes for each in layout.classes)
-    if needs.fixed + staging > gpu_memory:
-        raise too_small(needs, "--gpu-memory", gpu_memory, needs.fixed + staging)
-    on_gpu = spread(layout, gpu_memory - needs.fixed - staging)
-    in_ram = spread(layout, max(0, ram - _transit_bytes(needs)))
-    complete = in_ram == _all_slots(layout)
-    items = [
+    in_ram = _all_slots(layout) if ram is None else spread(layout, ram)
+    items = (
         *_fixed_items(needs, "GPU"),
-        Item("experts on their way", "GPU", staging, f"{GPU_STAGING} slots"),
-        *_slot_items(layout, on_gpu, "GPU"),
+        Item("experts on their way", "GPU", transit),
+        *_slot_items(layout, gpu_slots, "GPU"),
         *_slot_items(layout, in_ram, "RAM", "copies, pinned"),
-    ]
-    if not complete:
-        items += [
-            Item("experts on their way", "RAM", _transit_bytes(needs), f"{needs.chosen} slots"),
-            _file_item(layout, in_ram),
-        ]
-    return Plan(needs, tuple(items), in_ram, 0 if complete else needs.chosen, on_gpu)
+    )
+    if in_ram != _all_slots(layout):
+        items += (_file_item(layout, in_ram, "computed by the CPU when chosen"),)
+    return Plan(needs, items, in_ram, 0, gpu_slots)
 
 
 def smallest(needs: Needs) -> int:
@@ -260,6 +248,6 @@ def _slot_items(layout: ExpertLayout, counts: Sequence[int], place: str, note: s
     ]
 
 
-def _file_item(layout: ExpertLayout, counts: Sequence[int]) -> Item:
+def _file_item(layout: ExpertLayout, counts: Sequence[int], note: str = "read when chosen") -> Item:
     held = sum(sum(each.parts) * count for each, count in zip(layout.classes, counts, strict=True))
-    return Item("other experts", "file", layout.total_bytes - held, "read when chosen")
+    return Item("other experts", "file", layout.total_bytes - held, note)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from localmoe.experts.plan import Plan
+from localmoe.experts.plan import Needs
 from localmoe.model.config import ModelConfig
 from localmoe.model.engine import bytes_per_token
+from localmoe.model.gpu_plan import described
 from localmoe.model.gpu_runtime import open_gpu
 from localmoe.model.kv_cache import KVCache
 from localmoe.model.weights import bind
@@ -20,16 +21,17 @@ class GpuEngine:
     compute = None
 
     def __init__(
-        self, file: GGUFFile, config: ModelConfig, plan: Plan, threads: int, kv_type: str, *,
+        self, file: GGUFFile, config: ModelConfig, needs: Needs, threads: int, kv_type: str, *,
         device: str, gpu_memory: int | None, ram: int | None, mode: str, identity: str, learn: bool,
     ) -> None:  # fmt: skip
-        self.config, self.plan, self.threads, self.kv_type = config, plan, threads, kv_type
+        self.config, self.threads, self.kv_type = config, threads, kv_type
         self.weights = bind(file, config)
         self._runtime = open_gpu(
-            file, config, self.weights, device=device, context=plan.needs.context, threads=threads,
+            file, config, self.weights, device=device, context=needs.context, threads=threads,
             identity=identity, kv_type=kv_type, gpu_memory=gpu_memory, ram=ram, mode=mode,
             keep_statistics=learn,
         )  # fmt: skip
+        self.plan = described(self._runtime.plan, needs, ram)
 
     def decoder(self, context: int | None = None) -> Any:
         """A fresh conversation of up to `context` positions."""

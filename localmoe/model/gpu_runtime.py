@@ -9,93 +9,27 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from localmoe.errors import UsageError
 from localmoe.experts.layout import ExpertLayout
-from localmoe.experts.sizes import format_size, round_up_setting
 from localmoe.experts.store import StatisticsStore, default_directory
 from localmoe.kernels.gpu import Gpu
-from localmoe.kernels.gpu_memory import HostArena, free_bytes
+from localmoe.kernels.gpu_memory import HostArena
 from localmoe.kernels.gpu_tiles import ExpertShape
 from localmoe.model.config import ModelConfig
 from localmoe.model.gpu_auto import SETTINGS, ModeChooser, load_costs, save_costs
 from localmoe.model.gpu_experts import GpuResidency
 from localmoe.model.gpu_host import HostExperts
-from localmoe.model.kv_cache import KVCache
+from localmoe.model.gpu_plan import CHUNK, GpuPlan, budget_on, plan_gpu
 from localmoe.model.transformer import Layer, Transformer
 from localmoe.model.weights import LayerWeights, Weights
 from quant.gguf import GGUFFile
 
 KV_TYPES = ("f16", "q8_0")
-# for the CUDA context, compiled kernels and what others on the device allocate meanwhile
-SET_ASIDE = 640 << 20
 CALIBRATION_S = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class GpuPlan:
-    """Bytes on the device and slots per size class; `share` of all experts have a slot."""
-
-    weights: int
-    kv: int
-    buffers: int
-    transit: int
-    slots: list[int]
-    slot_bytes: int
-    share: float
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.kv + self.buffers + self.transit + self.slot_bytes
-
-
-def plan_gpu(
-    config: ModelConfig, weights: Weights, layout: ExpertLayout | None, context: int, kv_type: str,
-    chunk: int, budget: int
-) -> GpuPlan:
-    """What fits into `budget` bytes of device memory. UsageError, with the least setting that would do, if
-    not enough.
-    """
-    c = config
-    fixed = sum({m.address: m.nbytes for m in (weights.embedding, weights.output)}.values())
-    for layer in weights.layers:
-        dense = layer.dense or ()
-        fixed += sum(m.nbytes for m in (layer.q, layer.k, layer.v, layer.output, *dense))
-        fixed += (layer.attention_norm.nbytes + layer.ffn_norm.nbytes) + (layer.router.nbytes
-            if layer.router is not None else 0)
-    room = -(-context // 256) * 256
-    kv = KVCache.bytes_for(c, context, kv_type)
-    pairs = chunk * max(1, c.experts_used)
-    widths = 2 * c.hidden + 2 * (c.heads + c.kv_heads) * c.head_dim
-    buffers = chunk * (4 * widths + 2 * (c.hidden + c.heads * c.head_dim)) + pairs * (2 * c.ffn + 4
-        * c.hidden) + 2 * c.hidden * max(c.ffn, c.hidden)
-    buffers += c.heads * (room // 256) * (c.head_dim + 2) * 4 + context * c.rope_dim * 4 + c.vocab * 4
-    if layout is None:
-        if fixed + kv + buffers > budget:
-            raise UsageError(_too_small(fixed + kv + buffers, budget))
-        return GpuPlan(fixed, kv, buffers, 0, [], 0, 1.0)
-    sizes = [k.slot_bytes for k in layout.classes]
-    counts = [len(k.layers) * layout.experts for k in layout.classes]
-    transit = max(2, c.experts_used) * max(sizes)
-    left = budget - fixed - kv - buffers - transit
-    if left < 0:
-        raise UsageError(_too_small(budget - left, budget))
-    share = min(1.0, left / sum(s * n for s, n in zip(sizes, counts, strict=True)))
-    slots = [int(share * n) for n in counts]
-    return GpuPlan(fixed, kv, buffers, transit, slots, sum(s * n for s, n in zip(sizes, slots, strict=True)),
-                   sum(slots) / sum(counts))  # fmt: skip
-
-
-def _too_small(needed: int, budget: int) -> str:
-    return (
-        f"{format_size(budget)} of GPU memory are too little for this model and context: set --gpu-memory"
-        f" {round_up_setting(needed)} or more, a shorter --context, --kv-type q8_0, or --device cpu"
-    )
 
 
 class GpuRuntime:
@@ -195,7 +129,7 @@ def open_gpu(
     file: GGUFFile, config: ModelConfig, weights: Weights, *, device: str, context: int, threads: int,
     identity: str,
     kv_type: str = "f16", gpu_memory: int | None = None, ram: int | None = None, mode: str = "auto",
-    chunk: int = 2048,
+    chunk: int = CHUNK,
     keep_statistics: bool = True,
 ) -> GpuRuntime:  # fmt: skip
     """Puts the model on `device` ("cuda", "cuda:N"; "cpu" under Triton's interpreter).
@@ -217,9 +151,7 @@ def open_gpu(
     on_gpu = device != "cpu"
     chunk = min(chunk, context)
     layout = ExpertLayout.of(file, config.layers, config.experts) if config.is_mixture else None
-    free = free_bytes(device) if on_gpu else 1 << 40
-    budget = min(gpu_memory or free, free) - (SET_ASIDE if on_gpu else 0)
-    plan = plan_gpu(config, weights, layout, context, kv_type, chunk, budget)
+    plan = plan_gpu(config, weights, layout, context, kv_type, chunk, budget_on(device, gpu_memory))
     gpu = Gpu(shape_of(config, file), device, chunk, rope_table(config, context, weights.rope_factors))
     _place_all(gpu, weights)
     if layout is None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from localmoe.errors import UsageError
 from localmoe.experts.layout import ExpertLayout
-from localmoe.experts.plan import Needs, available_memory, plan_cpu, plan_gpu, smallest, spread
+from localmoe.experts.plan import Needs, available_memory, plan_beside_gpu, plan_cpu, smallest, spread
 from localmoe.experts.residency import Residency
 from localmoe.experts.sizes import parse_size
 from localmoe.experts.statistics import ExpertStatistics
@@ -89,26 +89,22 @@ def test_a_dense_model_fits_or_does_not():
     assert plan_cpu(needs, 6 * GIB).slots is None
     with pytest.raises(UsageError, match="at least --ram"):
         plan_cpu(needs, 5 * GIB)
-    assert plan_gpu(needs, 6 * GIB, 0).bytes_in("GPU") == needs.fixed
-    with pytest.raises(UsageError, match="at least --gpu-memory"):
-        plan_gpu(needs, 5 * GIB, 0)
+    assert plan_beside_gpu(needs, (), 0, None).bytes_in("GPU") == needs.fixed
 
 
-def test_a_gpu_holds_what_fits_ram_the_copies_and_the_file_the_rest():
+def test_beside_a_gpu_ram_holds_copies_and_the_file_the_rest():
     needs = mixtral()
-    plan = plan_gpu(needs, 12 * GIB, 64 * GIB)
-    assert 12 * GIB - 120e6 < plan.bytes_in("GPU") <= 12 * GIB
-    assert 0.25 < plan.share(plan.gpu_slots) < 0.5
+    plan = plan_beside_gpu(needs, (40, 30), 1000, None)
+    slots = sum(count * each.slot_bytes for each, count in zip(needs.layout.classes, (40, 30), strict=True))
+    assert plan.bytes_in("GPU") == needs.fixed + 1000 + slots
+    assert plan.share(plan.gpu_slots) == plan.as_json()["resident_share"] == 70 / 256
     assert plan.share(plan.slots) == 1.0
+    assert plan.bytes_in("RAM") >= needs.expert_bytes
     assert plan.bytes_in("file") == 0
-    tight = plan_gpu(needs, 12 * GIB, 16 * GIB)
-    assert tight.bytes_in("RAM") <= 16 * GIB
+    tight = plan_beside_gpu(needs, (40, 30), 1000, 16 * GIB)
+    assert 16 * GIB - 120e6 < tight.bytes_in("RAM") <= 16 * GIB
+    assert any("by the CPU" in line for line in tight.lines())
     assert tight.bytes_in("file") > 0
-    assert plan_gpu(needs, 80 * GIB, 64 * GIB).share(plan_gpu(needs, 80 * GIB, 64 * GIB).gpu_slots) == 1.0
-    with pytest.raises(UsageError) as caught:
-        plan_gpu(needs, 2 * GIB, 64 * GIB)
-    advised = parse_size(re.search(r"at least --gpu-memory (\S+)$", str(caught.value))[1])
-    assert plan_gpu(needs, advised, 64 * GIB).gpu_slots is not None
 
 
 @given(st.integers(0, 40 * GIB))

@@ -18,7 +18,8 @@ from localmoe.errors import ClosedError
 from localmoe.experts.layout import ExpertLayout
 from localmoe.kernels import gpu_launch_many as launching
 from localmoe.model.config import ModelConfig
-from localmoe.model.gpu_runtime import SET_ASIDE, open_gpu, plan_gpu
+from localmoe.model.gpu_plan import SET_ASIDE, plan_gpu
+from localmoe.model.gpu_runtime import open_gpu
 from localmoe.model.weights import bind
 from quant.gguf import GGUFFile
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import re
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from localmoe.cli.main import run
 from localmoe.errors import UsageError
 from localmoe.model import device
 
 
-def with_gpus(monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int]) -> None:
-    """A driver, and GPUs of these compute capabilities."""
+def with_gpus(monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int], free: int = 8 << 30) -> None:
+    """A driver, and GPUs of these compute capabilities with `free` bytes of free memory."""
     monkeypatch.setattr(device, "_DRIVER_FILES", ("/",))
     cuda = SimpleNamespace(
         is_available=lambda: bool(capabilities),
         device_count=lambda: len(capabilities),
         get_device_capability=lambda number: capabilities[number],
+        mem_get_info=lambda _device: (free, 2 * free),
     )
     monkeypatch.setitem(__import__("sys").modules, "torch", SimpleNamespace(cuda=cuda))
 
@@ -27,6 +32,35 @@ def test_without_a_driver_auto_is_the_cpu_and_torch_is_not_imported(monkeypatch)
     assert device.choose_device("auto") == "cpu"
     with pytest.raises(UsageError, match="no NVIDIA driver"):
         device.choose_device("cuda")
+
+
+def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """What `chat --plan` says; its error, where it refuses."""
+    code = run(["chat", "--plan", "--json", *arguments])
+    output = capsys.readouterr()
+    return json.loads(output.out) if code == 0 else {"code": code, "error": output.err}
+
+
+def test_the_plan_is_for_the_device_that_would_be_chosen(tiny, tmp_path, monkeypatch, capsys):
+    for name in ("LOCALMOE_DATA_DIR", "LOCALMOE_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    path = str(tiny("q4_k"))
+    monkeypatch.setattr(device, "_DRIVER_FILES", ("/no/such/driver",))
+    on_cpu = planned(capsys, path)
+    assert on_cpu["gpu_bytes"] == 0
+    assert planned(capsys, path, "--device", "cuda") | {"error": ""} == {"code": 2, "error": ""}
+    with_gpus(monkeypatch, (9, 0))
+    assert planned(capsys, path, "--device", "cpu") == on_cpu
+    whole = planned(capsys, path)
+    assert whole["resident_share"] == 1.0
+    assert {item["what"] for item in whole["items"] if item["place"] == "RAM"} == {"expert slots"}
+    refused = planned(capsys, path, "--gpu-memory", "640MiB")
+    assert refused["code"] == 2
+    advised = re.search(r"set --gpu-memory (\S+) or more", refused["error"])[1]
+    least = planned(capsys, path, "--gpu-memory", advised, "--ram", "1KiB")
+    assert 0 < least["gpu_bytes"] < whole["gpu_bytes"]
+    assert least["resident_share"] < 1
+    assert [item["what"] for item in least["items"] if item["place"] == "file"] == ["other experts"]
 
 
 def test_a_usable_gpu_is_taken(monkeypatch):
