@@ -69,19 +69,19 @@ def post_kernel(
     HIDDEN: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, GPU: tl.constexpr,
 ) -> None:  # fmt: skip
     """Posts the experts of which the CPU has rows: their ids, their places in router order and the first of
-    these rows.
+    these rows, which is the same for all of them.
 
     region: int64 address. `epoch` int32 [1] in device memory counts posts. Nothing is posted where the GPU
     does it all.
     """
     misses = 0
-    first_row = FFN
+    first_row = 0
     for c in range(K):
         rows = tl.load(gpu_rows + c)
         if rows < FFN:
             tl.store(_word(region, _IDS) + misses, tl.load(chosen + c))
             tl.store(_word(region, _RANKS) + misses, c)
-            first_row = tl.minimum(first_row, rows)
+            first_row = rows
             misses += 1
     if misses > 0:
         x = (region + _ACTIVATIONS).to(tl.pointer_type(tl.float32))

@@ -148,7 +148,7 @@ def resolve_kernel(
     """chosen int32 [K] → source, target int64 [K] and gpu_rows int32 [K] for the layer's expert kernels.
 
     `share` int32 [K + 1]: FFN rows of a miss that the GPU computes, by the number of misses. The CPU has the
-    rest.
+    rest, and all rows of every miss that it shares with an expert that is only in the file.
     """
     _observe(chosen, layer, estimates, used, totals, evidence, pending, clock, LAYERS, EXPERTS, PADDED, K)
     memory = tl.load(clock + 1)
@@ -156,10 +156,15 @@ def resolve_kernel(
     frequency = estimates + memory * LAYERS * EXPERTS
     size_class = tl.load(class_of + layer)
     at_once = tl.load(mode) == 0
-    misses = 0
+    misses, in_file = 0, 0
     for c in range(K):
-        misses += (tl.load(slot_of + layer * EXPERTS + tl.load(chosen + c)) < 0).to(tl.int32)
+        flat = layer * EXPERTS + tl.load(chosen + c)
+        missing = tl.load(slot_of + flat) < 0
+        misses += missing.to(tl.int32)
+        in_file += (missing & (tl.load(home + flat) == 0)).to(tl.int32)
     rows = tl.load(share + misses)
+    # the CPU starts at the same row of every expert that it is handed (post_kernel)
+    rows = tl.where((in_file > 0) & (rows < FFN), 0, rows)
     admitted, wished = tl.load(counters + 2), tl.load(counters + 3)
     bus_rows = tl.load(counters + 4)
     for c in range(K):

@@ -94,7 +94,7 @@ def fulfil(reference, tables, rng):
 def main(device, tokens):
     launch = Launcher(interpreted=device == "cpu")
     trace = generate_trace(tokens, LAYERS, experts=EXPERTS, seed=8)
-    for mode in (0, 1):
+    for mode, shares in enumerate(([FFN, FFN, FFN], [FFN, 256, 128])):
         reference, rng = Reference(at_once=mode == 0), np.random.default_rng(mode)
         fresh = ExpertStatistics(LAYERS, EXPERTS, K)
         home = 5000 + np.arange(LAYERS * EXPERTS, dtype=np.int64).reshape(LAYERS, EXPERTS)
@@ -107,7 +107,7 @@ def main(device, tokens):
             slot_bytes=on(np.array(SLOT_BYTES)), slots=on(np.array(SLOTS, np.int32)),
             filled=on(np.zeros(2, np.int32)),
             staging=on(np.array([71, 72])), mode=on(np.array([mode], np.int32)),
-            share=on(np.array([FFN, 256, 128], np.int32)),
+            share=on(np.array(shares, np.int32)),
             counters=on(np.zeros(8, np.int64)), wishes=on(np.zeros((MOST_WISHES, 3), np.int32)),
         )  # fmt: skip
         work = SimpleNamespace(
@@ -117,7 +117,10 @@ def main(device, tokens):
         for token in range(tokens):
             for layer in range(LAYERS):
                 chosen = trace[token, layer].astype(np.int32)
-                misses = int((reference.slot_of[layer, chosen] < 0).sum())
+                missed = chosen[reference.slot_of[layer, chosen] < 0]
+                share = shares[len(missed)]
+                if share < FFN and not home[layer, missed].all():  # all is the CPU's, see resolve_kernel
+                    share = 0
                 decisions = reference.layer(layer, chosen, home)
                 launch.resolve(tables, on(chosen), layer, work, FFN)
                 number = int(CLASS_OF[layer])
@@ -125,7 +128,7 @@ def main(device, tokens):
                     counts[kind] += 1
                     in_slot = 10**6 * (number + 1) + (slot or 0) * SLOT_BYTES[number]
                     at_home = int(home[layer, chosen[c]])
-                    rows = FFN if kind == "hit" else 0 if at_home == 0 else [FFN, 256, 128][misses]
+                    rows = FFN if kind == "hit" else 0 if at_home == 0 else share
                     wanted = {
                         "hit": (in_slot, in_slot), "into": (at_home, in_slot), "pass": (at_home, 71 + c),
                         "wish": (at_home, 71 + c)
