@@ -21,7 +21,7 @@ from localmoe.errors import UsageError
 from localmoe.experts.layout import ExpertLayout, SizeClass
 from localmoe.experts.sizes import format_size, round_up_setting
 
-_OF_AVAILABLE = 0.85  # of the free memory, where a bound is chosen because the file exceeds it
+OF_AVAILABLE = 0.85  # of the free memory, where a bound is chosen because the file exceeds it
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def plan_cpu(needs: Needs, ram: int | None = None, available: int | None = None)
     """
     everything, free = needs.fixed + needs.expert_bytes, None
     if ram is None and available is not None and everything > available and needs.layout is not None:
-        ram, free = max(int(available * _OF_AVAILABLE), smallest(needs)), available
+        ram, free = max(int(available * OF_AVAILABLE), smallest(needs)), available
     if ram is None or needs.layout is None or everything <= ram:
         if ram is not None and everything > ram:
             raise too_small(needs, "--ram", ram, everything)
@@ -157,21 +157,24 @@ def _limited_by(plan: Plan, free: int, ram: int) -> str:
 
 def plan_beside_gpu(needs: Needs, gpu_slots: tuple[int, ...], transit: int, ram: int | None) -> Plan:
     """The plan of a GPU that holds `gpu_slots` experts of each size class and `transit` bytes for experts on
-    their way; `needs` are what else is in its memory. RAM holds copies, `ram` bytes at most (None: of all).
+    their way; `needs` are what else is in its memory. Unless that is all experts, RAM holds copies, `ram`
+    bytes at most (None: of all).
     """
     layout = needs.layout
     if layout is None:
         return Plan(needs, _fixed_items(needs, "GPU"), None, 0, ())
-    in_ram = _all_slots(layout) if ram is None else spread(layout, ram)
-    items = (
+    everything = _all_slots(layout)
+    in_ram = everything if ram is None else spread(layout, ram)
+    items = [
         *_fixed_items(needs, "GPU"),
         Item("experts on their way", "GPU", transit),
         *_slot_items(layout, gpu_slots, "GPU"),
-        *_slot_items(layout, in_ram, "RAM", "copies, pinned"),
-    )
-    if in_ram != _all_slots(layout):
-        items += (_file_item(layout, in_ram, "computed by the CPU when chosen"),)
-    return Plan(needs, items, in_ram, 0, gpu_slots)
+    ]
+    if gpu_slots != everything:
+        items += _slot_items(layout, in_ram, "RAM", "copies, pinned")
+        if in_ram != everything:
+            items.append(_file_item(layout, in_ram, "computed by the CPU when chosen"))
+    return Plan(needs, tuple(items), in_ram, 0, gpu_slots)
 
 
 def smallest(needs: Needs) -> int:

@@ -31,7 +31,7 @@ class GpuEngine:
             identity=identity, kv_type=kv_type, gpu_memory=gpu_memory, ram=ram, mode=mode,
             keep_statistics=learn,
         )  # fmt: skip
-        self.plan = described(self._runtime.plan, needs, ram)
+        self.plan = described(self._runtime.plan, needs)
 
     def decoder(self, context: int | None = None) -> Any:
         """A fresh conversation of up to `context` positions."""

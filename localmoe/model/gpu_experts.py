@@ -50,10 +50,11 @@ class GpuResidency:
         slots: list[int],
         host: HostExperts, worker: Any = None, bytes_per_step: int | None = None,
     ) -> None:  # fmt: skip
-        """`slots` per size class. `worker` is a handshake.Worker over `host.parts`; without one, all misses
-        must be pinned and the mode `stream`.
+        """`slots` per size class. `worker` is a handshake.Worker over `host.parts`; without one, every expert
+        must be pinned, or have a slot that `warm` fills, and the mode is `stream`.
         """
-        if worker is None and not (host.home != 0).all():
+        all_slots = sum(slots) == layout.layers * layout.experts
+        if worker is None and not all_slots and not (host.home != 0).all():
             raise ValueError("experts that are only in the file are work for a CPU worker, and there is none")
         self.gpu, self.layout, self.shapes, self.host, self.worker = gpu, layout, shapes, host, worker
         self.k, self.ffn = statistics.chosen, shapes[0].gate.rows

@@ -1,6 +1,6 @@
-"""Experts in host memory: pinned, so that the GPU copies or reads them itself, as many as `--ram` allows; the
-rest stay in
-the mapped file, where only the CPU computes with them."""
+"""Experts in host memory: pinned, so that the GPU copies or reads them itself, as many as `--ram` or the free
+memory allows; the rest stay in the mapped file, where only the CPU computes with them. Where every expert has
+a slot on the GPU, none are pinned."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from localmoe.errors import UsageError
 from localmoe.experts.layout import ExpertLayout
-from localmoe.experts.plan import Needs, Plan, plan_beside_gpu
+from localmoe.experts.plan import OF_AVAILABLE, Needs, Plan, available_memory, plan_beside_gpu
 from localmoe.experts.sizes import format_size, round_up_setting
 from localmoe.kernels.gpu_memory import free_bytes
 from localmoe.model.config import ModelConfig
@@ -32,7 +32,9 @@ def budget_on(device: str, gpu_memory: int | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class GpuPlan:
-    """Bytes on the device and slots per size class; `share` of all experts have a slot."""
+    """Bytes on the device and slots per size class; `share` of all experts have a slot. `copies`: most bytes
+    of RAM for pinned copies of experts (None: for all).
+    """
 
     weights: int
     kv: int
@@ -41,6 +43,7 @@ class GpuPlan:
     slots: list[int]
     slot_bytes: int
     share: float
+    copies: int | None = 0
 
     @property
     def total(self) -> int:
@@ -49,10 +52,10 @@ class GpuPlan:
 
 def plan_gpu(
     config: ModelConfig, weights: Weights, layout: ExpertLayout | None, context: int, kv_type: str,
-    chunk: int, budget: int
+    chunk: int, budget: int, ram: int | None = None
 ) -> GpuPlan:
-    """What fits into `budget` bytes of device memory. UsageError, with the least setting that would do, if
-    not enough.
+    """What fits into `budget` bytes of device memory, and copies into `ram` bytes (None: see `_for_copies`).
+    UsageError, with the least setting that would do, if the device's memory is not enough.
     """
     c = config
     fixed = sum({m.address: m.nbytes for m in (weights.embedding, weights.output)}.values())
@@ -81,7 +84,15 @@ def plan_gpu(
     share = min(1.0, left / sum(s * n for s, n in zip(sizes, counts, strict=True)))
     slots = [int(share * n) for n in counts]
     return GpuPlan(fixed, kv, buffers, transit, slots, sum(s * n for s, n in zip(sizes, slots, strict=True)),
-                   sum(slots) / sum(counts))  # fmt: skip
+                   sum(slots) / sum(counts), 0 if slots == counts else _for_copies(ram))  # fmt: skip
+
+
+def _for_copies(ram: int | None) -> int | None:
+    """`GpuPlan.copies` where some experts have no slot. Pinned memory cannot be taken back, so without a
+    bound some of what is free is left to other programs and to the file's cache.
+    """
+    free = available_memory()
+    return ram if ram is not None or free is None else int(free * OF_AVAILABLE)
 
 
 def _too_small(needed: int, budget: int) -> str:
@@ -92,10 +103,10 @@ def _too_small(needed: int, budget: int) -> str:
     )
 
 
-def described(plan: GpuPlan, needs: Needs, ram: int | None) -> Plan:
-    """`plan` for people, with the copies of experts in at most `ram` bytes of RAM (None: of all)."""
+def described(plan: GpuPlan, needs: Needs) -> Plan:
+    """`plan` for people."""
     there = replace(needs, weights=plan.weights, kv_cache=plan.kv, scratch=plan.buffers)
-    return plan_beside_gpu(there, tuple(plan.slots), plan.transit, ram)
+    return plan_beside_gpu(there, tuple(plan.slots), plan.transit, plan.copies)
 
 
 def plan_for_gpu(
@@ -105,5 +116,5 @@ def plan_for_gpu(
     """What `open_gpu` would put where. UsageError, as from there, if it does not fit."""
     chunk = min(CHUNK, needs.context)
     budget = budget_on(device, gpu_memory)
-    plan = plan_gpu(config, bind(file, config), needs.layout, needs.context, kv_type, chunk, budget)
-    return described(plan, needs, ram)
+    plan = plan_gpu(config, bind(file, config), needs.layout, needs.context, kv_type, chunk, budget, ram)
+    return described(plan, needs)

@@ -136,7 +136,7 @@ def open_gpu(
 
     Args:
         gpu_memory: most bytes of device memory to use; default: what is free, less a reserve.
-        ram: most bytes of pinned host memory for experts; default: all experts.
+        ram: most bytes of pinned host memory for experts; default: of what is free, as `gpu_plan` says.
         mode: "auto", "stream", "cpu" or "split".
         identity: names the files of what is learned about this model.
 
@@ -151,18 +151,18 @@ def open_gpu(
     on_gpu = device != "cpu"
     chunk = min(chunk, context)
     layout = ExpertLayout.of(file, config.layers, config.experts) if config.is_mixture else None
-    plan = plan_gpu(config, weights, layout, context, kv_type, chunk, budget_on(device, gpu_memory))
+    budget = budget_on(device, gpu_memory)
+    plan = plan_gpu(config, weights, layout, context, kv_type, chunk, budget, ram)
     gpu = Gpu(shape_of(config, file), device, chunk, rope_table(config, context, weights.rope_factors))
     _place_all(gpu, weights)
     if layout is None:
         return GpuRuntime(gpu, _transformer(weights, [None] * config.layers), config, None, plan, None, None)
     store = StatisticsStore(identity) if keep_statistics else None
     statistics = (store or StatisticsStore("0" * 8)).load(config.layers, config.experts, config.experts_used)
-    host = HostExperts(layout, statistics, ram, on_gpu)
+    host = HostExperts(layout, statistics, plan.copies, on_gpu)
     shapes = [_expert_shape(layer, layout, i) for i, layer in enumerate(weights.layers)]
     pool, worker = None, None
-    everything_fits = plan.share == 1.0 and bool((host.home != 0).all())
-    if not everything_fits:
+    if plan.share < 1:
         pool = Pool(max(1, threads - 1), PATIENCE)  # the thread that waits for the GPU keeps a core busy
         arena = HostArena(Region.nbytes_for(config.hidden, config.experts_used), on_gpu)
         region = Region(arena.address, config.hidden, config.experts_used, arena)

@@ -105,6 +105,8 @@ def test_beside_a_gpu_ram_holds_copies_and_the_file_the_rest():
     assert 16 * GIB - 120e6 < tight.bytes_in("RAM") <= 16 * GIB
     assert any("by the CPU" in line for line in tight.lines())
     assert tight.bytes_in("file") > 0
+    whole = plan_beside_gpu(needs, (128, 128), 1000, 0)
+    assert (whole.bytes_in("RAM"), whole.bytes_in("file")) == (0, 0)
 
 
 @given(st.integers(0, 40 * GIB))

@@ -53,14 +53,18 @@ def test_the_plan_is_for_the_device_that_would_be_chosen(tiny, tmp_path, monkeyp
     assert planned(capsys, path, "--device", "cpu") == on_cpu
     whole = planned(capsys, path)
     assert whole["resident_share"] == 1.0
-    assert {item["what"] for item in whole["items"] if item["place"] == "RAM"} == {"expert slots"}
+    assert {item["place"] for item in whole["items"]} == {"GPU"}
     refused = planned(capsys, path, "--gpu-memory", "640MiB")
     assert refused["code"] == 2
     advised = re.search(r"set --gpu-memory (\S+) or more", refused["error"])[1]
     least = planned(capsys, path, "--gpu-memory", advised, "--ram", "1KiB")
     assert 0 < least["gpu_bytes"] < whole["gpu_bytes"]
     assert least["resident_share"] < 1
-    assert [item["what"] for item in least["items"] if item["place"] == "file"] == ["other experts"]
+    in_file = [item for item in least["items"] if item["place"] == "file"]
+    assert [item["what"] for item in in_file] == ["other experts"]
+    monkeypatch.setattr("localmoe.model.gpu_plan.available_memory", lambda: in_file[0]["bytes"] // 2)
+    by_itself = planned(capsys, path, "--gpu-memory", advised)  # without --ram: not more than what is free
+    assert 0 < by_itself["ram_bytes"] < in_file[0]["bytes"] // 2
 
 
 def test_a_usable_gpu_is_taken(monkeypatch):

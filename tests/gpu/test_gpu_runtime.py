@@ -1,0 +1,56 @@
+"""What opening a model for a GPU puts where; on CPU tensors, and nothing here launches a kernel."""
+
+from contextlib import contextmanager
+
+import pytest
+from model_parity import Case
+
+from localmoe.model.gpu_runtime import open_gpu
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Opens a tiny model with so many slots (8 are all of it)."""
+
+    @contextmanager
+    def open_with(slots, **settings):
+        case = Case(tmp_path)
+        runtime = open_gpu(
+            case.file, case.config, case.weights, device="cpu", context=64, threads=1, identity="0" * 16,
+            gpu_memory=case.memory_for(slots), mode="stream", chunk=64, keep_statistics=False, **settings,
+        )  # fmt: skip
+        try:
+            yield runtime
+        finally:
+            runtime.close()
+
+    return open_with
+
+
+@pytest.mark.parametrize("ram", [None, 1 << 30])
+def test_nothing_is_pinned_where_every_expert_has_a_slot(opened, ram):
+    with opened(8, ram=ram) as runtime:
+        residency = runtime.residency
+        assert not residency.host.home.any()
+        assert residency.host.arena.nbytes == 4096
+        assert (residency.tables.slot_of_host >= 0).all()
+        assert residency.worker is None
+        layout, tables = residency.layout, residency.tables
+        for layer in range(layout.layers):
+            for expert in range(layout.experts):
+                slot = tables.slot(layer, int(tables.slot_of_host[layer, expert])).numpy()
+                residency.host.fill(layer, expert, wanted := slot.copy())
+                assert (slot == wanted).all()
+
+
+def test_without_a_bound_not_more_is_pinned_than_is_free(opened, monkeypatch):
+    with opened(3) as runtime:
+        assert (runtime.residency.host.home != 0).all()
+        everything = runtime.residency.host.arena.nbytes
+    monkeypatch.setattr("localmoe.model.gpu_plan.available_memory", lambda: everything // 2)
+    with opened(3) as runtime:
+        assert 0 < runtime.residency.host.arena.nbytes < everything // 2
+        assert runtime.residency.host.home.any()
+        assert not runtime.residency.host.home.all()
+    with opened(3, ram=everything) as runtime:
+        assert runtime.residency.host.home.all()
