@@ -44,7 +44,7 @@ class FakeRuntime:
         self.gpu, self.lock = FakeGpu(), threading.Lock()
         self.config = SimpleNamespace(layers=1, vocab=4)
         self.transformer = SimpleNamespace(forward=lambda *_: None, output=None)
-        self.failure = None
+        self.failure, self.closed = None, False
         self.residency = SimpleNamespace(begin_step=lambda: self.gpu.events.append("begin"),
             end_step=self.end_step)
 
