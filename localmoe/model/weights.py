@@ -78,12 +78,20 @@ def bind(file: GGUFFile, config: ModelConfig) -> Weights:
         layers=[_layer(b, c, i) for i in range(c.layers)],
         norm=b.floats("output_norm.weight", (c.hidden,)),
         output=embedding if tied else b.matrix("output.weight", (c.vocab, c.hidden)),
-        rope_factors=b.floats("rope_freqs.weight", (c.rope_dim // 2,))
-        if "rope_freqs.weight" in file.tensors
-        else None,
+        rope_factors=_rope_factors(b, c),
     )
     b.refuse_unknown()
     return weights
+
+
+def _rope_factors(b: _Binder, c: ModelConfig) -> Floats | None:
+    name = "rope_freqs.weight"
+    if name not in b.file.tensors:
+        return None
+    factors = b.floats(name, (c.rope_dim // 2,))
+    if not (np.isfinite(factors) & (factors > 0)).all():
+        raise b.error(f"the tensor {name} holds divisors that are not above 0; convert the model again")
+    return factors
 
 
 def _layer(b: _Binder, c: ModelConfig, i: int) -> LayerWeights:

@@ -247,6 +247,15 @@ def test_a_tensor_too_many_is_named(refused, tmp_path):
     assert "blk.0.attn_q.bias" in refused(path)
 
 
+@pytest.mark.parametrize("factor", [0.0, -1.0, np.nan, np.inf])
+def test_factors_that_no_frequency_can_be_divided_by(factor, refused, tmp_path):
+    path = made(
+        tmp_path, values=metadata(block_count=1), change=lambda t: t.update({"rope_freqs.weight": (32,)}),
+        weight=lambda name, shape: np.full(shape, factor, np.float32) if "rope_freqs" in name else None,
+    )  # fmt: skip
+    assert "rope_freqs.weight" in refused(path)
+
+
 @pytest.mark.parametrize("kind", ["q4_0", "q8_0", "q6_k"])
 def test_a_quantized_router_is_refused(kind, refused, tmp_path):
     path = made(tmp_path, values=metadata(block_count=1), types={"ffn_gate_inp": kind, "": "q8_0"})
