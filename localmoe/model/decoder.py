@@ -29,6 +29,15 @@ def rope_table(config: ModelConfig, context: int, factors: Floats | None = None)
     return np.ascontiguousarray(np.stack([np.cos(angles), np.sin(angles)], -1), np.float32)
 
 
+def checked_context(asked: int | None, most: int) -> int:
+    """The positions of a conversation: `asked`, or by default `most`, where the rotary table ends. UsageError
+    beyond.
+    """
+    if asked is not None and not 1 <= asked <= most:
+        raise UsageError(f"a conversation of {asked} positions: the model was loaded with {most}")
+    return asked or most
+
+
 def checked_chunks(
     ids: Sequence[int], held: int, context: int, vocab: int, size: int
 ) -> list[Sequence[int]]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from localmoe.errors import UsageError
 from localmoe.experts.layout import ExpertLayout
 from localmoe.experts.pager import read_ahead
 from localmoe.experts.plan import Plan
@@ -17,7 +16,7 @@ from localmoe.experts.store import StatisticsStore
 from localmoe.kernels.cpu import Cpu
 from localmoe.kernels.simd import FORM
 from localmoe.model.config import ModelConfig
-from localmoe.model.decoder import Decoder, rope_table
+from localmoe.model.decoder import Decoder, checked_context, rope_table
 from localmoe.model.experts import LayerExperts
 from localmoe.model.kv_cache import KVCache
 from localmoe.model.memory import CHUNK, shape_of
@@ -71,10 +70,7 @@ class Engine:
 
     def decoder(self, context: int | None = None) -> Decoder:
         """A fresh conversation of up to `context` positions (default, and at most: the plan's)."""
-        most = self.plan.needs.context  # the rotary table ends there
-        if context is not None and not 1 <= context <= most:
-            raise UsageError(f"a conversation of {context} positions: the model was loaded with {most}")
-        cache = KVCache(self.config, context or most, self.kv_type)
+        cache = KVCache(self.config, checked_context(context, self.plan.needs.context), self.kv_type)
         return Decoder(
             self._transformer, self.config, self.compute, cache, self.step, self._lock, self.residency
         )

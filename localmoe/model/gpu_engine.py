@@ -34,8 +34,8 @@ class GpuEngine:
         self.plan = described(self._runtime.plan, needs)
 
     def decoder(self, context: int | None = None) -> Any:
-        """A fresh conversation of up to `context` positions."""
-        return self._runtime.decoder(context or self.plan.needs.context, self.kv_type)
+        """A fresh conversation of up to `context` positions (default, and at most: the plan's)."""
+        return self._runtime.decoder(context, self.kv_type)
 
     def status(self) -> dict[str, Any]:
         """As the CPU engine's."""

@@ -48,11 +48,19 @@ class GpuRuntime:
         self._costs_path: Path | None = None
         self._machine = ""
 
-    def decoder(self, context: int, kv_type: str = "f16") -> Any:
-        """A fresh KV cache, for one conversation."""
+    @property
+    def context(self) -> int:
+        """The most positions of a conversation."""
+        return int(self.gpu.rope.shape[0])
+
+    def decoder(self, context: int | None = None, kv_type: str = "f16") -> Any:
+        """A fresh KV cache, for one conversation of up to `context` positions (default, and at most: what the
+        model was opened for).
+        """
+        from localmoe.model.decoder import checked_context
         from localmoe.model.gpu_decoder import GpuDecoder
 
-        return GpuDecoder(self, context, kv_type)
+        return GpuDecoder(self, checked_context(context, self.context), kv_type)
 
     def use_mode(self, mode: str, identity: str, share: float = 0.5) -> None:
         """`stream`, `cpu`, `split` or `auto`; auto calibrates now if this machine has not run this model
@@ -81,7 +89,7 @@ class GpuRuntime:
             return
         residency.tables.pull_statistics()
         before = residency.tables.statistics.snapshot()
-        decoder = self.decoder(256)
+        decoder = self.decoder(min(256, self.context))
         rng = np.random.default_rng(0)
         decoder.extend([int(rng.integers(self.config.vocab))])
         end = time.monotonic() + CALIBRATION_S

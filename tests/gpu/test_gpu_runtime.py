@@ -1,10 +1,13 @@
 """What opening a model for a GPU puts where; on CPU tensors, and nothing here launches a kernel."""
 
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from model_parity import Case
 
+from localmoe.errors import UsageError
+from localmoe.model import gpu_decoder
 from localmoe.model.gpu_runtime import open_gpu
 
 
@@ -54,3 +57,25 @@ def test_without_a_bound_not_more_is_pinned_than_is_free(opened, monkeypatch):
         assert not runtime.residency.host.home.all()
     with opened(3, ram=everything) as runtime:
         assert runtime.residency.host.home.all()
+
+
+def test_no_conversation_goes_past_the_rotary_table(opened):
+    with opened(8) as runtime:
+        assert runtime.decoder().context == runtime.decoder(64).context == 64
+        for context in (0, 65):
+            with pytest.raises(UsageError, match="loaded with 64"):
+                runtime.decoder(context)
+
+
+def test_calibration_takes_no_more_positions_than_there_are(opened, monkeypatch, tmp_path):
+    asked = []
+
+    def decoder(_runtime, context, _kv_type):
+        asked.append(SimpleNamespace(context=context, tokens=(tokens := []), extend=tokens.extend))
+        return asked[-1]
+
+    monkeypatch.setenv("LOCALMOE_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(gpu_decoder, "GpuDecoder", decoder)
+    with opened(3) as runtime:
+        runtime.use_mode("auto", "0" * 16)
+    assert [(d.context, len(d.tokens)) for d in asked] == [(64, 64)]
