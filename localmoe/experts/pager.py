@@ -16,7 +16,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from io import RawIOBase
 from pathlib import Path
 
@@ -53,19 +54,15 @@ class ExpertFile:
                 os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="localmoe-read")
 
-    def start(self, layer: int, expert: int, parts: Sequence[NDArray[np.uint8]]) -> Read:
-        """Begin to read an expert into `parts` (gate, up, down; of the layer's sizes)."""
+    def read(self, layer: int, expert: int, parts: Sequence[NDArray[np.uint8]]) -> Read:
+        """The reading of an expert into `parts` (gate, up, down; of the layer's sizes), not yet begun."""
         offsets = self.layout.offsets[layer, expert].tolist()
-        return Read(
-            [
-                self._threads.submit(self._fill, part, offset)
-                for part, offset in zip(parts, offsets, strict=True)
-            ]
-        )
+        fills = [partial(self._fill, *each) for each in zip(parts, offsets, strict=True)]
+        return Read(self._threads, fills)
 
     def close(self) -> None:
-        """Wait for reads under way, then close the file."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        """Wait for reads that have begun, then close the file."""
+        self._threads.shutdown(wait=True)
         self._file.close()
 
     def _fill(self, part: NDArray[np.uint8], offset: int) -> None:
@@ -114,17 +111,47 @@ def _advise(file: RawIOBase, offset: int, size: int) -> None:
 
 
 class Read:
-    """An expert on its way into memory."""
+    """An expert on its way into memory.
 
-    def __init__(self, parts: Iterable[Future[None]]) -> None:
-        self._parts = list(parts)
+    Ctrl-C may break off any of the calls below. Its parts exist before a thread hears of them, so that
+    `call_off`, called (again) until it returns, still knows of every write.
+    """
+
+    def __init__(self, threads: Executor, fills: Iterable[Callable[[], None]]) -> None:
+        self._threads = threads
+        self._parts = [(Future[None](), fill) for fill in fills]
+
+    def start(self) -> Read:
+        """Begin to read."""
+        for part, fill in self._parts:
+            self._threads.submit(_run, part, fill)
+        return self
 
     def wait(self) -> None:
         """Return when every byte is there; ReadError (after all parts ended) if that failed."""
-        failures = [part.exception() for part in self._parts]  # waits for each
+        failures = [part.exception() for part, _ in self._parts]  # waits for each
         for failure in failures:
             if failure is not None:
                 raise failure
+
+    def call_off(self) -> bool:
+        """Begin no more parts and wait for those that have begun: after this nothing is written. True if
+        every byte is there.
+        """
+        begun = [part for part, _ in self._parts if not part.cancel()]
+        whole = [part.exception() is None for part in begun]  # waits for each
+        return all(whole) and len(begun) == len(self._parts)
+
+
+def _run(part: Future[None], fill: Callable[[], None]) -> None:
+    if not part.set_running_or_notify_cancel():
+        return
+    try:
+        fill()
+    except BaseException as error:
+        part.set_exception(error)
+    else:
+        part.set_result(None)
 
 
 class Pager:
@@ -218,15 +245,10 @@ class Pager:
         slot = self._slots.take(int(self._slots.layout.class_of[layer]))
         if slot is None:
             return 0
-        fill(self._file.start(layer, expert, self._slots.parts(slot)).wait, self._slots, slot, layer, expert)
+        try:
+            self._file.read(layer, expert, self._slots.parts(slot)).start().wait()
+        except BaseException:
+            self._slots.abandon(slot)
+            raise
+        self._slots.publish(slot, layer, expert)
         return int(self._slots.layout.expert_bytes[layer])
-
-
-def fill(read: Callable[[], None], slots: ExpertSlots, slot: int, layer: int, expert: int) -> None:
-    """Run `read`, then publish the slot; if it fails, give the slot back."""
-    try:
-        read()
-    except BaseException:
-        slots.abandon(slot)
-        raise
-    slots.publish(slot, layer, expert)

@@ -113,8 +113,8 @@ class Residency:
             finally:
                 self.statistics.pending[:] = 0  # of a pass that broke off
                 if self.paged:
-                    self._settle_arrivals()
                     self._reader.leave()
+                    self._settle_arrivals()
             self._save_now_and_then()
 
     def batches(
@@ -143,38 +143,26 @@ class Residency:
         if decoding:
             self.statistics.observe(layer, chosen[0])
             cold = missing
-            places = {expert: self._place_for(layer, expert, used) for expert in missing}
+            for expert in cold:
+                self._await(layer, expert, self._place_for(layer, expert, used))
         else:
             cold = sorted(missing, key=lambda expert: -int(uses[expert]))
-            places = self._free_places(layer, cold)
+            share = self._free_share(layer)
+            for turn, expert in enumerate(cold):
+                self._await(layer, expert, self._free_place(layer) if turn < share else None)
         self._reader.enter()
         table = self.table[layer].copy()
-        waiting = iter(cold)
-
-        def begin_next() -> None:
-            for expert in waiting:
-                turn = len(self._arrivals)
-                slot = places.pop(expert)
-                self._arrivals.append(
-                    Arrival(self._file, self.slots, self._transit, layer, expert, slot, turn)
-                )
-                self._arrivals[-1].start()
-                return
-
-        try:
-            for _ in range(self._transit.count):
-                begin_next()
-            hits = np.array([expert for expert in used if expert not in missing], np.int32)
-            if hits.size:
-                yield hits, table
-            for turn, expert in enumerate(cold):
-                table[expert] = self._arrivals[turn].finish()
-                yield np.array([expert], np.int32), table
-                begin_next()  # into the transit slot of the expert that the caller is done with
-        finally:
-            for slot in places.values():
-                if slot is not None:
-                    self.slots.abandon(slot)
+        arrivals = list(self._arrivals)
+        for arrival in arrivals[: self._transit.count]:
+            arrival.start()
+        hits = np.array([expert for expert in used if expert not in missing], np.int32)
+        if hits.size:
+            yield hits, table
+        for turn, expert in enumerate(cold):
+            table[expert] = arrivals[turn].finish()
+            yield np.array([expert], np.int32), table
+            for arrival in arrivals[turn + self._transit.count :][:1]:  # into its transit slot, now done with
+                arrival.start()
 
     def job(self, routing: int) -> Job:
         """For a lone token's pass in compiled code, where experts are mapped and the engine reads `table`
@@ -261,6 +249,7 @@ class Residency:
         with self.lock:
             self.save()
             if self.paged:
+                self._settle_arrivals()
                 self._pager.close()
                 self._file.close()
 
@@ -321,21 +310,26 @@ class Residency:
             self.counters.admissions += 1
         return slot
 
-    def _free_places(self, layer: int, cold: list[int]) -> dict[int, int | None]:
-        """A slot for the first of `cold`, as many as this layer's share of the free ones; None for the
-        others.
-        """
+    def _free_share(self, layer: int) -> int:
+        """How many of the free slots a prefill may fill in this layer: the same for each that is left."""
         number = int(self.layout.class_of[layer])
         layers_left = sum(other >= layer for other in self.layout.classes[number].layers)
-        share = -(-self.slots.free(number) // layers_left)
-        places = {
-            expert: self.slots.take(number) if turn < share else None for turn, expert in enumerate(cold)
-        }
-        self.counters.admissions += sum(slot is not None for slot in places.values())
-        return places
+        return -(-self.slots.free(number) // layers_left)
+
+    def _free_place(self, layer: int) -> int | None:
+        slot = self.slots.take(int(self.layout.class_of[layer]))
+        self.counters.admissions += slot is not None
+        return slot
+
+    def _await(self, layer: int, expert: int, slot: int | None) -> None:
+        """Have that expert arrive in `slot`, or in the next transit slot if that is None."""
+        turn = len(self._arrivals)
+        self._arrivals.append(Arrival(self._file, self.slots, self._transit, layer, expert, slot, turn))
 
     def _settle_arrivals(self) -> None:
-        """Let what is still being read end, so that nothing writes into a slot behind our back."""
-        for arrival in self._arrivals:
-            arrival.settle()
-        self._arrivals = []
+        """Let what is still being read end, so that nothing writes into a slot behind anybody's back. What
+        Ctrl-C keeps from being done here is for the next pass to do.
+        """
+        while self._arrivals:
+            self._arrivals[-1].settle()
+            self._arrivals.pop()

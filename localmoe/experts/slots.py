@@ -187,11 +187,11 @@ class ExpertSlots:
     def _reclaim(self) -> None:
         inside = [reader.epoch for reader in self._readers if reader.epoch != _OUTSIDE]
         oldest = min(inside, default=self._epoch)
-        waiting = [(epoch, slot) for epoch, slot in self._retired if epoch > oldest]
-        for epoch, slot in self._retired:
-            if epoch <= oldest:
-                self._release(slot)
-        self._retired = waiting
+        unseen = [slot for epoch, slot in self._retired if epoch <= oldest]
+        # Off the list first: interrupted in between, a slot may be lost, but none is given away twice.
+        self._retired = [(epoch, slot) for epoch, slot in self._retired if epoch > oldest]
+        for slot in unseen:
+            self._release(slot)
 
     def _release(self, slot: int) -> None:
         self._state[slot] = FREE

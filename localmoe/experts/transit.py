@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
 from numpy.typing import NDArray
 
 from localmoe.experts.layout import ExpertLayout, SizeClass
-from localmoe.experts.pager import ExpertFile, Read, ReadError, fill
+from localmoe.experts.pager import ExpertFile
 from localmoe.experts.slots import ExpertSlots, Slab
 
 
@@ -35,45 +33,49 @@ class TransitSlots:
 
 
 class Arrival:
-    """One expert that is being read. Its reading begins here, and ends in `finish` or `settle`."""
+    """One expert that is to be read: `start`, then `finish`; `settle` whenever that was broken off."""
 
     def __init__(
         self, file: ExpertFile, slots: ExpertSlots, transit: TransitSlots, layer: int, expert: int,
         slot: int | None, turn: int,
     ) -> None:  # fmt: skip
-        """Read into `slot`, which is then published, or, if that is None, into the transit slot `turn`."""
-        self._file, self._slots, self._slot, self._layer, self._expert = file, slots, slot, layer, expert
-        self._done = False
-        self._read: Read | None = None
+        """To be read into `slot`, which is then published, or, if that is None, into the transit slot
+        `turn`.
+        """
+        self._slots, self._slot, self._layer, self._expert = slots, slot, layer, expert
+        self._concluded = False
         size_class = file.layout.classes[int(file.layout.class_of[layer])]
         if slot is None:
-            self._parts, self._addresses = transit.place(size_class, turn)
+            parts, self._addresses = transit.place(size_class, turn)
         else:
-            self._parts, self._addresses = slots.parts(slot), slots.addresses(slot)
+            parts, self._addresses = slots.parts(slot), slots.addresses(slot)
+        self._read = file.read(layer, expert, parts)
 
-    def start(self) -> Arrival:
+    def start(self) -> None:
         """Begin to read."""
-        self._read = self._file.start(self._layer, self._expert, self._parts)
-        return self
+        self._read.start()
 
     def finish(self) -> NDArray[np.int64]:
-        """Wait for the bytes, publish the slot, and return the addresses int64 [3]. ReadError if that
-        fails.
+        """Wait for the bytes, publish the slot, and return the addresses int64 [3]. ReadError if that fails;
+        `settle` is still to come then, as after an interruption.
         """
-        self._done = True
-        if self._slot is None:
-            self._wait()
-        else:
-            fill(self._wait, self._slots, self._slot, self._layer, self._expert)
+        self._read.wait()
+        self._conclude(whole=True)
         return self._addresses
 
     def settle(self) -> None:
-        """Finish if nobody has, whatever comes of it: after this nothing writes into the slot."""
-        if not self._done:
-            with contextlib.suppress(ReadError):
-                self.finish()
+        """Call off what has not begun and wait for the rest, unless that is over: after this nothing writes
+        into the slot, which is published if all of the expert came, else given back. If Ctrl-C breaks the
+        waiting off, call it again.
+        """
+        if not self._concluded:
+            self._conclude(self._read.call_off())
 
-    def _wait(self) -> None:
-        if self._read is None:
-            raise ReadError("the reading of an expert was called off")
-        self._read.wait()
+    def _conclude(self, whole: bool) -> None:
+        self._concluded = True  # before the rest: a slot given back twice would be taken from its next owner
+        if self._slot is None:
+            return
+        if whole:
+            self._slots.publish(self._slot, self._layer, self._expert)
+        else:
+            self._slots.abandon(self._slot)

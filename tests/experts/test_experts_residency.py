@@ -1,6 +1,7 @@
 """Paged experts: right bytes at any budget, bounded memory, and decisions that the simulator predicts."""
 
 import ctypes
+import signal
 import subprocess
 import sys
 import threading
@@ -222,6 +223,43 @@ def test_a_pass_that_breaks_off_leaves_everything_usable(make_experts, at, count
     resident = residency.slots.slot_of >= 0
     for number, size_class in enumerate(experts.layout.classes):
         assert int(resident[list(size_class.layers)].sum()) + residency.slots.free(number) == count
+    residency.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal to a thread")
+@pytest.mark.parametrize("interrupts", [1, 2])
+@pytest.mark.parametrize(("tokens", "slots"), [(1, 1), (1, 0), (9, 1)])
+def test_ctrl_c_within_a_read_leaves_no_late_bytes(make_experts, monkeypatch, tokens, slots, interrupts):
+    experts = make_experts()
+    residency = residency_of(experts, [slots, slots])
+    proceed, ended, read_at, calls = threading.Event(), threading.Event(), ExpertFile._read_at, []
+
+    def stalled(file, target, offset):
+        calls.append(offset)
+        if len(calls) > 1:
+            return read_at(file, target, offset)
+        for _ in range(interrupts):  # the second one comes while the first waits for this read
+            time.sleep(0.05)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        proceed.wait(0.2)
+        count = read_at(file, target, offset)
+        ended.set()
+        return count
+
+    monkeypatch.setattr(ExpertFile, "_read_at", stalled)
+    routing = generate_trace(60, 4, seed=8)
+    with pytest.raises(KeyboardInterrupt):
+        run_pass(residency, experts, routing[:tokens])
+    with residency.step():
+        for active, table in residency.batches(0, routing[9:10, 0].astype(np.int32)):
+            assert ended.is_set()
+            assert all(experts.holds(0, expert, table[expert]) for expert in active.tolist())
+    proceed.set()
+    for token in routing[10:]:
+        run_pass(residency, experts, token[None])
+    resident = residency.slots.slot_of >= 0
+    for number, size_class in enumerate(experts.layout.classes):
+        assert int(resident[list(size_class.layers)].sum()) + residency.slots.free(number) == slots
     residency.close()
 
 
