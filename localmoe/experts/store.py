@@ -14,14 +14,13 @@ import os
 import re
 import sys
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from localmoe.archives import DamagedArchiveError, open_archive
 from localmoe.experts.statistics import ONE, SHIFTS, TOKENS, ExpertStatistics, kept
 from localmoe.settings import cache_directory
 
@@ -37,7 +36,7 @@ def default_directory() -> Path:
     return cache_directory() / "experts"
 
 
-class _UnusableError(ValueError):
+class _UnusableError(DamagedArchiveError):
     """What was read cannot be this model's statistics."""
 
 
@@ -98,13 +97,11 @@ class StatisticsStore:
         try:
             if self.path.stat().st_size > _LARGEST_FILE:
                 raise _UnusableError("too large")
-            with np.load(io.BytesIO(self.path.read_bytes()), allow_pickle=False) as archive:
+            with open_archive(io.BytesIO(self.path.read_bytes())) as archive:
                 return _checked(dict(archive), layers, experts, chosen)
         except FileNotFoundError:
             return None
-        # What numpy and zipfile raise for damaged archives; NotImplementedError: an unknown compression.
-        except (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, AttributeError,
-                NotImplementedError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
+        except (OSError, DamagedArchiveError) as error:
             reason = str(error) if isinstance(error, _UnusableError) else "damaged"
             self.note = f"{self.path}: routing statistics ignored ({reason}); they start afresh"
             return None

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from localmoe.archives import DamagedArchiveError, open_archive
 from localmoe.errors import UsageError
 
 REPEAT = 0.25
@@ -67,11 +67,11 @@ def load_trace(path: str | os.PathLike[str], layers: int, experts: int) -> NDArr
     fit.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_archive(Path(path)) as archive:
             routing: NDArray[np.uint8] = archive["routing"]
     except OSError as error:
         raise UsageError(f"{path}: cannot read the trace: {error.strerror or error}") from error
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+    except DamagedArchiveError as error:
         raise UsageError(f"{path}: not a trace: expected an .npz with an array named routing") from error
     if routing.ndim != 3 or routing.dtype != np.uint8 or not routing.size:
         raise UsageError(f"{path}: not a trace: routing must be uint8 [tokens, layers, k], and not empty")

@@ -5,12 +5,13 @@ other's."""
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from localmoe.archives import DamagedArchiveError, open_archive
 
 _VERSION = 1
 _NAMES = ("keys", "key_scales", "values", "value_scales")
@@ -36,15 +37,16 @@ def load_state(path: Path, caches: Sequence[Any], context: int, identity: str) -
     """
     import torch
 
+    header = _header(caches, identity)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if json.loads(str(file["header"])) != _header(caches, identity):
+        with open_archive(path) as file:
+            if json.loads(str(file["header"])) != header:
                 return []
             tokens = [int(i) for i in file["tokens"]]
             if not 0 < len(tokens) <= context:
                 return []
             stored = [[file[f"{name}{i}"] for name in _NAMES] for i in range(len(caches))]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, DamagedArchiveError):
         return []
     targets = [[getattr(cache, name)[:, : len(tokens)] for name in _NAMES] for cache in caches]
     pairs = [(a, b) for row, own in zip(stored, targets, strict=True) for a, b in zip(row, own, strict=True)]

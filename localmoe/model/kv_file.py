@@ -8,7 +8,6 @@ restores nothing.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from localmoe.archives import DamagedArchiveError, open_archive
 from localmoe.kernels.geometry import TILE
 from localmoe.model.kv_cache import KVCache
 
@@ -33,15 +33,16 @@ def save_state(path: Path, cache: KVCache, tokens: Sequence[int], identity: str)
 
 def load_state(path: Path, cache: KVCache, identity: str) -> list[int]:
     """Restores a state into `cache`; the ids of its positions, none if it is not this model's or damaged."""
+    header = _header(cache, identity)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if json.loads(str(file["header"])) != _header(cache, identity):
+        with open_archive(path) as file:
+            if json.loads(str(file["header"])) != header:
                 return []
             tokens = [int(i) for i in file["tokens"]]
             if not 0 < len(tokens) <= cache.context:
                 return []
             stored = [file[name] for name in _NAMES]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, DamagedArchiveError):
         return []
     targets = _parts(cache, len(tokens))
     if any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip(stored, targets, strict=True)):
