@@ -120,7 +120,8 @@ def _run_sample(found: Found) -> NDArray[np.uint8]:
     from localmoe.chat.output import Notices
     from localmoe.experts.sample_text import SAMPLE_TEXT
 
-    with localmoe.load(found.path, device="cpu", notice=Notices.write) as model:
+    # Learned, the sample would be reported as use from then on.
+    with localmoe.load(found.path, device="cpu", learn=False, notice=Notices.write) as model:
         texts = [model.tokenizer.encode(text)[: model.context] for text in SAMPLE_TEXT]
         return np.concatenate([model.routing(ids) for ids in texts])
 

@@ -64,6 +64,12 @@ def test_with_nothing_recorded_a_built_in_text_is_run_and_kept(run, tmp_path):
     assert again.splitlines()[2:] == out.splitlines()[2:]
 
 
+def test_the_built_in_text_is_not_reported_as_use(run):
+    first = run("--json")[1]
+    assert json.loads(first)["source"] == "a built-in text"
+    assert run("--json")[1] == first
+
+
 def test_the_stored_statistics_are_shown(run, tiny_model, tmp_path):
     with GGUFFile.open(tiny_model) as file:
         store = StatisticsStore(identity(file), tmp_path / "statistics")
