@@ -95,7 +95,10 @@ def load(
             notice(plan.note)
         store = StatisticsStore(identity(file)) if learn and config.is_mixture else None
         made = compute(file) if compute is not None else None
-        return Model(file, found.name, _engine(file, config, plan, threads, kv_type, exact, store, made))
+        engine = _engine(file, config, plan, threads, kv_type, exact, store, made)
+        if notice is not None and store is not None and store.note:
+            notice(store.note)  # the statistics start afresh
+        return Model(file, found.name, engine)
     except BaseException:
         file.close()
         raise

@@ -47,6 +47,16 @@ def continuation(model, count=200):
     return np.stack(logits), list(decoder.tokens)
 
 
+def test_statistics_that_start_afresh_are_told_of(tiny_model, tmp_path):
+    notices = []
+    for damage in (False, True):
+        for file in (tmp_path / "statistics").glob("*.npz"):
+            file.write_bytes(b"damaged")
+        with localmoe.load(tiny_model, context=320, threads=2, notice=notices.append) as model:
+            model.decoder().extend(PROMPT)
+        assert [str(tmp_path) in line and "ignored" in line for line in notices] == [True] * damage
+
+
 def test_logits_are_the_same_to_the_last_bit_at_any_residency(tiny_model, tmp_path):
     with localmoe.load(tiny_model, context=320, threads=2) as mapped:
         assert not mapped.status()["paged"]
