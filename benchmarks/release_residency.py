@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from math import comb
 from pathlib import Path
 from statistics import median
@@ -167,9 +168,10 @@ def measure(path: Path, ram: str | None, prompt: int, tokens: int, threads: int 
         load_s, decoder = time.monotonic() - start, model.decoder()
         ids = random_ids(model, prompt + tokens)
         prefill_s = timed(lambda: decoder.extend(ids[:prompt])) if prompt else 0.0
-        recorder = model._engine.residency.record() if model._engine.residency else TraceRecorder()
         disk, read = disk_bytes(), model.status().get("bytes_read", 0)
-        seconds = [timed(lambda token=token: decoder.extend([token])) for token in ids[prompt:]]  # type: ignore[misc]  # mypy cannot infer a lambda's default
+        residency = model._engine.residency
+        with residency.recording() if residency else nullcontext(TraceRecorder()) as recorder:
+            seconds = [timed(lambda token=token: decoder.extend([token])) for token in ids[prompt:]]  # type: ignore[misc]  # mypy cannot infer a lambda's default
         status, plan, trace = model.status(), model.plan, recorder.routing()
         return {
             "prompt_tokens": prompt, "prefill_s": round(prefill_s, 2), "load_s": round(load_s, 2),

@@ -172,11 +172,8 @@ class Model:
             raise UsageError(f"{self.name} has no experts to route to")
         if not len(ids):
             raise UsageError("routing of no tokens: give at least one id")
-        before, recorder = residency.recorder, residency.record()
-        try:
+        with residency.recording() as recorder:
             self.decoder(min(self.context, len(ids))).extend(list(ids))
-        finally:
-            residency.recorder = before
         return recorder.routing()
 
     def generate_ids(

@@ -115,6 +115,30 @@ def test_routing_is_what_each_token_chose(model):
     np.testing.assert_array_equal(model.routing(IDS[:4]), routing[:4])
 
 
+def test_routing_is_of_its_own_pass_beside_other_threads(model):
+    ids, stop = IDS * 10, threading.Event()
+    expected, seen = model.routing(ids), []
+
+    def decode():
+        decoder = model.decoder()
+        while not stop.is_set():
+            decoder.rewind(0)
+            decoder.extend([9, 8, 7])
+            decoder.extend([5])
+
+    threads = [threading.Thread(target=decode)]
+    threads += [threading.Thread(target=lambda: seen.append(model.routing(ids))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads[1:]:
+        thread.join()
+    stop.set()
+    threads[0].join()
+    assert len(seen) == 6
+    for routing in seen:
+        np.testing.assert_array_equal(routing, expected)
+
+
 def test_a_dense_model_routes_nothing(tmp_path):
     dense = write_model(tmp_path / "dense.gguf", metadata(expert_count=None, expert_used_count=None))
     with localmoe.load(dense, threads=1) as loaded:

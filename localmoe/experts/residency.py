@@ -63,6 +63,12 @@ class Counters:
     evictions: int = 0
 
 
+class _Recording(threading.local):
+    """Where the passes of a thread are recorded, if anywhere."""
+
+    recorder: TraceRecorder | None = None
+
+
 class Residency:
     """The experts of one model. Not reentrant: one step at a time, by whichever thread holds it."""
 
@@ -80,7 +86,7 @@ class Residency:
         """
         self.layout, self.statistics, self.store = layout, statistics, store
         self.counters = Counters()
-        self.recorder: TraceRecorder | None = None
+        self._recording = _Recording()
         self.paged = slots is not None
         self.slots = ExpertSlots(layout, slots if slots is not None else [0] * len(layout.classes))
         self.table = self.slots.table
@@ -176,8 +182,8 @@ class Residency:
         """After a pass that ended with `job`, with `lock` held: what its token was sent to, [layers, k]."""
         self.counters.tokens += 1
         self.counters.decode_tokens += 1
-        if self.recorder is not None:
-            self.recorder.append(routing.astype(np.uint8)[None])
+        if self._recording.recorder is not None:
+            self._recording.recorder.append(routing.astype(np.uint8)[None])
         self._save_now_and_then()
 
     # -- around it -------------------------------------------------------------------------------------------
@@ -200,10 +206,15 @@ class Residency:
         if self.paged:
             self._pager.drain()
 
-    def record(self) -> TraceRecorder:
-        """Start to record the routing of every pass from here on."""
-        self.recorder = TraceRecorder()
-        return self.recorder
+    @contextmanager
+    def recording(self) -> Iterator[TraceRecorder]:
+        """While the block runs, the routing of this thread's passes is recorded; of no other's."""
+        before = self._recording.recorder
+        self._recording.recorder = recorder = TraceRecorder()
+        try:
+            yield recorder
+        finally:
+            self._recording.recorder = before
 
     @property
     def nbytes(self) -> int:
@@ -271,8 +282,8 @@ class Residency:
             self.statistics.observe_tokens(routing)
         self.counters.tokens += len(routing)
         self.counters.decode_tokens += len(routing) == 1
-        if self.recorder is not None:
-            self.recorder.append(routing)
+        if self._recording.recorder is not None:
+            self._recording.recorder.append(routing)
 
     def _count(self, layer: int, hits: int, misses: int, decoding: bool) -> None:
         counters = self.counters

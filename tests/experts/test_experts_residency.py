@@ -183,18 +183,18 @@ def test_mapped_experts_are_served_where_the_file_is(make_experts):
     experts = make_experts()
     residency = residency_of(experts, None)
     routing = generate_trace(30, 4, seed=6)
-    recorder = residency.record()
-    run_pass(residency, experts, routing[:20])
-    for token in routing[20:28]:
-        run_pass(residency, experts, token[None])
     lone = np.zeros((4, 2), np.int32)
     task, arguments = residency.job(int(lone.ctypes.data))
     words = np.array(arguments, np.int64)
-    for token in routing[28:]:
-        lone[:] = token
-        with residency.lock:
-            run_task(task)(int(words.ctypes.data), 0, 0)
-            residency.observed(lone)
+    with residency.recording() as recorder:
+        run_pass(residency, experts, routing[:20])
+        for token in routing[20:28]:
+            run_pass(residency, experts, token[None])
+        for token in routing[28:]:
+            lone[:] = token
+            with residency.lock:
+                run_task(task)(int(words.ctypes.data), 0, 0)
+                residency.observed(lone)
     np.testing.assert_array_equal(residency.table, experts.layout.addresses)
     np.testing.assert_array_equal(recorder.routing(), routing)
     assert residency.statistics.tokens == 30

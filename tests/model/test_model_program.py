@@ -118,10 +118,11 @@ def test_routing_and_statistics_are_those_of_the_steps(kind, tiny, runs):
     for way in ("extend", "extend_all"):
         with localmoe.load(tiny(kind), threads=2, learn=False) as model:
             residency = model._engine.residency
-            recorder, decoder = residency.record(), model.decoder()
-            decoder.extend(ids[:20])
-            for token in ids[20:]:
-                getattr(decoder, way)([token])
+            decoder = model.decoder()
+            with residency.recording() as recorder:
+                decoder.extend(ids[:20])
+                for token in ids[20:]:
+                    getattr(decoder, way)([token])
             seen.append((recorder.routing(), residency.statistics.arrays(), residency.counters))
             np.testing.assert_array_equal(recorder.routing(), model.routing(ids))
     assert len(runs) == 40
