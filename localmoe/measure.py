@@ -59,9 +59,7 @@ def measure_speed(
 ) -> Speed:
     """Prefills `prompt` random tokens and decodes `generated` more, `repeats` times after one warm-up."""
     if prompt + generated > model.context:
-        raise UsageError(
-            f"{prompt} + {generated} tokens do not fit in the context of {model.context}; raise --context"
-        )
+        raise UsageError(model.config.too_many(prompt + generated, model.context))
     ids = random_ids(model, prompt + generated)
     decoder = model.decoder()
     prefill_seconds(decoder, ids[:prompt])  # the warm-up

@@ -90,6 +90,11 @@ def test_a_seed_reproduces_an_answer(model):
     assert answer(7) != answer(8)
 
 
+def test_more_tokens_than_any_context_holds(model):
+    with pytest.raises(UsageError, match=r"1025 tokens .* 1024; the model has no more"):
+        model.logits([5] * 1025)
+
+
 def test_text_is_generated_from_text_and_from_messages(model):
     pieces = list(model.generate("a b", max_tokens=5, temperature=0))
     again = list(model.generate([{"role": "user", "content": "a b"}], max_tokens=5, temperature=0))
@@ -100,6 +105,8 @@ def test_text_is_generated_from_text_and_from_messages(model):
 def test_generation_ends_with_the_context(path):
     with localmoe.load(path, threads=1, context=12) as small:
         assert len(list(small.generate_ids(IDS, temperature=0, ignore_eos=True))) == 12 - len(IDS) + 1
+        with pytest.raises(UsageError, match="context of 12; raise --context"):
+            small.logits(IDS * 2)
         with pytest.raises(LocalMoeError, match="context"):
             next(small.generate_ids(IDS * 2, max_tokens=1))
         with pytest.raises(LocalMoeError):

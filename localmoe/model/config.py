@@ -101,12 +101,19 @@ class ModelConfig:
             raise read.error("values of another width than keys are not supported")
         if self.layers > 1024 or self.experts > 256 or self.experts_used > 32:
             raise read.error(
-                f"{self.layers} layers of {self.experts} experts are beyond what is supported (1024, 256)"
+                f"{self.layers} layers of {self.experts} experts, {self.experts_used} per token, are beyond "
+                "what is supported (1024, 256, 32)"
             )
 
     @property
     def is_mixture(self) -> bool:
         return self.experts > 0
+
+    def too_many(self, tokens: int, context: int) -> str:
+        """The message where `tokens` are more than the `context` that the model was loaded with."""
+        fits = tokens <= self.context
+        advice = "raise --context" if fits else f"the model has no more than {self.context}"
+        return f"{tokens} tokens do not fit in the context of {context}; {advice}"
 
 
 class _Metadata:

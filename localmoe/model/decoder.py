@@ -39,15 +39,15 @@ def checked_context(asked: int | None, most: int) -> int:
 
 
 def checked_chunks(
-    ids: Sequence[int], held: int, context: int, vocab: int, size: int
+    ids: Sequence[int], held: int, context: int, config: ModelConfig, size: int
 ) -> list[Sequence[int]]:
     """`ids` in chunks of at most `size`. Raises `UsageError` if they do not fit after `held` others."""
     if not len(ids):
         raise ValueError("no tokens to extend by")
     if held + len(ids) > context:
-        raise UsageError(f"{held + len(ids)} tokens do not fit in the context of {context}; raise --context")
-    if min(ids) < 0 or max(ids) >= vocab:
-        raise UsageError(f"a token id is outside the vocabulary of {vocab}")
+        raise UsageError(config.too_many(held + len(ids), context))
+    if min(ids) < 0 or max(ids) >= config.vocab:
+        raise UsageError(f"a token id is outside the vocabulary of {config.vocab}")
     return [ids[at : at + size] for at in range(0, len(ids), size)]
 
 
@@ -94,7 +94,7 @@ class Decoder:
         self.model: object = None  # what must live as long: weights are read from its mapped file
         self.most_read: Callable[[], None] | None = None  # told once that most weights have been read
         self._transformer, self._compute, self._cache, self._step = transformer, compute, cache, step
-        self._lock, self._observer, self._vocab = lock, observer, config.vocab
+        self._lock, self._observer, self._config, self._vocab = lock, observer, config, config.vocab
         self._program: Program | None = None  # one token's pass, as soon as one was asked for
         self._recorded = False
 
@@ -140,7 +140,7 @@ class Decoder:
         return len(tokens)
 
     def _chunks(self, ids: Sequence[int]) -> list[Sequence[int]]:
-        return checked_chunks(ids, len(self.tokens), self.context, self._vocab, self._compute.chunk)
+        return checked_chunks(ids, len(self.tokens), self.context, self._config, self._compute.chunk)
 
     def _own_program(self) -> Program | None:
         """One token's pass over this cache, recorded when it is first asked for; None if it cannot be."""

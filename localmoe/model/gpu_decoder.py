@@ -71,8 +71,8 @@ class GpuDecoder:
         return len(tokens)
 
     def _chunks(self, ids: Sequence[int]) -> list[Sequence[int]]:
-        vocab = self._runtime.config.vocab
-        return checked_chunks(ids, len(self.tokens), self.context, vocab, self._gpu.chunk)
+        config = self._runtime.config
+        return checked_chunks(ids, len(self.tokens), self.context, config, self._gpu.chunk)
 
     def _forward(self, chunk: Sequence[int], wanted: str) -> Any:
         ids = [int(i) for i in chunk]

@@ -210,6 +210,7 @@ def test_what_disagrees_is_named(key, value, named, refused, tmp_path):
 def test_what_cannot_be_run_can_be_converted_with_a_note(changes, refused, tmp_path, capsys):
     path = made(tmp_path, values=metadata(block_count=1, **changes), types="f16")
     reason = refused(path).removeprefix("localmoe: ")
+    assert all(str(value) in reason for value in changes.values() if value != 32)  # 32 is sane
     for command in (["--dry-run"], ["-o", str(tmp_path / "out.gguf")]):
         assert run(["quantize", str(path), "-t", "q8_0", *command]) == 0
         assert f"note: localmoe cannot run this: {reason}\n" in capsys.readouterr().out
@@ -290,7 +291,14 @@ def test_options_out_of_range(refused, tmp_path):
     assert "--context 5000" in refused(path, "--context", "5000", command="bench")
     assert "--device tpu" in refused(path, "--device", "tpu", command="bench")
     assert "kv-type" in refused(path, "--kv-type", "q4_0", command="bench")
-    assert "do not fit" in refused(path, "-p", "1000", "-n", "100", command="bench", loaded=True)
+    for prompt, context, advice in (
+        ("1000", "1024", "the model has no more than 1024"),
+        ("1000", "512", "the model has no more than 1024"),
+        ("900", "512", "raise --context"),
+    ):
+        options = ("-p", prompt, "-n", "100", "--context", context)
+        line = refused(path, *options, command="bench", loaded=True)
+        assert line.endswith(f"do not fit in the context of {context}; {advice}")
 
 
 def test_a_text_that_cannot_be_scored(refused, tmp_path):
