@@ -7,6 +7,7 @@ from localmoe.experts.plan import Needs, Plan, available_memory, plan_cpu
 from localmoe.kernels.buffers import Shape, scratch_for
 from localmoe.model.config import ModelConfig
 from localmoe.model.kv_cache import KVCache
+from localmoe.model.weights import check_tensors
 from quant.gguf import GGUFFile
 
 CHUNK = 512  # tokens computed at once in prefill
@@ -37,7 +38,10 @@ def _has_float_down(file: GGUFFile) -> bool:
 
 
 def needs_of(file: GGUFFile, config: ModelConfig, context: int, kv_type: str, threads: int) -> Needs:
-    """The model's demands for one conversation of `context` positions."""
+    """The model's demands for one conversation of `context` positions. ModelFileError where the tensors are
+    not what the metadata say.
+    """
+    check_tensors(file, config)  # first: buffers for a width that only damaged metadata have fit nowhere
     layout = ExpertLayout.of(file, config.layers, config.experts) if config.is_mixture else None
     experts = layout.total_bytes if layout else 0
     rope = context * config.rope_dim * 4

@@ -69,10 +69,17 @@ def bind(file: GGUFFile, config: ModelConfig) -> Weights:
     """Finds every weight of the model. Raises ModelFileError naming what is missing, misshapen or of another
     type.
     """
-    b = _Binder(file)
-    c = config
+    return _bind(_Binder(file), config)
+
+
+def check_tensors(file: GGUFFile, config: ModelConfig) -> None:
+    """Raises as `bind` does, but looks at no weight: the tensors' names, shapes and types only."""
+    _bind(_Checker(file), config)
+
+
+def _bind(b: _Binder, c: ModelConfig) -> Weights:
     embedding = b.matrix("token_embd.weight", (c.vocab, c.hidden))
-    tied = "output.weight" not in file.tensors
+    tied = "output.weight" not in b.file.tensors
     weights = Weights(
         embedding=embedding,
         layers=[_layer(b, c, i) for i in range(c.layers)],
@@ -192,3 +199,11 @@ class _Binder:
                 raise self.error(
                     f"the tensor {name} is not part of a model that is supported (Mixtral, Mistral, Llama)"
                 )
+
+
+class _Checker(_Binder):
+    """Decodes nothing."""
+
+    def floats(self, name: str, shape: tuple[int, ...]) -> Floats:
+        self.tensor(name, shape, FLOAT_TYPES)
+        return np.zeros(0, np.float32)

@@ -153,6 +153,7 @@ def test_missing_metadata_is_named(key, refused, tmp_path):
 DISAGREE: tuple[tuple[str, Any, str], ...] = (
     ("embedding_length", 512, "token_embd.weight"),
     ("feed_forward_length", 512, "ffn_gate_exps.weight"),
+    ("feed_forward_length", 2**31 - 32, "ffn_gate_exps.weight"),
     ("block_count", 2, "blk.1."),
     ("head_count_kv", 4, "attn_k.weight"),
     ("expert_count", 8, "blk.0.ffn_gate"),
@@ -193,6 +194,12 @@ def test_what_disagrees_is_named(key, value, named, refused, tmp_path):
     line = refused(hollow(tmp_path / "bad.gguf", metadata(**{"block_count": 1, key: value})))
     assert named in line
     assert "bad.gguf" in line or "tokenizer.ggml" in line
+
+
+def test_a_plan_is_refused_as_the_model_is(refused, tmp_path):
+    values = metadata(block_count=1, feed_forward_length=2**31 - 32)
+    path = hollow(tmp_path / "bad.gguf", values)
+    assert "ffn_gate_exps.weight" in refused(path, "--plan", command="chat")
 
 
 @pytest.mark.parametrize(
