@@ -117,8 +117,10 @@ def plan_cpu(needs: Needs, ram: int | None = None, available: int | None = None)
     """A plan for the CPU under a bound of `ram` bytes, or, if None, for what the file and `available` bytes
     suggest.
 
-    UsageError if the bound is too small.
+    UsageError if the bound is too small, or `available` for what no file can give back.
     """
+    if ram is None and available is not None:
+        _check_available(needs, available)
     everything, free = needs.fixed + needs.expert_bytes, None
     if ram is None and available is not None and everything > available and needs.layout is not None:
         ram, free = max(int(available * OF_AVAILABLE), smallest(needs)), available
@@ -143,6 +145,24 @@ def plan_cpu(needs: Needs, ram: int | None = None, available: int | None = None)
         needs.chosen,
     )
     return plan if free is None else replace(plan, note=_limited_by(plan, free, ram))
+
+
+def _check_available(needs: Needs, available: int) -> None:
+    """UsageError where memory cannot hold what is written while tokens flow. Weights are mapped: what does
+    not fit is read from the file again, which is slow, but works.
+    """
+    passing = _transit_bytes(needs)
+    if needs.kv_cache + needs.scratch + passing > available:
+        raise UsageError(
+            f"{needs.name} with a context of {needs.context} needs {_written(needs, passing)} in "
+            f"memory, of which {format_size(available)} are free; use a shorter --context, or --kv-type q8_0"
+        )
+
+
+def _written(needs: Needs, passing: int) -> str:
+    """What is needed besides weights, in words; `passing` bytes are for experts on their way."""
+    experts = f" and {format_size(passing)} for experts on their way" if passing else ""
+    return f"{format_size(needs.kv_cache)} of KV cache, {format_size(needs.scratch)} of scratch{experts}"
 
 
 def _limited_by(plan: Plan, free: int, ram: int) -> str:
@@ -184,12 +204,10 @@ def smallest(needs: Needs) -> int:
 
 def too_small(needs: Needs, flag: str, given: int, least: int) -> UsageError:
     """The error for a bound that is too small; its last words are the smallest setting that would do."""
-    passing = least - needs.fixed
-    experts = f" and {format_size(passing)} for experts on their way" if passing else ""
     return UsageError(
         f"{flag} {format_size(given)} is too small for {needs.name} with a context of {needs.context}: "
-        f"it needs {format_size(needs.weights)} of weights, {format_size(needs.kv_cache)} of KV cache, "
-        f"{format_size(needs.scratch)} of scratch{experts}; use at least {flag} {round_up_setting(least)}"
+        f"it needs {format_size(needs.weights)} of weights, {_written(needs, least - needs.fixed)}; "
+        f"use at least {flag} {round_up_setting(least)}"
     )
 
 

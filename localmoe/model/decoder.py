@@ -18,6 +18,7 @@ from localmoe.model.kv_file import load_state, save_state
 from localmoe.model.transformer import Compute, Transformer
 
 Floats = NDArray[np.float32]
+_ROPE_PIECE = 4096  # positions
 
 
 def rope_table(config: ModelConfig, context: int, factors: Floats | None = None) -> Floats:
@@ -25,8 +26,12 @@ def rope_table(config: ModelConfig, context: int, factors: Floats | None = None)
     inverse = config.rope_base ** (-np.arange(0, config.rope_dim, 2, dtype=np.float64) / config.rope_dim)
     if factors is not None:
         inverse = inverse / factors
-    angles = np.arange(context)[:, None] / config.rope_scale * inverse  # [context, rope_dim / 2]
-    return np.ascontiguousarray(np.stack([np.cos(angles), np.sin(angles)], -1), np.float32)
+    table = np.empty((context, len(inverse), 2), np.float32)
+    for start in range(0, context, _ROPE_PIECE):  # in float64, all at once would take five times the table
+        here = table[start : start + _ROPE_PIECE]
+        angles = np.arange(start, start + len(here))[:, None] / config.rope_scale * inverse
+        here[..., 0], here[..., 1] = np.cos(angles), np.sin(angles)
+    return table
 
 
 def checked_context(asked: int | None, most: int) -> int:

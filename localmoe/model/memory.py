@@ -57,5 +57,7 @@ def needs_of(file: GGUFFile, config: ModelConfig, context: int, kv_type: str, th
 
 
 def plan_for(needs: Needs, ram: int | None) -> Plan:
-    """What goes where on this machine. UsageError names the smallest `--ram` that would do."""
+    """What goes where on this machine. UsageError names the smallest `--ram` that would do, or, without a
+    bound, what memory cannot hold.
+    """
     return plan_cpu(needs, ram, None if ram is not None else available_memory())

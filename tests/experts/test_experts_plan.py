@@ -1,6 +1,7 @@
 """Plans: what lives where, and what to say where nothing fits."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,6 +118,16 @@ def test_slots_never_exceed_the_bytes_they_may_take(nbytes):
     assert used <= nbytes
     full = all(count == 128 for count in counts)
     assert full or nbytes - used < max(each.slot_bytes for each in layout.classes)
+
+
+@pytest.mark.parametrize("needs", [mixtral(131072), replace(mixtral(131072), layout=None, chosen=0)])
+def test_what_is_written_must_fit_into_memory_and_weights_need_not(needs):
+    written = needs.kv_cache + needs.scratch + smallest(needs) - needs.fixed
+    assert plan_cpu(needs, None, written).bytes_in("RAM") >= written
+    with pytest.raises(UsageError, match=r"131072 needs 16.0 GiB of KV cache.*shorter --context") as caught:
+        plan_cpu(needs, None, written - 1)
+    assert ("on their way" in str(caught.value)) == (needs.layout is not None)
+    assert plan_cpu(needs, 64 * GIB).slots is None  # whoever sets a bound knows better
 
 
 def test_a_longer_context_leaves_fewer_slots():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from tiny_models import VOCAB, metadata, write_model
 import localmoe
 from localmoe.errors import UsageError
 from localmoe.kernels.cpu import Cpu
-from localmoe.model.decoder import Decoder
+from localmoe.model.config import ModelConfig
+from localmoe.model.decoder import Decoder, rope_table
 
 LONG = 530  # beyond two blocks of 256 positions, and beyond one chunk of prefill
 
@@ -187,3 +189,15 @@ def test_what_does_not_fit_is_refused(tiny):
         for bad_context in (17, 10**6):
             with pytest.raises(UsageError, match="loaded with 16"):
                 model.decoder(bad_context)
+
+
+def test_the_rotary_table_takes_little_more_memory_than_itself_to_make(tmp_path):
+    """Beyond the first 4,096 positions, too, it is what one formula says."""
+    config = ModelConfig.from_metadata(metadata(), tmp_path)
+    tracemalloc.start()
+    table = rope_table(config, 30_001)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1.5 * table.nbytes
+    angles = np.arange(30_001)[:, None] * 10000.0 ** (-np.arange(0, 64, 2) / 64)
+    np.testing.assert_array_equal(table, np.stack([np.cos(angles), np.sin(angles)], -1).astype(np.float32))
