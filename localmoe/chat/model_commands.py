@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import os
 import re
 import shutil
@@ -100,16 +101,29 @@ def model(repl: Repl, argument: str) -> None:
             lines.append(f"{mark} {name:24} {format_size(one.size):>10}  {one.path}")
         repl.notices.write("\n".join(lines) or "No models are installed; see `localmoe models list`.")
         return
+    session, found = repl.session, catalogue.find(argument)
+    before = session.reference
+    try:
+        # The model so far ends first: two need not fit into memory, or into a bound, that was given to one.
+        # It can be opened again, as it was once before, if the other cannot.
+        session.close()
+        gc.collect()  # what it held, for the plan of the next to find free
+        _open(repl, found)
+    except BaseException:
+        _open(repl, catalogue.find(before))
+        raise
+    session.recorder.stand_on(session.conversation, session.reference)
+    repl.notices(
+        f"{session.model.name} answers from here on; context of {session.model.context:,} tokens."
+    )
+
+
+def _open(repl: Repl, found: catalogue.Found) -> None:
     from localmoe.chat.start import load_model, reference
 
-    found = catalogue.find(argument)
     learn = repl.session.recorder.history is not None
     loaded = load_model(found, repl.session.settings, repl.notices, learn=learn)
-    before = repl.session.model
     repl.session.use(loaded, reference(found))
-    before.close()
-    repl.session.recorder.stand_on(repl.session.conversation, repl.session.reference)
-    repl.notices(f"{loaded.name} answers from here on; context of {loaded.context:,} tokens.")
 
 
 def plan(repl: Repl, _argument: str) -> None:

@@ -104,9 +104,10 @@ def answer_lines(session: Session, lines: Iterable[bytes], system: str) -> int:
                     result["id"] = request["id"]
                 conversation, prompt = _conversation(request, system)
                 fresh = Session(
-                    session.model, session.settings, conversation, Recorder(None, print), Notices(quiet=True)
-                )
-                fresh.decoder, fresh.logprobs = session.decoder, session.logprobs
+                    session.model, session.settings, conversation, Recorder(None, print), Notices(quiet=True),
+                    decoder=session.decoder,
+                )  # fmt: skip
+                fresh.logprobs = session.logprobs
                 text = "".join(fresh.ask(prompt, cancelled=cancelled))
                 result |= answer_object(fresh, text)
             except LocalMoeError as error:

@@ -44,9 +44,10 @@ class Session:
         notice: Callable[[str], None],
         reference: str = "",
         states: KVStore | None = None,
+        decoder: PacedDecoder | None = None,
     ) -> None:
         """`reference`: what to call the model when the conversation is resumed (a name or a path);
-        `states`: where KV states of saved conversations are kept.
+        `states`: where KV states of saved conversations are kept; `decoder`: the model's, if there is one.
         """
         self.settings = settings
         self.conversation = conversation
@@ -56,14 +57,43 @@ class Session:
         self._notice = notice
         self._states = states
         self._warned_full = False
-        self.use(model, reference)
+        self._loaded: tuple[ChatModel, PacedDecoder] | None = None
+        self.use(model, reference, decoder)
+
+    def use(self, model: ChatModel, reference: str = "", decoder: PacedDecoder | None = None) -> None:
+        """Answer with `model` from now on. Where it fails, the model is closed and all else is as before."""
+        try:
+            self._loaded = model, decoder or PacedDecoder(model.decoder())
+        except BaseException:
+            model.close()
+            raise
+        self.reference = reference or model.name
         self._restore()
 
-    def use(self, model: ChatModel, reference: str = "") -> None:
-        """Answer with `model` from now on."""
-        self.model = model
-        self.reference = reference or model.name
-        self.decoder = PacedDecoder(model.decoder())
+    def close(self) -> None:
+        """Keep what is to be kept, end the model and let go of it; `use` may bring another."""
+        if self._loaded is None:
+            return
+        try:
+            self.keep()
+        finally:
+            model, self._loaded = self.model, None
+            model.close()
+
+    @property
+    def model(self) -> ChatModel:
+        """The model that answers. UsageError between `close` and `use`."""
+        return self._open()[0]
+
+    @property
+    def decoder(self) -> PacedDecoder:
+        """Its KV cache for this conversation. UsageError likewise."""
+        return self._open()[1]
+
+    def _open(self) -> tuple[ChatModel, PacedDecoder]:
+        if self._loaded is None:
+            raise UsageError(f"{self.reference} could not be opened again; open a model with /model NAME")
+        return self._loaded
 
     def take_up(self, conversation: Conversation) -> None:
         """Go on with another conversation."""
@@ -76,13 +106,16 @@ class Session:
         """Write what is not saved yet, and the KV state of a saved conversation for when it is resumed."""
         self.recorder.catch_up(self.conversation, self.reference)
         name = self.conversation.id
-        if self._states is not None and name is not None and self.recorder.holds(self.conversation):
+        if self._loaded is None or self._states is None or name is None:
+            return
+        if self.recorder.holds(self.conversation):
             self._states.save(name, self.decoder.inner, self.model.identity)
 
     def _restore(self) -> None:
         """Take up the KV state of a saved conversation, if there is one; it only saves computing."""
-        if self._states is not None and self.conversation.id is not None:
-            self._states.restore(self.conversation.id, self.decoder.inner, self.model.identity)
+        name = self.conversation.id
+        if self._loaded is not None and self._states is not None and name is not None:
+            self._states.restore(name, self.decoder.inner, self.model.identity)
 
     @property
     def used(self) -> int:

@@ -97,17 +97,16 @@ def _run(
 
     from localmoe.chat.session import Session
 
-    loaded = load_model(found, settings, notices, learn=not options["no_history"])
+    states = KVStore(states_directory(), settings.kv_disk)
+    session = Session(  # the model has no name here: /model must be able to let go of it
+        load_model(found, settings, notices, learn=not options["no_history"]),
+        settings, conversation, recorder, notices, reference(found), states,
+    )  # fmt: skip
+    session.logprobs = options["logprobs"]
     try:
-        states = KVStore(states_directory(), settings.kv_disk)
-        session = Session(loaded, settings, conversation, recorder, notices, reference(found), states)
-        session.logprobs = options["logprobs"]
-        try:
-            return _talk(session, options, notices, prompt, attachments)
-        finally:
-            session.keep()
+        return _talk(session, options, notices, prompt, attachments)
     finally:
-        loaded.close()
+        session.close()
 
 
 def _talk(

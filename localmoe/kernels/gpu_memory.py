@@ -94,5 +94,6 @@ def free_bytes(device: Any) -> int:
     """Free memory of the device."""
     import torch
 
+    torch.cuda.empty_cache()  # what a model that was closed had, which torch keeps for later
     free, _ = torch.cuda.mem_get_info(device)
     return int(free)

@@ -17,11 +17,13 @@ from localmoe.model import device
 def with_gpus(monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int], free: int = 8 << 30) -> None:
     """A driver, and GPUs of these compute capabilities with `free` bytes of free memory."""
     monkeypatch.setattr(device, "_DRIVER_FILES", ("/",))
+    kept = [free]  # by torch, of a model that was closed
     cuda = SimpleNamespace(
+        empty_cache=kept.clear,
         is_available=lambda: bool(capabilities),
         device_count=lambda: len(capabilities),
         get_device_capability=lambda number: capabilities[number],
-        mem_get_info=lambda _device: (free, 2 * free),
+        mem_get_info=lambda _device: (free - sum(kept), 2 * free),
     )
     monkeypatch.setitem(__import__("sys").modules, "torch", SimpleNamespace(cuda=cuda))
 
