@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localmoe.errors import UsageError
+from localmoe.generate.errors import GenerationError
 from localmoe.runner import Model
 
 if TYPE_CHECKING:
@@ -222,7 +223,8 @@ def measure_quality(
     """Perplexity as llama.cpp's tool defines it: windows of the text, each begun with BOS, their second
     halves scored.
 
-    A text shorter than one window is scored whole. Raises UsageError for a text of fewer than two tokens.
+    A text shorter than one window is scored whole. Raises UsageError for a text of fewer than two tokens,
+    GenerationError where a model's output is not a number.
     """
     windows = split_windows(model.tokenizer.encode(text, bos=False), model.tokenizer.bos_id, window)
     losses: list[NDArray[np.float64]] = []
@@ -231,10 +233,10 @@ def measure_quality(
     same: list[NDArray[np.bool_]] = []
     for done, (ids, first) in enumerate(windows):
         targets = np.array(ids[first:])
-        scores = _log_softmax(model.logits(ids)[first - 1 : -1])  # [scored, vocab]
+        scores = _scores(model, ids, first)
         losses.append(-scores[np.arange(len(targets)), targets])
         if base is not None:
-            theirs = _log_softmax(base.logits(ids)[first - 1 : -1])
+            theirs = _scores(base, ids, first)
             base_losses.append(-theirs[np.arange(len(targets)), targets])
             divergences.append((np.exp(theirs) * (theirs - scores)).sum(1))
             same.append(theirs.argmax(1) == scores.argmax(1))
@@ -267,8 +269,11 @@ def split_windows(ids: Sequence[int], bos: int | None, window: int) -> list[tupl
     return [(head + list(ids[at : at + size]), window // 2) for at in starts]
 
 
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    x = logits.astype(np.float64)
+def _scores(model: Model, ids: Sequence[int], first: int) -> NDArray[np.float64]:
+    """[scored, vocab]: the logarithms of the probabilities of each id from position `first` on."""
+    x = model.logits(ids)[first - 1 : -1].astype(np.float64)
+    if not np.isfinite(x).all():
+        raise GenerationError(f"{model.name}: its output is not a number: the file may be damaged")
     x -= x.max(1, keepdims=True)
     x -= np.log(np.exp(x).sum(1, keepdims=True))
     return x

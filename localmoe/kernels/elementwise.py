@@ -12,15 +12,17 @@ import numpy as np
 from localmoe.kernels.geometry import GROUP, SUMS
 from localmoe.kernels.orders import store_part
 from localmoe.kernels.simd import (
-    abs16,
     add16,
+    bits_to_f32,
     div16,
     fma,
     fma16,
     load_f32,
     load_f32x16,
+    magnitude16,
     max16,
-    max_lane16,
+    max_i32x16,
+    max_lane_i32x16,
     min16,
     mul16,
     pow2_16,
@@ -49,8 +51,8 @@ _C0, _C1, _C2, _C3, _C4, _C5 = _C
 
 @compiled(forceinline=True)
 def exp16(x):
-    """e**x of 16 lanes to about 1 ulp (Cephes' expf polynomial); x is clamped to [-87, 88]."""
-    x = min16(max16(x, splat_f32x16(_LOWEST)), splat_f32x16(_HIGHEST))
+    """e**x of 16 lanes to about 1 ulp (Cephes' expf polynomial); x is clamped to [-87, 88], NaN stays NaN."""
+    x = min16(splat_f32x16(_HIGHEST), max16(splat_f32x16(_LOWEST), x))
     n = round16(mul16(x, splat_f32x16(_LOG2E)))
     r = fma16(n, splat_f32x16(_LN2_LOW), fma16(n, splat_f32x16(_LN2_HIGH), x))
     p = fma16(splat_f32x16(_C0), r, splat_f32x16(_C1))
@@ -104,10 +106,10 @@ def quantize_group(x: int, n: int, q: int, scales: int, sums: int, row: int, gro
     the `orders`, a float32 scale, 16 int16 sums. Addresses: x's, and those of the first row.
     """
     at = row * groups + group
-    top = zero_f32x16()
+    top = zero_i32x16()
     for i in range(0, n * 4, 64):
-        top = max16(top, abs16(load_f32x16(x + i)))
-    largest = max_lane16(top)
+        top = max_i32x16(top, magnitude16(load_f32x16(x + i)))
+    largest = bits_to_f32(max_lane_i32x16(top))
     inverse = _ZERO if largest == _ZERO else _TOP / largest
     store_f32_at(scales, at, largest / _TOP)
     for part in range(SUMS):

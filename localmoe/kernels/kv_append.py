@@ -8,7 +8,20 @@ from localmoe.kernels.ahead import prefetch_lines
 from localmoe.kernels.attention_block import element_bytes
 from localmoe.kernels.elementwise import store_f32_at
 from localmoe.kernels.geometry import KV_F16, KV_F32, SCALED, TASK, TILE
-from localmoe.kernels.simd import args16, load_f32, load_f32x16, load_i64, store_f16, store_f32x16, store_i8
+from localmoe.kernels.simd import (
+    args16,
+    bits_to_f32,
+    load_f32,
+    load_f32x16,
+    load_i64,
+    magnitude16,
+    max_i32x16,
+    max_lane_i32x16,
+    store_f16,
+    store_f32x16,
+    store_i8,
+    zero_i32x16,
+)
 from localmoe.kernels.simd_kv import rotated, store_f16x16, store_f16x16_apart
 from quant.compiled import compiled, compiled_callback
 
@@ -33,11 +46,11 @@ def _rotate(x: int, heads: int, head_dim: int, table: int, pairs: int) -> None:
 
 @compiled()
 def _scale_of(x: int, n: int):
-    """The q8_0 scale of n float32, as float16 will hold it, and its inverse."""
-    top = np.float32(0)
-    for i in range(n):
-        top = max(top, abs(load_f32(x + i * 4)))
-    scale = top / np.float32(127)
+    """The q8_0 scale of n float32 (a multiple of 16), as float16 will hold it, and its inverse."""
+    top = zero_i32x16()
+    for i in range(0, n * 4, 64):
+        top = max_i32x16(top, magnitude16(load_f32x16(x + i)))
+    scale = bits_to_f32(max_lane_i32x16(top)) / np.float32(127)
     return scale, np.float32(0) if scale == np.float32(0) else np.float32(1) / scale
 
 

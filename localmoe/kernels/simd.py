@@ -273,12 +273,18 @@ def _tree_sum(builder: Any, v: Any) -> Any:
     return builder.extract_element(v, ir.Constant(_I32, 0))
 
 
+def _larger(builder: Any, x: Any, y: Any) -> Any:
+    """The larger of two in each lane; of floats y, where either is NaN."""
+    more = builder.fcmp_ordered if x.type.element == _F32 else builder.icmp_signed
+    return builder.select(more(">", x, y), x, y)
+
+
 def _tree_max(builder: Any, v: Any) -> Any:
     n = v.type.count
     while n > 1:
         n //= 2
         low, high = (_shuffle(builder, v, v, [at + i for i in range(n)]) for at in (0, n))
-        v = builder.select(builder.fcmp_ordered(">", low, high), low, high)
+        v = _larger(builder, low, high)
     return builder.extract_element(v, ir.Constant(_I32, 0))
 
 
@@ -292,9 +298,8 @@ add16 = define(f32x16(f32x16, f32x16), lambda b, x, y: b.fadd(x, y))
 sub16 = define(f32x16(f32x16, f32x16), lambda b, x, y: b.fsub(x, y))
 mul16 = define(f32x16(f32x16, f32x16), lambda b, x, y: b.fmul(x, y))
 div16 = define(f32x16(f32x16, f32x16), lambda b, x, y: b.fdiv(x, y))
-max16 = define(f32x16(f32x16, f32x16), lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
+max16 = define(f32x16(f32x16, f32x16), _larger)
 min16 = define(f32x16(f32x16, f32x16), lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))
-abs16 = define(f32x16(f32x16), lambda b, x: _call(b, "llvm.fabs.v16f32", f32x16.llvm, x))
 round16 = define(f32x16(f32x16), lambda b, x: _call(b, "llvm.rint.v16f32", f32x16.llvm, x))
 sum16 = define(types.float32(f32x16), _tree_sum)
 max_lane16 = define(types.float32(f32x16), _tree_max)
@@ -315,12 +320,19 @@ def _pow2(builder: Any, n: Any) -> Any:
     return builder.bitcast(builder.shl(biased, _constant(i32x16.llvm, 23)), f32x16.llvm)
 
 
+def _magnitude(builder: Any, x: Any) -> Any:
+    return builder.and_(builder.bitcast(x, i32x16.llvm), _constant(i32x16.llvm, 0x7FFFFFFF))
+
+
 pow2_16 = define(f32x16(i32x16), _pow2)
+magnitude16 = define(i32x16(f32x16), _magnitude)  # the bits of |x|: ordered as |x| is, NaN above all
 
 # ---------------------------------------------------------------- arithmetic on integer lanes
 add_i32x16 = define(i32x16(i32x16, i32x16), lambda b, x, y: b.add(x, y))
 sub_i32x16 = define(i32x16(i32x16, i32x16), lambda b, x, y: b.sub(x, y))
 sub_i32x4 = define(i32x4(i32x4, i32x4), lambda b, x, y: b.sub(x, y))
+max_i32x16 = define(i32x16(i32x16, i32x16), _larger)
+max_lane_i32x16 = define(types.int64(i32x16), lambda b, v: b.sext(_tree_max(b, v), _I64))
 mul_i32x16 = define(i32x16(i32x16, i32x16), lambda b, x, y: b.mul(x, y))
 sum_i32x16 = define(types.int64(i32x16), lambda b, v: b.sext(_tree_sum(b, v), _I64))
 or_bytes = define(i8x64(i8x64, i8x64), lambda b, x, y: b.or_(x, y))

@@ -32,12 +32,14 @@ from quant.compiled import compiled_callback
 @compiled_callback(TASK)
 def route_task(args: int, item: int, worker: int) -> None:
     """Token `item`'s experts: the k largest router logits (lowest index first on ties), softmax over
-    those.
+    those. All weights are NaN if a logit is not finite.
     """
     h, cols, router, experts, k, chosen, weights, logits, _, _ = args10(args)
-    mine = logits + item * experts * 4
+    mine, doubt = logits + item * experts * 4, np.float32(0)
     for e in range(experts):
-        store_f32_at(mine, e, dot_f32(router + e * cols * 4, cols, h + item * cols * 4))
+        value = dot_f32(router + e * cols * 4, cols, h + item * cols * 4)
+        doubt += value - value  # NaN, or nothing: no comparison below would choose such an expert
+        store_f32_at(mine, e, value)
     largest = np.float32(0)
     for c in range(k):
         best, top = -1, np.float32(0)
@@ -50,7 +52,7 @@ def route_task(args: int, item: int, worker: int) -> None:
                 best, top = e, value
         store_i32(chosen + (item * k + c) * 4, best)
         largest = top if c == 0 else largest
-        store_f32_at(weights, item * k + c, exp1(top - largest))
+        store_f32_at(weights, item * k + c, exp1(top - largest + doubt))
     total = np.float32(0)
     for c in range(k):
         total += load_f32(weights + (item * k + c) * 4)

@@ -37,6 +37,13 @@ def test_exponential_saturates_and_never_makes_nonsense():
     assert (out[9:] == 1).all()
 
 
+def test_the_exponential_of_what_is_not_a_number_is_none():
+    x = np.array([np.nan, 1, -np.nan, 0] * 4, np.float32)
+    out = np.zeros_like(x)
+    _exponentials(address(x), x.size, address(out))
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(x))
+
+
 @pytest.mark.parametrize("n", [16, 32, 256, 4096, 33, 47])
 def test_rms_norm_is_the_papers(n, rng):
     x = (rng.standard_normal(n) * 10.0 ** rng.integers(-3, 3)).astype(np.float32)
@@ -78,3 +85,12 @@ def test_int8_activations_are_within_half_a_step(rng):
     x = rng.standard_normal((2, 512)).astype(np.float32)
     steps = np.repeat(reference.quantize_activations(x)[1], 256, axis=1)
     assert (np.abs(reference.as_int8(x) - x) <= 0.5001 * steps).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, 17, 200, 255])
+def test_a_group_with_what_is_not_a_number_has_a_scale_that_is_none(value, at, rng):
+    x = rng.standard_normal((2, 768)).astype(np.float32)
+    x[1, 256 + at] = value
+    scales = quantized_activations(x).scales
+    np.testing.assert_array_equal(np.isfinite(scales), [[True] * 3, [True, False, True]])

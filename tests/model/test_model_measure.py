@@ -92,6 +92,20 @@ def test_a_model_does_not_diverge_from_itself(tiny):
     assert quality.same_top == 1
 
 
+def test_what_is_not_a_number_has_no_perplexity(indifferent, tmp_path, capsys):
+    def weight(name, shape):
+        return np.full(shape, np.nan, np.float32) if name == "output_norm.weight" else None
+
+    path = write_model(tmp_path / "damaged.gguf", metadata(block_count=1), weight=weight)
+    text = tmp_path / "text.txt"
+    text.write_text("a b c d e f g")
+    for arguments in ([str(path), str(text)], [str(indifferent), str(text), "--kl", str(path)]):
+        assert run(["perplexity", *arguments]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == "localmoe: damaged: its output is not a number: the file may be damaged\n"
+
+
 def test_windows_cover_the_text_once_and_score_their_second_halves():
     ids = list(range(10, 40))
     windows = split_windows(ids, 1, 8)

@@ -201,3 +201,27 @@ def test_the_rotary_table_takes_little_more_memory_than_itself_to_make(tmp_path)
     assert most < 1.5 * table.nbytes
     angles = np.arange(30_001)[:, None] * 10000.0 ** (-np.arange(0, 64, 2) / 64)
     np.testing.assert_array_equal(table, np.stack([np.cos(angles), np.sin(angles)], -1).astype(np.float32))
+
+
+PARTS = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate_inp",
+         "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps", "output_norm")  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("part", PARTS)
+def test_a_weight_that_is_not_a_number_shows_in_the_output(part, value, tmp_path):
+    """The last one of a matrix, or of each expert's; in a prompt, and token by token."""
+
+    def weight(name, shape):
+        if part not in name:
+            return None
+        x = np.random.default_rng(3).standard_normal(shape).astype(np.float32) / 16
+        x.reshape(4 if "_exps" in name else 1, -1)[:, -1] = value  # of 4 experts
+        return x
+
+    path = write_model(tmp_path / "m.gguf", metadata(block_count=1), "f32", weight=weight)
+    for options in ({}, {"kv_type": "q8_0"}, {"exact": True}):
+        with localmoe.load(path, threads=2, learn=False, **options) as model:
+            assert not np.isfinite(model.logits([5, 6, 7])).all(axis=1).any()
+            decoder = model.decoder()
+            assert not any(np.isfinite(decoder.extend([token])).all() for token in (5, 6, 7))
