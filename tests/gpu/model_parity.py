@@ -75,7 +75,7 @@ class Case:
         finally:
             runtime.close()
         try:
-            decoder.extend(ids)
+            decoder.extend(ids[:1])
         except ClosedError:
             return np.stack(out), status
         raise AssertionError("a model that was closed answered")
