@@ -24,6 +24,7 @@ from localmoe.kernels.gpu_tiles import ExpertShape
 from localmoe.kernels.handshake import PATIENCE, LayerFormats, Region, Worker
 from localmoe.kernels.matrix import Matrix
 from localmoe.kernels.pool import Pool
+from localmoe.model.config import FAMILIES
 from localmoe.model.decoder import rope_table
 from localmoe.model.gpu_experts import GpuResidency
 from localmoe.model.gpu_plan import GpuPlan
@@ -79,9 +80,11 @@ class Synthetic:
             head_dim=s.head_dim,
             rope_dim=s.head_dim, rope_base=1e6, rope_scale=1.0, epsilon=1e-5, experts=s.experts,
             experts_used=2, vocab=s.vocab,
-            window=0,
+            window=0, family=FAMILIES["llama"],
         )  # fmt: skip
-        self.shape: Any = SimpleNamespace(**{**vars(self.config), "rope_pairs": s.head_dim // 2})
+        self.shape: Any = SimpleNamespace(
+            **{**vars(self.config), "rope_pairs": s.head_dim // 2, "rope_halves": False}
+        )
         nbytes = np.zeros((s.layers, 3), np.int64)
         kinds = [("q4_k", "q4_k", "q6_k" if more_bits(i, s.layers) else "q4_k") for i in range(s.layers)]
         shapes = ((s.ffn, s.hidden), (s.ffn, s.hidden), (s.hidden, s.ffn))
@@ -113,7 +116,7 @@ class Synthetic:
         layers = [
             LayerWeights(
                 floats(s.hidden), matrix(queries, s.hidden, "q4_k"), matrix(keys, s.hidden, "q8_0"),
-                matrix(keys, s.hidden, "q8_0"), matrix(s.hidden, queries, "q5_k"), floats(s.hidden),
+                matrix(keys, s.hidden, "q8_0"), None, matrix(s.hidden, queries, "q5_k"), floats(s.hidden),
                 floats(s.experts, s.hidden), None, None,
             )
             for _ in experts

@@ -35,6 +35,7 @@ class Shape:
     rope_pairs: int
     epsilon: float
     window: int  # 0: attention sees every position
+    rope_halves: bool = False  # a head's rotary pairs are (i, i + rope_pairs), not (2i, 2i + 1)
     float_ffn: bool = False  # the FFN's inner activations are kept in float32 too
 
 
@@ -113,7 +114,7 @@ class Buffers:
             self.gate, self.up = Rows(chunk, s.ffn, False), Rows(chunk, s.ffn, int8)
         self.chosen = Block.zeros((chunk, s.experts_used), np.int32)
         self.weights = Block.zeros((chunk, s.experts_used), np.float32)
-        self.router_logits = Block.zeros((chunk, s.experts), np.float32)
+        self.router_logits = Rows(chunk, s.experts, False)
         self.token_of, self.place_of = Block.zeros((pairs,), np.int32), Block.zeros((pairs,), np.int32)
         self.starts = Block.zeros((s.experts + 1,), np.int32)
         self.out = Block.zeros((pairs, s.hidden), np.float32)

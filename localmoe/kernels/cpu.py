@@ -27,6 +27,7 @@ from localmoe.kernels.pool import Pool
 from localmoe.kernels.program import Job, Program
 
 POSITION, BLOCK_ITEMS = range(2)  # places in `Buffers.step`: the first token's, a lone token's in attention
+ROUTED_AT_ONCE = 32  # experts: the logits of more are a job of their own, which a lone token's threads share
 SMALL_ITEM = 1 << 14  # weights: about a microsecond's work, below which handing it out costs too much
 
 
@@ -72,7 +73,8 @@ def bits(x: float) -> int:
 class Cpu:
     """Arithmetic on a pool of threads. `exact` keeps activations in float32 (slow: for tests and reference).
 
-    rope: float32 [context, rope_pairs, 2], cos and sin of every position.
+    rope: float32 [context, rope_pairs, 2], cos and sin of every position; [context, 2, rope_pairs] where the
+    shape says `rope_halves`.
     """
 
     def __init__(self, shape: Shape, threads: int, chunk: int, rope: Floats, exact: bool = False) -> None:
@@ -174,13 +176,20 @@ class Cpu:
         self._linear(h, (q, k, v), (b.q, b.k, b.v), self.tokens)
         return b.q, b.k, b.v
 
-    def attend(self, q: Rows, k: Rows, v: Rows, cache: LayerCache, position: int) -> Rows:
-        """Rotates q and k, appends k and v at `position`.., attends. → [tokens, heads * head_dim]"""
+    def attend(
+        self, q: Rows, k: Rows, v: Rows, cache: LayerCache, position: int,
+        norms: tuple[Floats, Floats] | None = None,
+    ) -> Rows:  # fmt: skip
+        """Norms (by weights [head_dim] of a query and of a key) and rotates each head of q and k, appends k
+        and v at `position`.., attends. → [tokens, heads * head_dim]
+        """
         s, b, out = self.shape, self.buffers, self.buffers.attended
+        q_norm, k_norm = map(self._at, norms) if norms else (0, 0)
         items = self._begin_at(position)
         self._run(
             K.append_task.address, self.tokens, q.x, k.x, v.x, b.step.at, s.heads, s.kv_heads, s.head_dim,
             self._at(self.rope), s.rope_pairs, cache.context, *cache.addresses, cache.kind,
+            int(s.rope_halves), q_norm, k_norm, self._epsilon,
         )  # fmt: skip
         alone = self.tokens == 1  # then its blocks go to all threads
         task, items = (A.block_task, items) if alone else (A.attend_task, self.tokens * s.kv_heads)
@@ -293,9 +302,13 @@ class Cpu:
         """
         s, b, program = self.shape, self.buffers, self._recording
         k, chosen = s.experts_used, b.chosen.at if program is None else program.choices()
+        many = s.experts > ROUTED_AT_ONCE
+        if many:
+            matrix = Matrix(self._at(router), s.experts, h.cols, "f32")
+            self._linear(h, (matrix,), (b.router_logits,), self.tokens)
         self._run(
-            E.route_task.address, self.tokens, h.x, h.cols, self._at(router), s.experts, k,
-            chosen, b.weights.at, b.router_logits.at,
+            E.route_task.address, self.tokens, h.x, h.cols, 0 if many else self._at(router), s.experts, k,
+            chosen, b.weights.at, b.router_logits.x,
         )  # fmt: skip
         routed, computed = b.chosen.array[: self.tokens], slice(0, self.tokens)
         if last_only and self.tokens > 1:

@@ -200,12 +200,19 @@ class Gpu:
         else:
             self.launch.linear_many(h.half, y, placed, self.tokens, self.scratch, add)
 
-    def attend(self, q: GpuRows, k: GpuRows, v: GpuRows, cache: Any, position: int) -> GpuRows:
-        """Rotates q and k, appends k and v at the position that `set_inputs` got, attends. → [tokens, heads
-        * head_dim]
+    def attend(
+        self, q: GpuRows, k: GpuRows, v: GpuRows, cache: Any, position: int,
+        norms: tuple[Floats, Floats] | None = None,
+    ) -> GpuRows:  # fmt: skip
+        """Norms (where there are `norms`) and rotates q and k, appends k and v at the position that
+        `set_inputs` got, attends. → [tokens, heads * head_dim]
         """
         s, out = self.shape, self.attended
-        self.launch.append(q.values, k.values, v.values, self.rope, cache, self.position, self.tokens)
+        placed = (self.place_floats(norms[0]), self.place_floats(norms[1])) if norms else None
+        self.launch.append(
+            q.values, k.values, v.values, placed, s.epsilon, self.rope, s.rope_halves, cache, self.position,
+            self.tokens,
+        )  # fmt: skip
         scale = s.head_dim**-0.5
         if self.tokens == 1:
             self.room_for_partials(cache.context)

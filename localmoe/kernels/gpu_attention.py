@@ -49,32 +49,59 @@ def _store_vector(
 
 
 @triton.jit
-def append_kernel(
-    q: tl.tensor, k: tl.tensor, v: tl.tensor, rope: tl.tensor, keys: tl.tensor, key_scales: tl.tensor,
-    values: tl.tensor,
-    value_scales: tl.tensor, position: tl.tensor, CONTEXT: tl.constexpr, HEADS: tl.constexpr,
-    KV_HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr, ROPE_PAIRS: tl.constexpr, PAIRS: tl.constexpr, Q8: tl.constexpr,
-) -> None:  # fmt: skip
-    """Rotates q in place (Su et al. 2021); rotates k and appends k and v. Grid (tokens, heads + kv heads)."""
-    token, head = tl.program_id(0), tl.program_id(1)
-    at = tl.load(position) + token
+def _turned(
+    head: tl.tensor, norm: tl.tensor, epsilon: tl.tensor, angles: tl.tensor, HEAD_DIM: tl.constexpr,
+    ROPE_PAIRS: tl.constexpr, PAIRS: tl.constexpr, HALVES: tl.constexpr, NORMED: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:  # fmt: skip
+    """One head's vector, normed where NORMED, and rotated (Su et al. 2021), as pairs."""
     i = tl.arange(0, PAIRS)
     inside, turned = i * 2 < HEAD_DIM, i < ROPE_PAIRS
-    cos = tl.load(rope + at * ROPE_PAIRS * 2 + i * 2, mask=turned, other=1.0)
-    sin = tl.load(rope + at * ROPE_PAIRS * 2 + i * 2 + 1, mask=turned, other=0.0)
+    first, second = i * 2, i * 2 + 1
+    cos_at, sin_at = i * 2, i * 2 + 1
+    if HALVES:
+        first, second = tl.where(turned, i, first), tl.where(turned, i + ROPE_PAIRS, second)
+        cos_at, sin_at = i, i + ROPE_PAIRS
+    a, b = tl.load(head + first, mask=inside, other=0.0), tl.load(head + second, mask=inside, other=0.0)
+    if NORMED:
+        scale = 1.0 / tl.sqrt(tl.sum(a * a + b * b, 0) / HEAD_DIM + epsilon)
+        a = a * scale * tl.load(norm + first, mask=inside, other=0.0)
+        b = b * scale * tl.load(norm + second, mask=inside, other=0.0)
+    cos = tl.load(angles + cos_at, mask=turned, other=1.0)
+    sin = tl.load(angles + sin_at, mask=turned, other=0.0)
+    return a * cos - b * sin, a * sin + b * cos
+
+
+@triton.jit
+def append_kernel(
+    q: tl.tensor, k: tl.tensor, v: tl.tensor, q_norm: tl.tensor, k_norm: tl.tensor, epsilon: tl.tensor,
+    rope: tl.tensor, keys: tl.tensor, key_scales: tl.tensor, values: tl.tensor, value_scales: tl.tensor,
+    position: tl.tensor, CONTEXT: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr, ROPE_PAIRS: tl.constexpr, PAIRS: tl.constexpr, Q8: tl.constexpr,
+    HALVES: tl.constexpr, NORMED: tl.constexpr,
+) -> None:  # fmt: skip
+    """Norms and rotates q in place, and k; appends k and v. Grid (tokens, heads + kv heads), one warp each.
+
+    Where rotary pairs are halves apart, q and k are stored with the two of a pair side by side: attention
+    asks no more than that both have their dimensions in the same order.
+    """
+    token, head = tl.program_id(0), tl.program_id(1)
+    at = tl.load(position) + token
+    angles = rope + at * ROPE_PAIRS * 2
+    i = tl.arange(0, PAIRS)
+    inside = i * 2 < HEAD_DIM
     if head < HEADS:
-        base = q + (token * HEADS + head) * HEAD_DIM + i * 2
-        a, b = tl.load(base, mask=inside, other=0.0), tl.load(base + 1, mask=inside, other=0.0)
-        tl.store(base, a * cos - b * sin, mask=inside)
-        tl.store(base + 1, a * sin + b * cos, mask=inside)
+        base = q + (token * HEADS + head) * HEAD_DIM
+        a, b = _turned(base, q_norm, epsilon, angles, HEAD_DIM, ROPE_PAIRS, PAIRS, HALVES, NORMED)
+        tl.store(base + i * 2, a, mask=inside)  # one warp: all of it has been loaded
+        tl.store(base + i * 2 + 1, b, mask=inside)
     else:
         kv = head - HEADS
-        source = (token * KV_HEADS + kv) * HEAD_DIM + i * 2
+        source = (token * KV_HEADS + kv) * HEAD_DIM
         row = kv.to(tl.int64) * CONTEXT + at
-        a, b = tl.load(k + source, mask=inside, other=0.0), tl.load(k + source + 1, mask=inside, other=0.0)
-        _store_vector(a * cos - b * sin, a * sin + b * cos, row, keys, key_scales, HEAD_DIM, PAIRS, Q8)
-        a, b = tl.load(v + source, mask=inside, other=0.0), tl.load(v + source + 1, mask=inside, other=0.0)
+        a, b = _turned(k + source, k_norm, epsilon, angles, HEAD_DIM, ROPE_PAIRS, PAIRS, HALVES, NORMED)
+        _store_vector(a, b, row, keys, key_scales, HEAD_DIM, PAIRS, Q8)
+        a = tl.load(v + source + i * 2, mask=inside, other=0.0)
+        b = tl.load(v + source + i * 2 + 1, mask=inside, other=0.0)
         _store_vector(a, b, row, values, value_scales, HEAD_DIM, PAIRS, Q8)
 
 

@@ -132,18 +132,21 @@ class Launcher(ManyLauncher):
         return min(warps * 32 * 16, power_of_two(row_bytes // 2)) if self.gpu else 1 << 16
 
     # ------------------------------------------------------------ attention
-    def append(self, q: Tensor, k: Tensor, v: Tensor, rope: Tensor, cache: Any, position: Tensor,
-        tokens: int) -> None:
-        """Rotates q [tokens, heads * head_dim] in place; rotates k and writes k and v into the cache at
-        `position`.
+    def append(
+        self, q: Tensor, k: Tensor, v: Tensor, norms: tuple[Tensor, Tensor] | None, epsilon: float,
+        rope: Tensor, halves: bool, cache: Any, position: Tensor, tokens: int,
+    ) -> None:  # fmt: skip
+        """Norms (where there are `norms`, [head_dim] of a query and of a key) and rotates q [tokens, heads *
+        head_dim] in place, and k; writes k and v into the cache at `position`. `halves`: rotary pairs are
+        half a head apart, and `rope` has a position's cosines before its sines.
         """
         pairs = max(16, power_of_two(cache.head_dim // 2))
         A.append_kernel[(tokens, cache.heads + cache.kv_heads)](
-            q, k, v, rope, cache.keys, cache.key_scales, cache.values, cache.value_scales, position,
-            CONTEXT=cache.context,
+            q, k, v, *(norms or (q, k)), epsilon, rope, cache.keys, cache.key_scales, cache.values,
+            cache.value_scales, position, CONTEXT=cache.context,
             HEADS=cache.heads, KV_HEADS=cache.kv_heads, HEAD_DIM=cache.head_dim,
-            ROPE_PAIRS=int(rope.shape[1]), PAIRS=pairs,
-            Q8=cache.q8, num_warps=1, enable_fp_fusion=True,
+            ROPE_PAIRS=int(rope.shape[2 if halves else 1]), PAIRS=pairs, Q8=cache.q8, HALVES=halves,
+            NORMED=norms is not None, num_warps=1, enable_fp_fusion=True,
         )  # fmt: skip
 
     def attend(

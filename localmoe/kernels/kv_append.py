@@ -1,4 +1,6 @@
-"""Rotary embedding, and writing keys and values into the KV cache (its layout: `kernels.attention`)."""
+"""What happens to queries and keys before attention: the norm of each head, if there is one, the rotary
+embedding, and writing keys and values into the KV cache (its layout: `kernels.attention`).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,11 @@ import numpy as np
 
 from localmoe.kernels.ahead import prefetch_lines
 from localmoe.kernels.attention_block import element_bytes
-from localmoe.kernels.elementwise import store_f32_at
+from localmoe.kernels.elementwise import rms_norm, store_f32_at
 from localmoe.kernels.geometry import KV_F16, KV_F32, SCALED, TASK, TILE
 from localmoe.kernels.simd import (
-    args16,
+    add16,
+    args20,
     bits_to_f32,
     load_f32,
     load_f32x16,
@@ -17,9 +20,11 @@ from localmoe.kernels.simd import (
     magnitude16,
     max_i32x16,
     max_lane_i32x16,
+    mul16,
     store_f16,
     store_f32x16,
     store_i8,
+    sub16,
     zero_i32x16,
 )
 from localmoe.kernels.simd_kv import rotated, store_f16x16, store_f16x16_apart
@@ -27,21 +32,50 @@ from quant.compiled import compiled, compiled_callback
 
 
 @compiled()
-def _rotate(x: int, heads: int, head_dim: int, table: int, pairs: int) -> None:
-    """Rotates pairs (2i, 2i + 1) of each head by the angles at `table`: float32 cos, sin interleaved (Su et
+def _rotate_neighbours(x: int, table: int, pairs: int) -> None:
+    """Rotates pairs (2i, 2i + 1) of a head by the angles at `table`: float32 cos, sin interleaved (Su et
     al. 2021).
     """
     whole = pairs // 8 * 8
-    for h in range(heads):
-        for i in range(0, whole, 8):
-            at = x + (h * head_dim + 2 * i) * 4
-            store_f32x16(at, rotated(load_f32x16(at), load_f32x16(table + i * 8)))
-        for i in range(whole, pairs):
-            at = x + (h * head_dim + 2 * i) * 4
-            a, b = load_f32(at), load_f32(at + 4)
-            cos, sin = load_f32(table + i * 8), load_f32(table + i * 8 + 4)
-            store_f32_at(at, 0, a * cos - b * sin)
-            store_f32_at(at, 1, a * sin + b * cos)
+    for i in range(0, whole, 8):
+        at = x + 2 * i * 4
+        store_f32x16(at, rotated(load_f32x16(at), load_f32x16(table + i * 8)))
+    for i in range(whole, pairs):
+        at = x + 2 * i * 4
+        a, b = load_f32(at), load_f32(at + 4)
+        cos, sin = load_f32(table + i * 8), load_f32(table + i * 8 + 4)
+        store_f32_at(at, 0, a * cos - b * sin)
+        store_f32_at(at, 1, a * sin + b * cos)
+
+
+@compiled()
+def _rotate_halves(x: int, table: int, pairs: int) -> None:
+    """Rotates pairs (i, i + pairs) of a head; at `table` are all cosines, then all sines."""
+    half, whole = pairs * 4, pairs // 16 * 64
+    for i in range(0, whole, 64):
+        a, b = load_f32x16(x + i), load_f32x16(x + half + i)
+        cos, sin = load_f32x16(table + i), load_f32x16(table + half + i)
+        store_f32x16(x + i, sub16(mul16(a, cos), mul16(b, sin)))
+        store_f32x16(x + half + i, add16(mul16(a, sin), mul16(b, cos)))
+    for i in range(whole, half, 4):
+        a, b = load_f32(x + i), load_f32(x + half + i)
+        cos, sin = load_f32(table + i), load_f32(table + half + i)
+        store_f32_at(x + i, 0, a * cos - b * sin)
+        store_f32_at(x + half + i, 0, a * sin + b * cos)
+
+
+@compiled()
+def _prepare(
+    x: int, heads: int, head_dim: int, norm: int, epsilon: float, table: int, pairs: int, halves: int
+) -> None:
+    """The norm, unless it is 0, and the rotation of each head, in place."""
+    for at in range(x, x + heads * head_dim * 4, head_dim * 4):
+        if norm:
+            rms_norm(at, norm, head_dim, epsilon, at)
+        if halves:
+            _rotate_halves(at, table, pairs)
+        else:
+            _rotate_neighbours(at, table, pairs)
 
 
 @compiled()
@@ -68,14 +102,16 @@ def _ask(kind, keys, values, context: int, kv_heads: int, head_dim: int, positio
 
 @compiled_callback(TASK)
 def append_task(args: int, item: int, worker: int) -> None:
-    """Token `item`: rotates its q and k, and writes k and v into the cache at its position."""
-    (q, k, v, step, heads, kv_heads, head_dim, table, pairs, context,
-     keys, key_scales, values, value_scales, kind, _) = args16(args)  # fmt: skip
+    """Token `item`: norms and rotates its q and k, and writes k and v into the cache at its position."""
+    (q, k, v, step, heads, kv_heads, head_dim, table, pairs, context, keys, key_scales, values, value_scales,
+     kind, halves, q_norm, k_norm, epsilon, _) = args20(args)  # fmt: skip
     position = load_i64(step) + item
     angles = table + position * pairs * 8
     _ask(kind, keys, values, context, kv_heads, head_dim, position)
-    _rotate(q + item * heads * head_dim * 4, heads, head_dim, angles, pairs)
-    _rotate(k + item * kv_heads * head_dim * 4, kv_heads, head_dim, angles, pairs)
+    _prepare(q + item * heads * head_dim * 4, heads, head_dim, q_norm, bits_to_f32(epsilon), angles, pairs,
+             halves)
+    _prepare(k + item * kv_heads * head_dim * 4, kv_heads, head_dim, k_norm, bits_to_f32(epsilon), angles,
+             pairs, halves)
     tile, lane = position // TILE, position % TILE
     for h in range(kv_heads):
         row = (item * kv_heads + h) * head_dim * 4

@@ -32,12 +32,14 @@ from quant.compiled import compiled_callback
 @compiled_callback(TASK)
 def route_task(args: int, item: int, worker: int) -> None:
     """Token `item`'s experts: the k largest router logits (lowest index first on ties), softmax over
-    those. All weights are NaN if a logit is not finite.
+    those. All weights are NaN if a logit is not finite. The logits are there already where `router` is 0.
     """
     h, cols, router, experts, k, chosen, weights, logits, _, _ = args10(args)
     mine, doubt = logits + item * experts * 4, np.float32(0)
     for e in range(experts):
-        value = dot_f32(router + e * cols * 4, cols, h + item * cols * 4)
+        value = load_f32(mine + e * 4)
+        if router:
+            value = dot_f32(router + e * cols * 4, cols, h + item * cols * 4)
         doubt += value - value  # NaN, or nothing: no comparison below would choose such an expert
         store_f32_at(mine, e, value)
     largest = np.float32(0)

@@ -1,7 +1,8 @@
 """A model's shape, read from GGUF metadata and checked.
 
-Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (llama architecture). Mixtral, Mistral and
-Llama files all have the architecture `llama`; a Mixtral is one with `expert_count`.
+Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; all but the general ones begin with the
+architecture's name. Mixtral, Mistral and Llama files all have the architecture `llama`; a Mixtral is one with
+`expert_count`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,22 @@ from typing import Any
 from quant.errors import ModelFileError
 from quant.gguf import GGUFFile
 
-ARCHITECTURES = ("llama",)
+SUPPORTED = "Mixtral, Mistral, Llama and Qwen3"  # as messages name them
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """In what the models of one GGUF architecture differ from those of another."""
+
+    rope_halves: bool  # positions rotate dimensions (i, i + rope_dim / 2) together, not (2i, 2i + 1)
+    head_norms: bool  # each head's query and key pass an RMSNorm before they are rotated
+
+
+FAMILIES = {
+    "llama": Family(rope_halves=False, head_norms=False),
+    "qwen3": Family(rope_halves=True, head_norms=True),  # Qwen Team 2025, https://arxiv.org/abs/2505.09388
+    "qwen3moe": Family(rope_halves=True, head_norms=True),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +55,7 @@ class ModelConfig:
     vocab: int
     context: int
     window: int  # sliding attention window; 0: none
+    family: Family = FAMILIES["llama"]
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> ModelConfig:
@@ -51,32 +68,32 @@ class ModelConfig:
         impossible metadata, and what is not supported; the message names it.
         """
         read = _Metadata(path, metadata)
-        architecture = read.text("general.architecture")
-        if architecture not in ARCHITECTURES:
+        if read.architecture not in FAMILIES:
             raise read.error(
-                f"the architecture {architecture!r} is not supported; supported: Mixtral, Mistral "
-                "and Llama files"
+                f"the architecture {read.architecture!r} is not supported; supported: {SUPPORTED} files"
             )
-        heads, hidden = read.count("llama.attention.head_count"), read.count("llama.embedding_length")
-        experts = read.count("llama.expert_count", least=0, default=0)
-        head_dim = read.count("llama.attention.key_length", default=max(1, hidden // heads))
+        heads, hidden = read.count(".attention.head_count"), read.count(".embedding_length")
+        experts = read.count(".expert_count", least=0, default=0)
+        own_width = experts > 0 and read.has(".expert_feed_forward_length")
+        head_dim = read.count(".attention.key_length", default=max(1, hidden // heads))
         config = cls(
             name=read.text("general.name", default=path.stem),
-            layers=read.count("llama.block_count"),
+            layers=read.count(".block_count"),
             hidden=hidden,
-            ffn=read.count("llama.feed_forward_length"),
+            ffn=read.count(".expert_feed_forward_length" if own_width else ".feed_forward_length"),
             heads=heads,
-            kv_heads=read.count("llama.attention.head_count_kv", default=heads),
+            kv_heads=read.count(".attention.head_count_kv", default=heads),
             head_dim=head_dim,
-            rope_dim=read.count("llama.rope.dimension_count", default=head_dim),
-            rope_base=read.number("llama.rope.freq_base", default=10000.0),
+            rope_dim=read.count(".rope.dimension_count", default=head_dim),
+            rope_base=read.number(".rope.freq_base", default=10000.0),
             rope_scale=_rope_scale(read),
-            epsilon=read.number("llama.attention.layer_norm_rms_epsilon"),
+            epsilon=read.number(".attention.layer_norm_rms_epsilon"),
             experts=experts,
-            experts_used=read.count("llama.expert_used_count", default=2) if experts else 0,
+            experts_used=read.count(".expert_used_count", default=2) if experts else 0,
             vocab=0,
-            context=read.count("llama.context_length"),
-            window=read.count("llama.attention.sliding_window", least=0, default=0),
+            context=read.count(".context_length"),
+            window=read.count(".attention.sliding_window", least=0, default=0),
+            family=FAMILIES[read.architecture],
         )
         config._check(read)
         return config
@@ -97,7 +114,7 @@ class ModelConfig:
             )
         if self.hidden % 32 or self.ffn % 32:
             raise read.error(f"widths {self.hidden} and {self.ffn} are not supported (multiples of 32 are)")
-        if read.count("llama.attention.value_length", default=self.head_dim) != self.head_dim:
+        if read.count(".attention.value_length", default=self.head_dim) != self.head_dim:
             raise read.error("values of another width than keys are not supported")
         if self.layers > 1024 or self.experts > 256 or self.experts_used > 32:
             raise read.error(
@@ -117,51 +134,59 @@ class ModelConfig:
 
 
 class _Metadata:
-    """Typed reads that name the key and the file when something is wrong."""
+    """Typed reads that name the key and the file when something is wrong. A key that begins with a dot is one
+    of the architecture's.
+    """
 
     def __init__(self, path: Path, metadata: Mapping[str, Any]) -> None:
         self.path, self.metadata = path, metadata
+        self.architecture = ""
+        self.architecture = self.text("general.architecture")
+
+    def has(self, key: str) -> bool:
+        return self._full(key) in self.metadata
+
+    def _full(self, key: str) -> str:
+        return self.architecture + key if key.startswith(".") else key
 
     def error(self, problem: str) -> ModelFileError:
         return ModelFileError(f"{self.path}: {problem}")
 
     def _value(self, key: str, default: Any) -> Any:
-        value = self.metadata.get(key, default)
+        value = self.metadata.get(self._full(key), default)
         if value is None:
-            raise self.error(f"the metadata key {key} is missing; convert the model again")
+            raise self.wrong(key, "missing", "convert the model again")
         return value
+
+    def wrong(self, key: str, problem: str, advice: str = "the file is damaged") -> ModelFileError:
+        return self.error(f"the metadata key {self._full(key)} is {problem}; {advice}")
 
     def text(self, key: str, default: str | None = None) -> str:
         value = self._value(key, default)
         if not isinstance(value, str):
-            raise self.error(f"the metadata key {key} is not text; convert the model again")
+            raise self.wrong(key, "not text", "convert the model again")
         return value
 
     def count(self, key: str, least: int = 1, default: int | None = None) -> int:
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-            raise self.error(
-                f"the metadata key {key} is {value!r:.40}, not a count of at least {least}; the "
-                "file is damaged"
-            )
+            raise self.wrong(key, f"{value!r:.40}, not a count of at least {least}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
-            raise self.error(
-                f"the metadata key {key} is {value!r:.40}, not a positive number; the file is damaged"
-            )
+            raise self.wrong(key, f"{value!r:.40}, not a positive number")
         return float(value)
 
 
 def _rope_scale(read: _Metadata) -> float:
-    kind = read.text("llama.rope.scaling.type", default="none")
+    kind = read.text(".rope.scaling.type", default="none")
     if kind == "none":
         return 1.0
     if kind != "linear":
         raise read.error(f"rotary scaling of type {kind!r} is not supported (none and linear are)")
-    return read.number("llama.rope.scaling.factor", default=1.0)
+    return read.number(".rope.scaling.factor", default=1.0)
 
 
 def _vocabulary_size(file: GGUFFile) -> int:

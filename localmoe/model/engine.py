@@ -66,7 +66,9 @@ class Engine:
         experts = None
         if w.experts is not None and self.residency is not None:
             experts = LayerExperts(number, w.experts, self.residency)
-        return Layer(w.attention_norm, w.q, w.k, w.v, w.output, w.ffn_norm, w.router, experts, w.dense)
+        return Layer(
+            w.attention_norm, w.q, w.k, w.v, w.head_norms, w.output, w.ffn_norm, w.router, experts, w.dense
+        )  # fmt: skip
 
     def decoder(self, context: int | None = None) -> Decoder:
         """A fresh conversation of up to `context` positions (default, and at most: the plan's)."""
@@ -118,7 +120,8 @@ def bytes_per_token(weights: Weights, config: ModelConfig) -> int:
     total = weights.output.nbytes
     for layer in weights.layers:
         total += layer.q.nbytes + layer.k.nbytes + layer.v.nbytes + layer.output.nbytes
-        total += layer.attention_norm.nbytes + layer.ffn_norm.nbytes
+        norms = (layer.attention_norm, layer.ffn_norm, *(layer.head_norms or ()))
+        total += sum(norm.nbytes for norm in norms)
         if layer.experts is not None and layer.router is not None:
             total += layer.router.nbytes + config.experts_used * layer.experts.nbytes
         elif layer.dense is not None:

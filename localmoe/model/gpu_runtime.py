@@ -191,7 +191,7 @@ def _place_all(gpu: Gpu, weights: Weights) -> None:
     for layer in weights.layers:
         for matrix in (layer.q, layer.k, layer.v, layer.output):
             gpu.place(matrix)
-        for array in (layer.attention_norm, layer.ffn_norm, layer.router):
+        for array in (layer.attention_norm, *(layer.head_norms or ()), layer.ffn_norm, layer.router):
             if array is not None:
                 gpu.place_floats(array)
 
@@ -205,7 +205,9 @@ def _expert_shape(layer: LayerWeights, layout: ExpertLayout, number: int) -> Exp
 
 def _transformer(weights: Weights, experts: list[Any]) -> Transformer:
     layers = [
-        Layer(w.attention_norm, w.q, w.k, w.v, w.output, w.ffn_norm, w.router, source, w.dense)
+        Layer(
+            w.attention_norm, w.q, w.k, w.v, w.head_norms, w.output, w.ffn_norm, w.router, source, w.dense
+        )
         for w, source in zip(weights.layers, experts, strict=True)
     ]
     return Transformer(weights.embedding, layers, weights.norm, weights.output)

@@ -26,6 +26,7 @@ def shape_of(config: ModelConfig, file: GGUFFile, exact: bool = False) -> Shape:
         experts_used=c.experts_used,
         vocab=c.vocab,
         rope_pairs=c.rope_dim // 2,
+        rope_halves=c.family.rope_halves,
         epsilon=c.epsilon,
         window=c.window,
         float_ffn=exact or _has_float_down(file),

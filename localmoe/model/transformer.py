@@ -1,5 +1,5 @@
 """A Mixtral on one page (Jiang et al. 2024, https://arxiv.org/abs/2401.04088); a Mistral or Llama is one
-without experts.
+without experts, a Qwen3 (Qwen Team 2025, https://arxiv.org/abs/2505.09388) one whose heads are normed.
 
 What computes and where the weights are is behind two interfaces: `Compute` does the arithmetic, an
 `ExpertSource` says where a layer's experts lie while they are computed. Neither shows here.
@@ -18,6 +18,7 @@ from localmoe.kernels.cpu import ExpertSource
 from localmoe.kernels.matrix import Matrix
 
 Floats = NDArray[np.float32]
+HeadNorms = tuple[Floats, Floats]  # of each head's query and of its key: [head_dim]
 
 
 class Compute(Protocol):
@@ -28,7 +29,9 @@ class Compute(Protocol):
     def embed(self, ids: Sequence[int], matrix: Matrix) -> Any: ...
     def norm(self, x: Any, weight: Floats) -> Any: ...
     def qkv(self, h: Any, q: Matrix, k: Matrix, v: Matrix) -> tuple[Any, Any, Any]: ...
-    def attend(self, q: Any, k: Any, v: Any, cache: Any, position: int) -> Any: ...
+    def attend(
+        self, q: Any, k: Any, v: Any, cache: Any, position: int, norms: HeadNorms | None
+    ) -> Any: ...
     def add_linear(self, x: Any, h: Any, matrix: Matrix) -> None: ...
     def add_experts(
         self, x: Any, h: Any, router: Floats, source: ExpertSource, last_only: bool = False
@@ -46,6 +49,7 @@ class Layer:
     q: Matrix  # [heads * head_dim, hidden]
     k: Matrix  # [kv_heads * head_dim, hidden]
     v: Matrix  # [kv_heads * head_dim, hidden]
+    head_norms: HeadNorms | None
     output: Matrix  # [hidden, heads * head_dim]
     ffn_norm: Floats  # [hidden]
     router: Floats | None  # [experts, hidden]; None: a dense layer
@@ -76,7 +80,7 @@ class Transformer:
             q, k, v = compute.qkv(
                 h, layer.q, layer.k, layer.v
             )  # [tokens, heads * head_dim]; kv_heads for k and v
-            attended = compute.attend(q, k, v, layer_cache, position)
+            attended = compute.attend(q, k, v, layer_cache, position, layer.head_norms)
             compute.add_linear(x, attended, layer.output)
             h = compute.norm(x, layer.ffn_norm)
             narrow = last_only and layer is self.layers[-1]

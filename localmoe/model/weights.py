@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localmoe.kernels.matrix import KERNEL_TYPES, Matrix
-from localmoe.model.config import ModelConfig
+from localmoe.model.config import SUPPORTED, ModelConfig
 from quant.errors import ModelFileError
 from quant.gguf import GGUFFile, Tensor
 
@@ -49,6 +49,7 @@ class LayerWeights:
     q: Matrix
     k: Matrix
     v: Matrix
+    head_norms: tuple[Floats, Floats] | None
     output: Matrix
     ffn_norm: Floats
     router: Floats | None
@@ -104,18 +105,24 @@ def _rope_factors(b: _Binder, c: ModelConfig) -> Floats | None:
 def _layer(b: _Binder, c: ModelConfig, i: int) -> LayerWeights:
     at = f"blk.{i}."
     queries, keys = c.heads * c.head_dim, c.kv_heads * c.head_dim
-    mixture = c.is_mixture
+    mixture, norms = c.is_mixture, c.family.head_norms
     return LayerWeights(
         attention_norm=b.floats(at + "attn_norm.weight", (c.hidden,)),
         q=b.matrix(at + "attn_q.weight", (queries, c.hidden)),
         k=b.matrix(at + "attn_k.weight", (keys, c.hidden)),
         v=b.matrix(at + "attn_v.weight", (keys, c.hidden)),
+        head_norms=_head_norms(b, c, at) if norms else None,
         output=b.matrix(at + "attn_output.weight", (c.hidden, queries)),
         ffn_norm=b.floats(at + "ffn_norm.weight", (c.hidden,)),
         router=b.floats(at + "ffn_gate_inp.weight", (c.experts, c.hidden)) if mixture else None,
         experts=_experts(b, c, at) if mixture else None,
         dense=None if mixture else _dense(b, c, at),
     )
+
+
+def _head_norms(b: _Binder, c: ModelConfig, at: str) -> tuple[Floats, Floats]:
+    query, key = (b.floats(f"{at}attn_{which}_norm.weight", (c.head_dim,)) for which in "qk")
+    return query, key
 
 
 def _ffn_shape(c: ModelConfig, projection: str) -> tuple[int, int]:
@@ -197,7 +204,7 @@ class _Binder:
         for name in self.file.tensors:
             if name not in self.used and not _IGNORED.fullmatch(name):
                 raise self.error(
-                    f"the tensor {name} is not part of a model that is supported (Mixtral, Mistral, Llama)"
+                    f"the tensor {name} is not part of a model that is supported ({SUPPORTED})"
                 )
 
 

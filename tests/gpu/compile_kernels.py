@@ -150,7 +150,10 @@ def the_rest(launch):
             value_scales=meta(8, CONTEXT, scales, dtype=torch.float16),
         )  # fmt: skip
         position = meta(1, dtype=i32)
-        launch.append(meta(1, 4096), meta(1, 1024), meta(1, 1024), meta(CONTEXT, 64, 2), cache, position, 1)
+        launch.append(
+            meta(1, 4096), meta(1, 1024), meta(1, 1024), None, 1e-5, meta(CONTEXT, 64, 2), False, cache,
+            position, 1,
+        )  # fmt: skip
         launch.attend(meta(4096), meta(4096), cache, position, meta(32 * 32 * 130), 0.088, 0, 32)
         launch.attend_many(meta(512, 4096), meta(512, 4096, dtype=bf16), cache, position, 512, 0.088, 0)
     for tokens in (1, 512):

@@ -360,7 +360,7 @@ def check_attention(lab):
 
         tq, tk, tv = (lab.tensor(t) for t in (q, k, v))
         position = torch.zeros(1, dtype=torch.int32, device=lab.device)
-        lab.launch.append(tq, tk, tv, lab.tensor(rope), cache, position, tokens)
+        lab.launch.append(tq, tk, tv, None, 1e-5, lab.tensor(rope), False, cache, position, tokens)
         lab.close(tq, turn(q), 1e-6)
         keys, values = cached(cache.keys, cache.key_scales, q8), cached(cache.values, cache.value_scales, q8)
         bound = 1e-2 if q8 else 1e-3

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from localmoe.kernels.buffers import Block, Rows, Shape
 from localmoe.kernels.cpu import Cpu
 from localmoe.kernels.matrix import Matrix
+from localmoe.model.config import Family
 from localmoe.model.decoder import rope_table
 
 
@@ -70,7 +71,10 @@ class Machine:
     def __init__(
         self, widths: Shape, threads: int = 2, chunk: int = 16, exact: bool = False, context: int = 1024
     ) -> None:
-        config: Any = SimpleNamespace(rope_dim=2 * widths.rope_pairs, rope_base=10000.0, rope_scale=1.0)
+        family = Family(rope_halves=widths.rope_halves, head_norms=False)
+        config: Any = SimpleNamespace(
+            rope_dim=2 * widths.rope_pairs, rope_base=10000.0, rope_scale=1.0, family=family
+        )
         self.cpu = Cpu(replace(widths, float_ffn=True), threads, chunk, rope_table(config, context), exact)
         self._kept: list[Any] = []  # a model keeps its weights alive; so must we
 

@@ -47,17 +47,22 @@ def rms_norm(x: NDArray[np.floating], weight: NDArray[np.float32], epsilon: floa
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * weight
 
 
-def rotate(x: Floats, positions: NDArray[np.int64], pairs: int, base: float = 10000.0) -> Floats:
-    """Rotates the pairs (2i, 2i + 1) of each head by position * base**(-i / pairs) (Su et al. 2021).
+def rotate(
+    x: Floats, positions: NDArray[np.int64], pairs: int, halves: bool = False, base: float = 10000.0
+) -> Floats:
+    """Rotates the pairs (2i, 2i + 1) of each head, or with `halves` (i, i + pairs), by position * base**(-i
+    / pairs) (Su et al. 2021).
 
     x [tokens, heads, head_dim]; dimensions from 2 * pairs on are left alone.
     """
     angles = positions[:, None] * base ** (-np.arange(pairs) / pairs)  # [tokens, pairs]
     cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
-    even, odd = x[..., 0 : 2 * pairs : 2], x[..., 1 : 2 * pairs : 2]
+    first, second = (slice(pairs), slice(pairs, 2 * pairs)) if halves else (
+        slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2))  # fmt: skip
+    a, b = x[..., first], x[..., second]
     out = x.astype(np.float64).copy()
-    out[..., 0 : 2 * pairs : 2] = even * cos - odd * sin
-    out[..., 1 : 2 * pairs : 2] = even * sin + odd * cos
+    out[..., first] = a * cos - b * sin
+    out[..., second] = a * sin + b * cos
     return out
 
 

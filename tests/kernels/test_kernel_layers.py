@@ -9,6 +9,7 @@ from kernel_machine import Experts, Machine, Weight, shape, taken
 from kernel_rows import FLOAT_TYPES, QUANTIZED
 
 from localmoe.kernels.attention import COUNTERS
+from localmoe.kernels.cpu import ROUTED_AT_ONCE
 from localmoe.kernels.matrix import KERNEL_TYPES
 
 MIXES = (  # gate, up, down
@@ -109,21 +110,21 @@ def heads_of(widths, n, rng):
     return [normal(rng, n, heads, widths.head_dim) for heads in counts]
 
 
-def attended(machine, cache, q, k, v, position):
+def attended(machine, cache, q, k, v, position, norms=None):
     """One chunk through `attend`: float32 [tokens, heads * head_dim]."""
     cpu, b, tokens = machine.cpu, machine.cpu.buffers, len(q)
     machine.rows(np.zeros((tokens, machine.cpu.shape.hidden), np.float32))
     for rows, values in zip((b.q, b.k, b.v), (q, k, v), strict=True):
         rows.array[:tokens] = values.reshape(tokens, -1)
-    return taken(cpu.attend(b.q, b.k, b.v, cache.layers[0], position), tokens)
+    return taken(cpu.attend(b.q, b.k, b.v, cache.layers[0], position, norms), tokens)
 
 
-def in_pieces(machine, cache, q, k, v, sizes):
+def in_pieces(machine, cache, q, k, v, sizes, norms=None):
     """All positions, in chunks of these sizes: float32 [positions, heads * head_dim]."""
     out, at = [], 0
     for size in sizes:
         piece = slice(at, at + size)
-        out.append(attended(machine, cache, q[piece], k[piece], v[piece], at))
+        out.append(attended(machine, cache, q[piece], k[piece], v[piece], at, norms))
         at += size
     assert at == len(q)
     return np.concatenate(out)
@@ -133,6 +134,8 @@ SHAPES = [
     {"heads": 4, "kv_heads": 1},
     {"heads": 6, "kv_heads": 2, "rope_pairs": 8},
     {"heads": 2, "kv_heads": 2, "head_dim": 64, "rope_pairs": 32},
+    {"heads": 4, "kv_heads": 2, "head_dim": 64, "rope_pairs": 32, "rope_halves": True},
+    {"heads": 2, "kv_heads": 1, "head_dim": 64, "rope_pairs": 20, "rope_halves": True},
 ]
 
 
@@ -143,13 +146,28 @@ def test_attention_is_the_references(changes, kv_type, window, rng):
     """300 positions: two blocks of 256 are merged. Heads of other widths, partly rotated, in groups."""
     widths, n = shape(window=window, **changes), 300
     q, k, v = heads_of(widths, n, rng)
-    at = np.arange(n)
+    at, pairs, halves = np.arange(n), widths.rope_pairs, widths.rope_halves
     expected = reference.attention(
-        reference.rotate(q, at, widths.rope_pairs), reference.rotate(k, at, widths.rope_pairs), v, 0, window
+        reference.rotate(q, at, pairs, halves), reference.rotate(k, at, pairs, halves), v, 0, window
     )
     with Machine(widths, chunk=n) as machine:
         got = in_pieces(machine, cache_of(widths, kv_type), q, k, v, [n])
     close(got, expected.reshape(n, -1), {"f16": 2e-3, "q8_0": 3e-2, "f32": 1e-5}[kv_type])
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_each_head_is_normed_before_it_is_rotated(halves, rng):
+    widths, n = shape(heads=4, kv_heads=2, head_dim=48, rope_pairs=24, rope_halves=halves), 20
+    q, k, v = heads_of(widths, n, rng)
+    norms = normal(rng, 48), normal(rng, 48)
+    turned = [
+        reference.rotate(reference.rms_norm(x, weight, 1e-5), np.arange(n), 24, halves)
+        for x, weight in zip((q, k), norms, strict=True)
+    ]
+    expected = reference.attention(*turned, v, 0).reshape(n, -1)
+    for sizes in ([n], [1] * n):
+        with Machine(widths, chunk=n) as machine:
+            close(in_pieces(machine, cache_of(widths, "f32"), q, k, v, sizes, norms), expected, 1e-5)
 
 
 @pytest.mark.parametrize("window", [0, 100, 300])
@@ -212,41 +230,46 @@ def mixed(machine, x, router, experts):
     return taken(residual, len(x)), taken(h, len(x))
 
 
-@pytest.mark.parametrize("types", MIXES)
-def test_experts_are_the_references(types, rng):
+@pytest.mark.parametrize(
+    ("types", "count", "used"), [*((mix, 5, 3) for mix in MIXES), (MIXES[0], ROUTED_AT_ONCE + 9, 8)]
+)
+def test_experts_are_the_references(types, count, used, rng):
     k_types = any(name.endswith("_k") for name in types)
     ffn = 512 if types[2] in ("q6_k", "q5_k", "q4_k") else 288
-    widths = shape(hidden=256 if k_types else 352, ffn=ffn, experts=5, experts_used=3)
-    experts = experts_of(rng, types, widths.hidden, ffn, 5)
-    x, router = normal(rng, 6, widths.hidden), normal(rng, 5, widths.hidden)
+    widths = shape(hidden=256 if k_types else 352, ffn=ffn, experts=count, experts_used=used)
+    experts = experts_of(rng, types, widths.hidden, ffn, count)
+    x, router = normal(rng, 6, widths.hidden), normal(rng, count, widths.hidden)
     values = [np.stack([w.values for w in weights]) for weights in experts.weights]
     for exact in (False, True):
         with Machine(widths, exact=exact) as machine:
             got, h = mixed(machine, x, router, experts)
-        chosen, weights = reference.route(h, router, 3)
+        chosen, weights = reference.route(h, router, used)
         np.testing.assert_array_equal(experts.observed[-1], chosen)
         int8 = tuple(name not in FLOAT_TYPES and not exact for name in types)
         expected = reference.mixture(h, chosen, weights, *values, int8)
         (close_through_int8 if int8[2] else close)(got - x, expected)
 
 
-def test_equal_router_logits_choose_the_lowest_index(rng):
-    widths = shape(hidden=64, ffn=64, experts=6, experts_used=3)
-    experts = experts_of(rng, ("f32", "f32", "f32"), 64, 64, 6)
+@pytest.mark.parametrize("count", [6, ROUTED_AT_ONCE + 6])
+def test_equal_router_logits_choose_the_lowest_index(count, rng):
+    widths = shape(hidden=64, ffn=64, experts=count, experts_used=3)
+    experts = experts_of(rng, ("f32", "f32", "f32"), 64, 64, count)
     row = normal(rng, 64)
-    router = np.stack([row, row * 2, row, row * 2, row, row * 2])
+    router = np.stack([row, row * 2] * (count // 2))
     with Machine(widths) as machine:
         for sign, expected in ((1, [1, 3, 5]), (-1, [0, 2, 4])):
             mixed(machine, sign * row[None], router, experts)
             np.testing.assert_array_equal(experts.observed[-1], [expected])
 
 
-@pytest.mark.parametrize("types", MIXES[:4])
-def test_a_tokens_experts_do_not_depend_on_its_company(types, rng):
+@pytest.mark.parametrize(
+    ("types", "count", "used"), [*((mix, 4, 2) for mix in MIXES[:4]), (MIXES[0], ROUTED_AT_ONCE + 9, 8)]
+)
+def test_a_tokens_experts_do_not_depend_on_its_company(types, count, used, rng):
     """Tokens at once, threads, and how the experts are handed out: the same bits."""
-    widths = shape(hidden=256, ffn=512, experts=4, experts_used=2)
-    experts = experts_of(rng, types, 256, 512, 4)
-    x, router = normal(rng, 33, 256), normal(rng, 4, 256)
+    widths = shape(hidden=256, ffn=512, experts=count, experts_used=used)
+    experts = experts_of(rng, types, 256, 512, count)
+    x, router = normal(rng, 33, 256), normal(rng, count, 256)
     with Machine(widths, threads=1, chunk=33) as machine:
         alone = np.concatenate([mixed(machine, x[t : t + 1], router, experts)[0] for t in range(33)])
     for threads, parts, counts in ((1, 1, [33]), (2, 1, range(1, 10)), (3, 4, [33, 17]), (2, 2, [16])):

@@ -17,6 +17,14 @@ KINDS: dict[str, tuple[dict[str, Any], Any]] = {
     "q4_0": ({"feed_forward_length": 288}, {"": "q4_0", "ffn_down": "q5_1", "attn_k": "q4_1"}),
     "dense": ({"expert_count": None, "expert_used_count": None}, {"": "q5_k", "ffn_up": "q5_0"}),
     "windowed": ({"sliding_window": 300}, "q8_0"),
+    "qwen3": (
+        {
+            "architecture": "qwen3moe", "head_count": 4, "head_count_kv": 1, "expert_count": 40,
+            "expert_used_count": 5, "expert_feed_forward_length": 256, "feed_forward_length": 1024,
+            "dimension_count": 128, "key_length": 128, "value_length": 128,
+        },
+        {"": "q4_k", "ffn_down": "q6_k"},
+    ),
 }
 
 

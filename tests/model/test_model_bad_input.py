@@ -105,8 +105,20 @@ def test_truncated_anywhere(refused, sound, tmp_path):
 
 
 def test_unsupported_architecture_is_named(refused, tmp_path):
-    path = made(tmp_path, values=metadata(architecture="qwen3moe"))
-    assert "'qwen3moe'" in refused(path)
+    path = made(tmp_path, values=metadata(architecture="deepseek2"))
+    assert "'deepseek2'" in refused(path)
+
+
+def test_a_missing_head_norm_is_named(refused, tmp_path):
+    values = metadata("qwen3moe", expert_feed_forward_length=128)
+    path = made(tmp_path, values=values, change=lambda shapes: shapes.pop("blk.1.attn_k_norm.weight"))
+    assert "blk.1.attn_k_norm.weight is missing" in refused(path)
+
+
+def test_a_key_of_another_architecture_does_not_count(refused, tmp_path):
+    values = metadata("qwen3")
+    values["llama.block_count"] = values.pop("qwen3.block_count")
+    assert "qwen3.block_count is missing" in refused(hollow(tmp_path / "bad.gguf", values))
 
 
 @pytest.mark.parametrize("kind", ["q2_k", "q3_k"])

@@ -12,9 +12,11 @@ from tiny_models import (
     clear_sequence,
     converted,
     load_weights,
+    metadata,
     save_pretrained,
     transformers_logits,
     transformers_model,
+    write_model,
 )
 
 import localmoe
@@ -50,6 +52,24 @@ def test_logits_are_those_of_transformers(kind, saved, tmp_path):
         got, decoder = ours.logits(IDS), ours.decoder()
         pieces = [decoder.extend_all(IDS[at : at + 7]) for at in range(0, len(IDS), 7)]
     np.testing.assert_allclose(got, expected, atol=1e-4, rtol=0)
+    np.testing.assert_array_equal(np.concatenate(pieces), got)
+
+
+@pytest.mark.parametrize("kind", ["qwen3moe", "qwen3"])
+def test_logits_of_qwen3_are_those_of_transformers(kind, tmp_path):
+    """Quantized weights which transformers gets dequantized; the routing of 40 experts is a job."""
+    experts = {"expert_count": 40, "expert_used_count": 5, "expert_feed_forward_length": 256}
+    if kind == "qwen3":
+        experts = {"expert_count": None, "expert_used_count": None}
+    values = metadata(kind, key_length=128, value_length=128, dimension_count=128, **experts)
+    path = write_model(tmp_path / "m.gguf", values, {"": "q8_0", "ffn_down": "q6_k"})
+    model = transformers_model(kind)
+    load_weights(model, path)
+    expected, _ = transformers_logits(model, IDS)
+    with localmoe.load(path, exact=True, threads=2) as ours:
+        got, decoder = ours.logits(IDS), ours.decoder()
+        pieces = [decoder.extend_all(IDS[at : at + 7]) for at in range(0, len(IDS), 7)]
+    np.testing.assert_allclose(got, expected, atol=2e-4, rtol=0)
     np.testing.assert_array_equal(np.concatenate(pieces), got)
 
 

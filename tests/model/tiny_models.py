@@ -33,29 +33,32 @@ def tokenizer(vocab: int = VOCAB) -> dict[str, Any]:
     }
 
 
-def metadata(**changes: Any) -> dict[str, Any]:
+def metadata(architecture: str = "llama", **changes: Any) -> dict[str, Any]:
     """A Mixtral's, of two layers; `changes` by the key's last part (`head_count=2`), None to leave it out."""
+    a = architecture
     values: dict[str, Any] = {
-        "general.architecture": "llama",
+        "general.architecture": a,
         "general.name": "tiny",
-        "llama.block_count": 2,
-        "llama.context_length": 1024,
-        "llama.embedding_length": 256,
-        "llama.feed_forward_length": 256,
-        "llama.attention.head_count": 4,
-        "llama.attention.head_count_kv": 2,
-        "llama.rope.freq_base": 10000.0,
-        "llama.attention.layer_norm_rms_epsilon": 1e-5,
-        "llama.rope.dimension_count": 64,
-        "llama.expert_count": 4,
-        "llama.expert_used_count": 2,
+        f"{a}.block_count": 2,
+        f"{a}.context_length": 1024,
+        f"{a}.embedding_length": 256,
+        f"{a}.feed_forward_length": 256,
+        f"{a}.attention.head_count": 4,
+        f"{a}.attention.head_count_kv": 2,
+        f"{a}.rope.freq_base": 10000.0,
+        f"{a}.attention.layer_norm_rms_epsilon": 1e-5,
+        f"{a}.rope.dimension_count": 64,
+        f"{a}.expert_count": 4,
+        f"{a}.expert_used_count": 2,
         **tokenizer(),
     }
     for name, value in changes.items():
         full = next((k for k in values if k.rpartition(".")[2] == name), None) or {
-            "sliding_window": "llama.attention.sliding_window",
-            "value_length": "llama.attention.value_length",
-            "type": "llama.rope.scaling.type",
+            "sliding_window": f"{a}.attention.sliding_window",
+            "value_length": f"{a}.attention.value_length",
+            "type": f"{a}.rope.scaling.type",
+            "key_length": f"{a}.attention.key_length",
+            "expert_feed_forward_length": f"{a}.expert_feed_forward_length",
         }.get(name, name)
         values[full] = value
     return {key: value for key, value in values.items() if value is not None}
@@ -63,13 +66,14 @@ def metadata(**changes: Any) -> dict[str, Any]:
 
 def shapes(values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Every tensor of a model with this metadata, by name."""
-    hidden, ffn = values["llama.embedding_length"], values["llama.feed_forward_length"]
-    heads, kv_heads = values["llama.attention.head_count"], values["llama.attention.head_count_kv"]
-    head = values.get("llama.attention.key_length", values["llama.rope.dimension_count"])
-    experts = values.get("llama.expert_count", 0)
+    a = values["general.architecture"]
+    hidden, experts = values[f"{a}.embedding_length"], values.get(f"{a}.expert_count", 0)
+    heads, kv_heads = values[f"{a}.attention.head_count"], values[f"{a}.attention.head_count_kv"]
+    head = values.get(f"{a}.attention.key_length", values[f"{a}.rope.dimension_count"])
+    ffn = values.get(f"{a}.expert_feed_forward_length", values[f"{a}.feed_forward_length"])
     vocab = len(values["tokenizer.ggml.tokens"])
     result: dict[str, tuple[int, ...]] = {"token_embd.weight": (vocab, hidden)}
-    for i in range(values["llama.block_count"]):
+    for i in range(values[f"{a}.block_count"]):
         layer: dict[str, tuple[int, ...]] = {
             "attn_norm": (hidden,),
             "attn_q": (heads * head, hidden),
@@ -78,6 +82,8 @@ def shapes(values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             "attn_output": (hidden, heads * head),
             "ffn_norm": (hidden,),
         }
+        if a != "llama":
+            layer |= {"attn_q_norm": (head,), "attn_k_norm": (head,)}
         own = {"gate": (ffn, hidden), "up": (ffn, hidden), "down": (hidden, ffn)}
         if experts:
             layer["ffn_gate_inp"] = (experts, hidden)
@@ -127,9 +133,18 @@ def kind_of(name: str, shape: Sequence[int], types: Mapping[str, str] | str) -> 
 
 # ---------------------------------------------------------------- beside transformers
 def transformers_model(kind: str, **changes: Any) -> Any:
-    """A random Mixtral ("mixtral") or Mistral ("mistral") in float32."""
+    """A random "mixtral", "mistral", "qwen3moe" or "qwen3" in float32."""
     import torch
-    from transformers import MistralConfig, MistralForCausalLM, MixtralConfig, MixtralForCausalLM
+    from transformers import (
+        MistralConfig,
+        MistralForCausalLM,
+        MixtralConfig,
+        MixtralForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+        Qwen3MoeConfig,
+        Qwen3MoeForCausalLM,
+    )  # fmt: skip
 
     torch.manual_seed(0)
     common: dict[str, Any] = {
@@ -141,6 +156,11 @@ def transformers_model(kind: str, **changes: Any) -> Any:
     if kind == "mixtral":
         config = MixtralConfig(**{**common, "num_local_experts": 8, "num_experts_per_tok": 2, **changes})
         model = MixtralForCausalLM(config)
+    elif kind == "qwen3moe":
+        own = {"num_experts": 40, "num_experts_per_tok": 5, "moe_intermediate_size": 256, "head_dim": 128}
+        model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**{**common, **own, "norm_topk_prob": True, **changes}))
+    elif kind == "qwen3":
+        model = Qwen3ForCausalLM(Qwen3Config(**{**common, "head_dim": 128, **changes}))
     else:
         model = MistralForCausalLM(MistralConfig(**{**common, **changes}))
     with torch.no_grad():
@@ -184,6 +204,7 @@ def load_weights(model: Any, path: Path) -> None:
     head = config.hidden_size // config.num_attention_heads
     state = model.state_dict()
     with GGUFFile.open(path) as file:
+        llama = file.metadata["general.architecture"] == "llama"
 
         def values(name: str) -> Floats:
             tensor = file.tensors[name]
@@ -191,6 +212,8 @@ def load_weights(model: Any, path: Path) -> None:
 
         def halves(x: Floats, heads: int) -> Floats:
             """Rows (2i, 2i + 1) of a head to (i, i + half), as transformers rotates them."""
+            if not llama:
+                return x
             return x.reshape(heads, head // 2, 2, -1).swapaxes(1, 2).reshape(x.shape)
 
         new = {
@@ -205,6 +228,8 @@ def load_weights(model: Any, path: Path) -> None:
             attention = there + "self_attn."
             for name, heads in (("q", config.num_attention_heads), ("k", config.num_key_value_heads)):
                 new[f"{attention}{name}_proj.weight"] = halves(values(f"{here}attn_{name}.weight"), heads)
+                if not llama:
+                    new[f"{attention}{name}_norm.weight"] = values(f"{here}attn_{name}_norm.weight")
             new[attention + "v_proj.weight"] = values(here + "attn_v.weight")
             new[attention + "o_proj.weight"] = values(here + "attn_output.weight")
             if f"{here}ffn_gate_inp.weight" in file.tensors:
