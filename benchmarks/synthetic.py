@@ -1,8 +1,11 @@
-"""Writes a random-weight, Mixtral-shaped GGUF of any size, for speed and memory: its text means nothing.
+"""Writes a random-weight GGUF of any size, shaped as a Mixtral or a Qwen3-MoE, for speed and memory: its text
+means nothing.
 
     python benchmarks/synthetic.py OUT.gguf --hidden 2048 --ffn 7168 --layers 8 --type q4_k
     python benchmarks/synthetic.py OUT.gguf --hidden 4096 --ffn 14336 --layers 32 --heads 32 --kv 8 --recipe
     q4_k_m
+    python benchmarks/synthetic.py OUT.gguf --architecture qwen3moe --ffn 768 --layers 48 --experts 128
+    --used 8 --heads 32 --head 128 --kv 4 --recipe q4_k_m --repeat
 
 Blocks are drawn directly as valid ones, so a 28 GB file takes no 90 GB of floats; with `--repeat` large
 matrices of one shape are the same rows, begun at different ones, and a file is written as fast as the disk
@@ -74,24 +77,36 @@ def tokenizer() -> dict[str, Any]:
 
 def tensors(a: argparse.Namespace) -> Iterator[tuple[str, tuple[int, ...], str, float]]:
     """(name, shape, type, deviation) of every tensor."""
-    head, narrow = a.hidden // a.heads, 1 / np.sqrt(a.hidden)
-    mixed = a.recipe == "q4_k_m"
+    head, narrow = head_of(a), 1 / np.sqrt(a.hidden)
+    mixed, eight = a.recipe == "q4_k_m", a.experts == 8
+    query, normed = a.heads * head, a.architecture != "llama"
     yield "token_embd.weight", (VOCABULARY, a.hidden), a.type, 1.0
     for i in range(a.layers):
         at = f"blk.{i}."
         down = "q6_k" if mixed and more_bits(i, a.layers) else a.type
+        key = value = a.type
+        if mixed:  # as `quant.recipes` mixes them
+            key, value = ("q8_0", "q8_0") if eight else (a.type, down)
         yield at + "attn_norm.weight", (a.hidden,), "f32", 0.0
         yield at + "ffn_norm.weight", (a.hidden,), "f32", 0.0
-        yield at + "attn_q.weight", (a.hidden, a.hidden), a.type, narrow
-        yield at + "attn_k.weight", (a.kv * head, a.hidden), "q8_0" if mixed else a.type, narrow
-        yield at + "attn_v.weight", (a.kv * head, a.hidden), "q8_0" if mixed else a.type, narrow
-        yield at + "attn_output.weight", (a.hidden, a.hidden), "q5_k" if mixed else a.type, narrow
+        if normed:
+            yield at + "attn_q_norm.weight", (head,), "f32", 0.0
+            yield at + "attn_k_norm.weight", (head,), "f32", 0.0
+        yield at + "attn_q.weight", (query, a.hidden), a.type, narrow
+        yield at + "attn_k.weight", (a.kv * head, a.hidden), key, narrow
+        yield at + "attn_v.weight", (a.kv * head, a.hidden), value, narrow
+        yield at + "attn_output.weight", (a.hidden, query), "q5_k" if mixed and eight else a.type, narrow
         yield at + "ffn_gate_inp.weight", (a.experts, a.hidden), "f32", 2 * narrow
         yield at + "ffn_gate_exps.weight", (a.experts, a.ffn, a.hidden), a.type, narrow
         yield at + "ffn_up_exps.weight", (a.experts, a.ffn, a.hidden), a.type, narrow
         yield at + "ffn_down_exps.weight", (a.experts, a.hidden, a.ffn), down, 1 / np.sqrt(a.ffn)
     yield "output_norm.weight", (a.hidden,), "f32", 0.0
     yield "output.weight", (VOCABULARY, a.hidden), "q6_k", narrow
+
+
+def head_of(a: argparse.Namespace) -> int:
+    """The width of a head."""
+    return a.head or a.hidden // a.heads
 
 
 class Drawing:
@@ -116,15 +131,17 @@ class Drawing:
 
 def write(out: Path, a: argparse.Namespace) -> None:
     """Writes the file expert by expert."""
-    drawing = Drawing(a.seed, a.repeat)
+    drawing, head = Drawing(a.seed, a.repeat), head_of(a)
+    own = {
+        "context_length": 32768, "embedding_length": a.hidden, "block_count": a.layers,
+        "feed_forward_length": a.ffn, "expert_feed_forward_length": a.ffn, "attention.head_count": a.heads,
+        "attention.head_count_kv": a.kv, "attention.key_length": head, "attention.value_length": head,
+        "rope.freq_base": 1e6, "rope.dimension_count": head, "attention.layer_norm_rms_epsilon": 1e-5,
+        "expert_count": a.experts, "expert_used_count": a.used, "vocab_size": VOCABULARY,
+    }  # fmt: skip
     metadata = {
-        "general.architecture": "llama", "general.name": f"synthetic {out.stem}",
-        "llama.context_length": 32768, "llama.embedding_length": a.hidden, "llama.block_count": a.layers,
-        "llama.feed_forward_length": a.ffn, "llama.attention.head_count": a.heads,
-        "llama.attention.head_count_kv": a.kv, "llama.rope.freq_base": 1e6,
-        "llama.rope.dimension_count": a.hidden // a.heads, "llama.attention.layer_norm_rms_epsilon": 1e-5,
-        "llama.expert_count": a.experts, "llama.expert_used_count": 2, "llama.vocab_size": VOCABULARY,
-        **tokenizer(),
+        "general.architecture": a.architecture, "general.name": f"synthetic {out.stem}",
+        **{f"{a.architecture}.{key}": value for key, value in own.items()}, **tokenizer(),
     }  # fmt: skip
     with GGUFWriter(out, metadata) as file:
         described = list(tensors(a))
@@ -142,11 +159,15 @@ def write(out: Path, a: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("out", type=Path)
-    sizes = {"hidden": 2048, "ffn": 7168, "layers": 8, "experts": 8, "heads": 16, "kv": 4, "seed": 0}
+    sizes = {
+        "hidden": 2048, "ffn": 7168, "layers": 8, "experts": 8, "used": 2, "heads": 16, "head": 0, "kv": 4,
+        "seed": 0,
+    }  # fmt: skip
     for name, default in sizes.items():
         p.add_argument(f"--{name}", type=int, default=default)
+    p.add_argument("--architecture", default="llama", choices=["llama", "qwen3moe"])
     p.add_argument("--type", default="q4_k", choices=[*LEVELS, "f16", "f32"])
-    p.add_argument("--recipe", choices=["q4_k_m"], help="mix the types as that recipe does for 8 experts")
+    p.add_argument("--recipe", choices=["q4_k_m"], help="mix the types as that recipe does")
     p.add_argument("--repeat", action="store_true", help="draw large matrices once: much faster")
     return p
 

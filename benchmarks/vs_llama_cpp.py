@@ -45,6 +45,8 @@ SYNTHETIC = {
     "3b-q4_0": ["--type", "q4_0"], "3b-q8_0": ["--type", "q8_0"], "3b-q4_k_m": ["--recipe", "q4_k_m"],
     "wide-q4_k_m": ["--recipe", "q4_k_m", "--hidden", "4096", "--ffn", "14336", "--layers", "2",
                     "--heads", "32", "--kv", "8"],
+    "qwen-q4_k_m": ["--recipe", "q4_k_m", "--architecture", "qwen3moe", "--ffn", "768", "--experts", "128",
+                    "--used", "8", "--heads", "32", "--head", "128", "--repeat"],  # 8 layers of Qwen3-30B-A3B
 }  # fmt: skip
 
 
