@@ -8,8 +8,7 @@ recorded and run again as one `Program`: the same methods, called once, make the
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,44 +24,11 @@ from localmoe.kernels.geometry import BLOCK, GROUP, TILE
 from localmoe.kernels.matrix import Matrix
 from localmoe.kernels.pool import Pool
 from localmoe.kernels.program import Job, Program
+from localmoe.kernels.sources import ExpertSource, LayerCache
 
 POSITION, BLOCK_ITEMS = range(2)  # places in `Buffers.step`: the first token's, a lone token's in attention
 ROUTED_AT_ONCE = 32  # experts: the logits of more are a job of their own, which a lone token's threads share
 SMALL_ITEM = 1 << 14  # weights: about a microsecond's work, below which handing it out costs too much
-
-
-class LayerCache(Protocol):
-    """One layer of a KV cache, in the layout of `kernels.attention`."""
-
-    @property
-    def context(self) -> int: ...
-    @property
-    def kind(self) -> int:
-        """KV_F16, KV_Q8_0 or KV_F32 of `kernels.attention`"""
-
-    @property
-    def addresses(self) -> tuple[int, int, int, int]:
-        """keys, key scales, values, value scales"""
-
-
-class ExpertSource(Protocol):
-    """Where a layer's experts are while they are computed."""
-
-    gate: Matrix  # type and shape of every expert's gate; its address is not used
-    up: Matrix
-    down: Matrix
-
-    @property
-    def constant_table(self) -> int | None:
-        """The address of int64 [experts, 3], where every expert is for good; None if experts move."""
-
-    def batches(
-        self, chosen: NDArray[np.int32], computed: slice
-    ) -> Iterator[tuple[NDArray[np.int32], int]]:
-        """The experts that `chosen` [tokens, k] names for the tokens `computed`, each once, some at a time,
-        with the address of int64 [experts, 3]: where each one's gate, up and down are until the next batch
-        is asked for.
-        """
 
 
 def bits(x: float) -> int:

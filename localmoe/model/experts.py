@@ -20,7 +20,7 @@ class LayerExperts:
 
     @property
     def constant_table(self) -> int | None:
-        """See `kernels.cpu.ExpertSource`."""
+        """See `kernels.sources.ExpertSource`."""
         if self._residency.paged:
             return None
         return int(self._residency.table[self._layer].ctypes.data)
@@ -28,6 +28,6 @@ class LayerExperts:
     def batches(
         self, chosen: NDArray[np.int32], computed: slice
     ) -> Iterator[tuple[NDArray[np.int32], int]]:
-        """See `kernels.cpu.ExpertSource`."""
+        """See `kernels.sources.ExpertSource`."""
         for active, table in self._residency.batches(self._layer, chosen, computed):
             yield active, int(table.ctypes.data)

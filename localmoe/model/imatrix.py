@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from localmoe.errors import UsageError
 from localmoe.kernels.buffers import Floats, Rows, Shape
-from localmoe.kernels.cpu import Cpu, ExpertSource
+from localmoe.kernels.cpu import Cpu
 from localmoe.kernels.matrix import Matrix
+from localmoe.kernels.sources import ExpertSource
 from localmoe.runner import Model
 from quant.gguf import GGUFFile
 from quant.imatrix import Importance, Statistics

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from localmoe.kernels.cpu import ExpertSource
 from localmoe.kernels.matrix import Matrix
+from localmoe.kernels.sources import ExpertSource
 
 Floats = NDArray[np.float32]
 HeadNorms = tuple[Floats, Floats]  # of each head's query and of its key: [head_dim]
