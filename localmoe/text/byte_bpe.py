@@ -7,7 +7,8 @@ the pieces in GPT-2's alphabet, where each of the 256 bytes is one printable cha
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ class PreTokenizer(NamedTuple):
     pattern: str
     ranked_by_id: bool  # ids grow with merge rank, as in vocabularies made for tiktoken; else see the merges
     adds_bos: bool
+    nfc: bool = False  # text is composed first (Unicode's NFC), so that e and an accent are one character
 
 
 _TEKKEN = PreTokenizer(
@@ -42,6 +44,13 @@ _GPT_2 = PreTokenizer(
     ranked_by_id=False,
     adds_bos=False,
 )
+_QWEN_2 = PreTokenizer(  # as Llama 3's, but each digit stands alone
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ranked_by_id=False,
+    adds_bos=False,
+    nfc=True,
+)
 PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {  # by tokenizer.ggml.pre
     "tekken": _TEKKEN,
     "llama-bpe": _LLAMA_3,
@@ -50,7 +59,12 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {  # by tokenizer.ggml.pre
     "smaug-bpe": _LLAMA_3,
     "gpt-2": _GPT_2,
     "gpt2": _GPT_2,
+    "qwen2": _QWEN_2,
 }
+# Long text is encoded in runs, cut where every pattern cuts: after a letter or digit, before space or
+# punctuation (where there is no such place, anywhere). tiktoken's stack overflows on a million spaces, and
+# unicodedata takes quadratic time to order accents.
+_RUN = re.compile(r"(?s).{1,16384}(?:\Z|(?<=[^\W_])(?=[\s!-/:-@，。]))|.{1,16384}")
 
 
 class ByteBPE:
@@ -65,6 +79,7 @@ class ByteBPE:
             found = "missing" if name is None else repr(name)
             raise TokenizerError(f"tokenizer.ggml.pre is {found}; supported: {', '.join(PRE_TOKENIZERS)}")
         pre = PRE_TOKENIZERS[name]
+        self._nfc = pre.nfc
         self._vocabulary = Vocabulary(metadata, adds_bos=pre.adds_bos)
         self.vocab_size = len(self._vocabulary.pieces)
         self.bos_id = self._vocabulary.bos_id
@@ -94,8 +109,14 @@ class ByteBPE:
             if i % 2:
                 ids.append(self._vocabulary.specials[part])
             else:
-                ids.extend([self._ids[rank] for rank in self._encoding.encode_ordinary(part)])
+                ids.extend(self._ordinary(part))
         return ids
+
+    def _ordinary(self, text: str) -> Iterator[int]:
+        """The ids of text without user-defined pieces."""
+        for run in _RUN.findall(text):
+            composed = unicodedata.normalize("NFC", run) if self._nfc else run
+            yield from map(self._ids.__getitem__, self._encoding.encode_ordinary(composed))
 
     def decode(self, ids: Iterable[int]) -> str:
         from localmoe.text.stream import decode

@@ -1,10 +1,11 @@
-"""Byte-level BPE from GGUF metadata: tekken as in mistral-common, GPT-2 and Llama 3 as in tokenizers."""
+"""Byte-level BPE from GGUF metadata: tekken as in mistral-common, GPT-2, Llama 3, Qwen as in tokenizers."""
 
 from __future__ import annotations
 
 import json
 import random
 import time
+import unicodedata
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from localmoe.text.byte_bpe import PRE_TOKENIZERS
 from localmoe.text.tokenizer import TokenizerError, load_tokenizer
@@ -67,6 +68,8 @@ def test_tekken_loads_quickly(tekken: SimpleNamespace) -> None:
 def trained(name: str, corpus: tuple[str, ...]) -> tuple[Tokenizer, dict[str, Any]]:
     """A small BPE trained by the tokenizers library with this pattern, and its GGUF metadata."""
     tokenizer = Tokenizer(models.BPE())
+    if PRE_TOKENIZERS[name].nfc:
+        tokenizer.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(PRE_TOKENIZERS[name].pattern), "isolated")
     to_bytes = pre_tokenizers.ByteLevel(False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
@@ -86,13 +89,68 @@ def trained(name: str, corpus: tuple[str, ...]) -> tuple[Tokenizer, dict[str, An
     }
 
 
-@pytest.mark.parametrize("name", ["gpt-2", "llama-bpe"])
+NASTY = (
+    "I'LL say it's 1234567 o'clock\r\n  don't",
+    "WE'VE we’ve '\u017f 'Ll 'tis 12.5e-3 ½³Ⅷ٣४ 20,000\t1\n22\r\n\r\n333",
+    "cafe\u0301 caf\u00e9 \u212b q\u0323\u0307 q\u0307\u0323 \u1112\u1161\u11ab \u0915\u093c \ufb01 A\u030a",
+    "!\u0301 >\u0338 \u0301\n\u0323 1\u0301",
+    "   a    b\n\n\n   c \n \n\t\td\u00a0\u00a0e\u3000f  ",
+    "中文123汉字、日本語!!!\n\n한국어?? 👩‍👩‍👧‍👦x🇫🇷1",
+)
+
+
+@pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2"])
 def test_ids_are_the_tokenizers_librarys(name: str, data: SimpleNamespace) -> None:
-    oracle, metadata = trained(name, data.CORPUS)
+    oracle, metadata = trained(name, (*data.CORPUS, *NASTY))
     ours = load_tokenizer(metadata)
-    for text in (*data.CORPUS, "I'LL say it's 1234567 o'clock\r\n  don't"):
+    for text in (*data.CORPUS, *NASTY):
         assert ours.encode(text, bos=False) == oracle.encode(text).ids, text
-        assert ours.decode(ours.encode(text)) == text
+        read = unicodedata.normalize("NFC", text) if name == "qwen2" else text
+        assert ours.decode(ours.encode(text)) == read
+
+
+@pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2"])
+def test_long_texts_are_cut_where_the_pattern_cuts(name: str, data: SimpleNamespace) -> None:
+    oracle, metadata = trained(name, data.CORPUS)
+    rng = random.Random(3)
+    words = ("a", "it's", "12", " ", "  ", "\n", "\r\n", ".", "_", "/", "你好", "。", "e\u0301", "!\u0338")
+    text = "".join(rng.choices(words, k=40_000)) + " everywhere" * 20_000
+    assert load_tokenizer(metadata).encode(text, bos=False) == oracle.encode(text).ids
+
+
+def test_very_long_runs_of_one_kind_are_encoded(data: SimpleNamespace) -> None:
+    ours = load_tokenizer(trained("llama-bpe", data.CORPUS)[1])
+    text = " " * 1_000_000
+    assert ours.decode(ours.encode(text)) == text
+
+
+def test_user_defined_pieces_are_found_before_text_is_composed(data: SimpleNamespace) -> None:
+    """As in tokenizers, where such pieces are not normalized: `>` and U+0338 would be one character."""
+    oracle, metadata = trained("qwen2", data.CORPUS)
+    ours = load_tokenizer(metadata)
+    assert ours.encode("a<think>\u0338b") == [
+        *oracle.encode("a").ids, ours.control_id("<think>"), *oracle.encode("\u0338b").ids
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("eos", ["<|im_end|>", "<|endoftext|>"])
+def test_both_of_qwens_ends_end_an_answer(eos: str, data: SimpleNamespace) -> None:
+    """Files name one of them as EOS: the base models' the end of a text, the others the end of a turn."""
+    metadata = trained("qwen2", data.CORPUS)[1]
+    pieces = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    first = len(metadata["tokenizer.ggml.tokens"])
+    metadata["tokenizer.ggml.tokens"] += pieces
+    metadata["tokenizer.ggml.token_type"] += [3] * len(pieces)
+    metadata |= {
+        "tokenizer.ggml.eos_token_id": first + pieces.index(eos),
+        "tokenizer.ggml.bos_token_id": first,
+        "tokenizer.ggml.padding_token_id": first,
+    }
+    tokens = metadata["tokenizer.ggml.tokens"]
+    tokens[tokens.index("<|end|>")] = "<|spare|>"
+    ours = load_tokenizer(metadata)
+    assert ours.eos_ids == {first, first + 2}
+    assert ours.encode("") == [], "Qwen's prompts begin without BOS, though there is one"
 
 
 def test_merge_order_counts_where_ids_do_not_follow_it(data: SimpleNamespace) -> None:
