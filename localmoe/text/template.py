@@ -5,6 +5,9 @@ tokens that the template wrote, which become ids, while the same characters in a
 To tell them apart, messages go into the template with an unguessable word inserted into every control token
 they contain, and at an edge where one could arise from the template's text and the message's together. The
 word leaves again before encoding.
+
+An answer's `<think>` and `</think>` are left as they are where they are no control tokens: templates find by
+them what the model thought, and leave that out of earlier answers.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from localmoe.text.errors import PromptError
 from localmoe.text.prompts import Message, checked
 from localmoe.text.template_process import TemplateProcess, TemplateRefusal
 from localmoe.text.tokenizer import Tokenizer
+
+_THINKING = ("<think>", "</think>")
 
 
 class TemplateFormat:
@@ -41,6 +45,7 @@ class TemplateFormat:
         self._marker_start = re.compile(f"(?={any_marker})")
         user_defined = [piece for piece, token in self._markers.items() if not tokenizer.is_control(token)]
         self._found_in_text = re.compile(_any_of(user_defined))  # by `encode`, as all user-defined pieces are
+        self._thinking = re.compile(f"({_any_of(piece for piece in user_defined if piece in _THINKING)})")
         self._tails = {c for piece in self._markers for c in piece[1:]}
         self._heads = {c for piece in self._markers for c in piece[:-1]}
         pieces = {token: piece for piece, token in tokenizer.markers().items()}
@@ -63,19 +68,19 @@ class TemplateFormat:
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         word = _unguessable()
-        shielded = [{"role": m["role"], "content": self._shield(m["content"], word)} for m in messages]
-        is_open = messages[-1]["role"] == "assistant"
-        end = _unguessable()
-        if is_open:
-            shielded[-1]["content"] += end
+        shielded = [{"role": m["role"], "content": self._shielded(m, word)} for m in messages]
+        opened = shielded.pop()["content"] if messages[-1]["role"] == "assistant" else ""
         text = self._renderer.render(
-            self._template, {**self._values, "messages": shielded, "add_generation_prompt": not is_open}
+            self._template, {**self._values, "messages": shielded, "add_generation_prompt": True}
         )
-        if is_open:
-            text, found, _ = text.partition(end)
-            if not found:
-                raise PromptError("the model's chat template cannot leave the last answer open")
-        return self._one_bos(self._ids(text, word))
+        return self._one_bos(self._ids(text + opened, word))
+
+    def _shielded(self, message: Message, word: str) -> str:
+        """A message's text without any control token, but with what marks the thinking of an answer."""
+        if message["role"] != "assistant":
+            return self._shield(message["content"], word)
+        parts = self._thinking.split(message["content"])
+        return "".join(part if i % 2 else self._shield(part, word) for i, part in enumerate(parts))
 
     def _shield(self, content: str, word: str) -> str:
         """`content` without any control token: `word` stands inside each, and where one could arise."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +14,9 @@ from typing import Any
 import mistral_common
 import numpy as np
 import pytest
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from localmoe.text.byte_bpe import _alphabet
+from localmoe.text.byte_bpe import PRE_TOKENIZERS, _alphabet
 
 DATA = Path(mistral_common.__file__).parent / "data"
 V1, V3, V7 = (
@@ -135,6 +136,34 @@ def byte_level(data: bytes) -> str:
     return "".join(_LETTERS[byte] for byte in data)
 
 
+def byte_bpe(
+    pre: str, corpus: Iterable[str], control: tuple[str, ...], user_defined: tuple[str, ...] = ()
+) -> tuple[Tokenizer, dict[str, Any]]:
+    """A small byte-level BPE trained by the tokenizers library with added tokens, and its GGUF metadata."""
+    tokenizer = Tokenizer(models.BPE(ignore_merges=PRE_TOKENIZERS[pre].ranked_by_id))
+    if PRE_TOKENIZERS[pre].nfc:
+        tokenizer.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(PRE_TOKENIZERS[pre].pattern), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=to_bytes.alphabet(), show_progress=False)
+    tokenizer.train_from_iterator([*corpus, "user system assistant"] * 3, trainer)
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    tokenizer.add_special_tokens([AddedToken(piece, special=True) for piece in control])
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in user_defined])
+    vocabulary = tokenizer.get_vocab()
+    pieces = sorted(vocabulary, key=vocabulary.__getitem__)
+    kinds = dict.fromkeys(control, 3) | dict.fromkeys(user_defined, 4)
+    return tokenizer, {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": pieces,
+        "tokenizer.ggml.token_type": [kinds.get(piece, 1) for piece in pieces],
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in merges],
+        "tokenizer.ggml.add_bos_token": False,
+    }
+
+
 @cache
 def _tekken_pieces() -> tuple[str, ...]:
     data = json.loads((DATA / "tekken_240718.json").read_text("utf-8"))
@@ -181,4 +210,5 @@ def data() -> SimpleNamespace:
         sentencepiece_metadata=sentencepiece_metadata,
         small_metadata=small_metadata,
         byte_level=byte_level,
+        byte_bpe=byte_bpe,
     )

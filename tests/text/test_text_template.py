@@ -9,9 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
-from localmoe.text.byte_bpe import PRE_TOKENIZERS
 from localmoe.text.prompts import Message, PromptError, PromptFormat, prompt_format
 from localmoe.text.template import TemplateFormat
 from localmoe.text.template_process import TemplateProcess
@@ -53,24 +52,9 @@ CONVERSATIONS = [
 @pytest.fixture(scope="module")
 def bpe(data: SimpleNamespace) -> SimpleNamespace:
     """A byte-level BPE with control tokens: transformers' tokenizer and GGUF metadata."""
-    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
-    split = pre_tokenizers.Split(Regex(PRE_TOKENIZERS["llama-bpe"].pattern), "isolated")
-    byte_level = pre_tokenizers.ByteLevel(False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
-    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=byte_level.alphabet(), show_progress=False)
-    tokenizer.train_from_iterator([*data.CORPUS, "user system assistant"] * 3, trainer)
-    tokenizer.add_special_tokens([AddedToken(piece, special=True) for piece in CONTROL])
-    vocabulary = tokenizer.get_vocab()
-    pieces = sorted(vocabulary, key=vocabulary.__getitem__)
-    metadata = {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "llama-bpe",
-        "tokenizer.ggml.tokens": pieces,
-        "tokenizer.ggml.token_type": [3 if piece in CONTROL else 1 for piece in pieces],
-        "tokenizer.ggml.bos_token_id": vocabulary["<s>"],
-        "tokenizer.ggml.eos_token_id": vocabulary["</s>"],
-        "tokenizer.ggml.add_bos_token": False,
-    }
+    tokenizer, metadata = data.byte_bpe("llama-bpe", data.CORPUS, CONTROL)
+    metadata["tokenizer.ggml.bos_token_id"] = tokenizer.token_to_id("<s>")
+    metadata["tokenizer.ggml.eos_token_id"] = tokenizer.token_to_id("</s>")
     return SimpleNamespace(hugging_face=fast(tokenizer), metadata=metadata)
 
 
