@@ -28,7 +28,7 @@ class PromptFormat(Protocol):
         """A short name for listings: "mistral-v1", "template", ..."""
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """The ids of the conversation, from one BOS to where the assistant's answer begins.
+        """The ids of the conversation, from BOS, where there is one, to where the assistant's answer begins.
 
         Raises:
             PromptError: no messages, an unknown role, or a conversation that the model's template refuses.

@@ -17,6 +17,7 @@ from gguf import GGUFWriter
 from localmoe import catalogue, download
 from localmoe.cli.main import run
 from localmoe.errors import UsageError
+from localmoe.settings import canonical, parse
 
 WEIGHTS = bytes(range(256)) * 9000
 CONFIG = b'{"a": 1}'
@@ -386,6 +387,7 @@ def test_the_catalogue_is_sound() -> None:
         assert 0 < entry.active <= entry.parameters
         assert entry.experts_used <= entry.experts
         assert all(source.files and source.repo.count("/") == 1 for source in entry.sources)
+        assert all(parse(canonical(name), value) == value for name, value in entry.settings.items())
         for source in entry.sources:
             if source.kind == "safetensors":
                 read = ("config.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json",
