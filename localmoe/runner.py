@@ -146,9 +146,12 @@ class Model:
         """The arithmetic in use."""
         return self._engine.compute
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The ids of a conversation in the model's own prompt format, up to where its answer begins."""
-        return self.prompt_format.encode(messages)
+    def encode_chat(self, messages: Sequence[Mapping[str, str]], *, think: bool = True) -> list[int]:
+        """The ids of a conversation in the model's own prompt format, up to where its answer begins.
+
+        `think`: whether a model that can think before it answers shall.
+        """
+        return self.prompt_format.encode(messages, think=think)
 
     def decoder(self, context: int | None = None) -> Decoder:
         """A fresh KV cache, for one conversation."""

@@ -90,6 +90,7 @@ class Settings:
     repeat_last_n: int = _setting(64, COUNT, "how many tokens back the penalties look", low=0)
     seed: int | None = _setting(None, COUNT, "repeat an answer exactly (unset: a new seed each time)", low=0)
     max_tokens: int | None = _setting(None, COUNT, "longest answer in tokens (unset: what fits)", low=1)
+    think: bool = _setting(True, SWITCH, "let a model that can think before it answers do so")
     stop: tuple[str, ...] = _setting((), TEXTS, "end the answer before this text")
     overflow: str = _setting(
         "drop", TEXT, "when the context is full: leave out, stop or sum up the oldest turns",

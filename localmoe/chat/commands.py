@@ -65,6 +65,7 @@ _ALL = (
     Command("branch", "[N]", "list this conversation's branches, or go to one", talk.branch),
     Command("edit", "[last]", "write a prompt in $EDITOR, or rewrite the last", talk.edit),
     Command("continue", "", "let the model go on with its last answer", talk.go_on),
+    Command("thoughts", "", "what the model thought before its last answer", engine.thoughts),
     Command("copy", "[all]", "copy the last code block, or the whole answer", engine.copy),
     Command("file", "PATH", "attach a text file to the next prompt (none: take off)", engine.attach, "file"),
     Command("clear", "", "clear the screen (the conversation stays)", engine.clear),

@@ -14,6 +14,7 @@ from typing import Any
 from localmoe.errors import UsageError
 from localmoe.history.store import Message as StoredMessage
 from localmoe.history.store import Role, Status, Summary
+from localmoe.text.thinking import CLOSE, OPEN
 
 
 @dataclass(eq=False)
@@ -26,6 +27,12 @@ class Turn:
     status: Status = "complete"
     details: dict[str, Any] = field(default_factory=dict)
     row: int | None = None
+
+    @property
+    def whole(self) -> str:
+        """The content, and before an answer's the thoughts, as the model wrote them."""
+        thoughts = self.details.get("thoughts")
+        return f"{OPEN}{thoughts}{CLOSE}\n\n{self.content}" if isinstance(thoughts, str) else self.content
 
     def path(self) -> list[Turn]:
         """The turns from the first to this one."""

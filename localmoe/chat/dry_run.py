@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from localmoe.chat.conversation import Conversation
@@ -26,7 +27,7 @@ def show_prompt(
     with GGUFFile.open(path) as file:
         context = settings.context or min(ModelConfig.from_gguf(file).context, DEFAULT_CONTEXT)
         tokenizer = load_tokenizer(file.metadata)
-        encode = prompt_format(file.metadata, tokenizer).encode
+        encode = partial(prompt_format(file.metadata, tokenizer).encode, think=settings.think)
     if prompt:
         conversation.add("user", prompt)
     turns = conversation.path()

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from localmoe import catalogue
 from localmoe.chat.attachments import read_attachment
-from localmoe.chat.output import is_terminal, status_line
+from localmoe.chat.output import DIM, is_terminal, status_line
 from localmoe.errors import UsageError
 from localmoe.experts.sizes import format_size
 from localmoe.settings import FIELDS, Settings, canonical, parse, shown, suggestion
+from localmoe.text.safe import safe
 
 if TYPE_CHECKING:
     from localmoe.chat.repl import Repl
@@ -176,6 +177,13 @@ def clear(_repl: Repl, _argument: str) -> None:
     if is_terminal(sys.stdout):
         sys.stdout.write("\x1b[H\x1b[2J")
         sys.stdout.flush()
+
+
+def thoughts(repl: Repl, _argument: str) -> None:
+    turn = repl.session.conversation.last("assistant")
+    if turn is None or "thoughts" not in turn.details:
+        raise UsageError("The last answer came without thoughts.")
+    repl.notices.write(safe(str(turn.details["thoughts"]).strip()), DIM)
 
 
 def copy(repl: Repl, argument: str) -> None:

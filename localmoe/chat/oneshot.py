@@ -55,7 +55,7 @@ def answer_object(session: Session, text: str) -> dict[str, Any]:
     if answer is None:  # interrupted while the prompt was read
         return {"text": text, "finish_reason": "cancelled", "model": session.model.name}
     data: dict[str, Any] = {
-        "text": answer.text,
+        "text": text,
         "finish_reason": answer.finish_reason,
         "prompt_tokens": answer.prompt_tokens,
         "prefilled_tokens": answer.prefilled_tokens,
@@ -64,6 +64,9 @@ def answer_object(session: Session, text: str) -> dict[str, Any]:
         "seed": answer.seed,
         "model": session.model.name,
     }
+    turn = session.conversation.head
+    if turn is not None and "thoughts" in turn.details:
+        data["thoughts"] = turn.details["thoughts"].strip()
     if session.conversation.id is not None:
         data["conversation"] = session.conversation.id
     if answer.logprobs:

@@ -13,6 +13,8 @@ from localmoe.chat.output import Notices, Spinner, is_terminal
 from localmoe.chat.session import Session
 from localmoe.text.safe import SafeText
 
+_THOUGHTS = 60  # characters of what a model thinks, the last ones, that are shown meanwhile
+
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
@@ -88,7 +90,11 @@ def write_answer(session: Session, pieces: Iterable[str], notices: Notices) -> N
             def progress(done: int, total: int) -> None:
                 spinner.text = f"reading the prompt, {done:,} of {total:,} tokens"
 
-            session.decoder.progress = progress
+            def thought(text: str) -> None:
+                spinner.text = f"thinking: {' '.join(text[-_THOUGHTS:].split())}"
+
+            session.decoder.progress, session.thought = progress, thought
+
             def begin() -> None:
                 spinner.stop()
                 notices.release()

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from localmoe.chat.conversation import Conversation, Turn
@@ -21,6 +22,7 @@ from localmoe.errors import UsageError
 from localmoe.generate.loop import Answer, Piece, stream
 from localmoe.generate.sampling import Sampling
 from localmoe.settings import Settings
+from localmoe.text.thinking import Thoughts
 
 _SUMMARY_TOKENS = 160
 _SUMMARY_REQUEST = (
@@ -54,6 +56,7 @@ class Session:
         self.recorder = recorder
         self.answer: Answer | None = None  # the last one
         self.logprobs = 0
+        self.thought: Callable[[str], None] = lambda text: None  # hears what is thought before an answer
         self._notice = notice
         self._states = states
         self._warned_full = False
@@ -132,7 +135,7 @@ class Session:
         turns = self.conversation.path()
         left_out, summary = decided(turns, self.model.context)
         return fit(
-            self.model.encode_chat,
+            partial(self.model.encode_chat, think=self.settings.think),
             self.conversation.system,
             turns,
             limit=self.model.context - reserve(self.model.context, self.settings.max_tokens),
@@ -171,14 +174,15 @@ class Session:
             max_tokens=_SUMMARY_TOKENS,
             cancelled=self.decoder.cancelled,
         )
-        told = "".join(piece.text for piece in pieces).strip()
+        thoughts = Thoughts(self.model.tokenizer, ids)
+        told = "".join(text for _, text, _ in _apart(pieces, thoughts)).strip()
         if self.decoder.cancelled():
             raise CancelledError
         return told
 
     def _summary_prompt(self, text: str) -> list[int]:
         prompt: Messages = [{"role": "user", "content": _SUMMARY_REQUEST + text}]
-        return self.model.encode_chat(prompt)
+        return self.model.encode_chat(prompt, think=False)
 
     # Asking
 
@@ -274,18 +278,29 @@ class Session:
             continues=continues,
             cancelled=cancelled,
         )
+        thoughts, thought = Thoughts(self.model.tokenizer, window.ids, continues), ""
         with self.recorder.answering(turn):
             try:
-                for piece in _until_cancelled(pieces):
-                    turn.content += piece.text
-                    self.answer = piece.answer or self.answer
-                    if piece.text:
-                        yield piece.text
+                for thinking, text, answer in _apart(_until_cancelled(pieces), thoughts):
+                    turn.content += text
+                    self.answer = answer or self.answer
+                    if thinking:
+                        thought += thinking
+                        self.thought(thought)
+                    if text:
+                        yield text
             finally:
+                if thought.strip():
+                    turn.details["thoughts"] = thought
                 ended = self.answer is not None and self.answer.finish_reason != "cancelled"
                 turn.status = "complete" if ended else "interrupted"
                 if self.answer is not None:
                     turn.details |= _facts(self.answer)
+        if thought.strip() and not turn.content and turn.status == "complete":
+            self._notice(
+                "The answer ended in the model's thoughts (/thoughts shows them): raise max_tokens, or let "
+                "it answer at once with /set think off."
+            )
         self._watch_context()
 
     def sampling(self) -> Sampling:
@@ -339,6 +354,13 @@ def _until_cancelled(pieces: Iterator[Piece]) -> Iterator[Piece]:
             yield from pieces
         except CancelledError:
             return
+
+
+def _apart(pieces: Iterator[Piece], thoughts: Thoughts) -> Iterator[tuple[str, str, Answer | None]]:
+    """What of each piece is thought, and what is answer; with the last one, the whole Answer."""
+    for piece in pieces:
+        yield *thoughts.feed(piece.text), piece.answer
+    yield *thoughts.finish(), None
 
 
 def _short(text: str, limit: int = 40) -> str:

@@ -40,7 +40,10 @@ def messages(system: str, turns: Sequence[Turn], summary: str = "") -> Messages:
     """The message list of `turns`; a summary of earlier ones goes with the system prompt."""
     head = "\n\n".join(part for part in (system, f"{_SUMMARY_TITLE}\n{summary}" if summary else "") if part)
     first = [{"role": "system", "content": head}] if head else []
-    return first + [{"role": turn.role, "content": turn.content} for turn in turns]
+    said = [{"role": turn.role, "content": turn.content} for turn in turns]
+    if said and turns[-1].role == "assistant":  # it goes on, so what it thought before is part of it
+        said[-1]["content"] = turns[-1].whole
+    return first + said
 
 
 def decided(turns: Sequence[Turn], context: int) -> tuple[int, str]:

@@ -27,8 +27,10 @@ class PromptFormat(Protocol):
     def name(self) -> str:
         """A short name for listings: "mistral-v1", "template", ..."""
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def encode(self, messages: Sequence[Message], *, think: bool = True) -> list[int]:
         """The ids of the conversation, from BOS, where there is one, to where the assistant's answer begins.
+
+        `think`: whether a model that can think before it answers shall; others do not ask.
 
         Raises:
             PromptError: no messages, an unknown role, or a conversation that the model's template refuses.
@@ -43,7 +45,7 @@ class PlainFormat:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def encode(self, messages: Sequence[Message], *, think: bool = True) -> list[int]:
         checked(messages)
         return self._tokenizer.encode("\n\n".join(message["content"] for message in messages))
 

@@ -20,9 +20,8 @@ from typing import Any
 
 from localmoe.text.prompts import Message, checked
 from localmoe.text.template_process import TemplateProcess, TemplateRefusal
+from localmoe.text.thinking import CLOSE, OPEN
 from localmoe.text.tokenizer import Tokenizer
-
-_THINKING = ("<think>", "</think>")
 
 
 class TemplateFormat:
@@ -45,7 +44,7 @@ class TemplateFormat:
         self._marker_start = re.compile(f"(?={any_marker})")
         user_defined = [piece for piece, token in self._markers.items() if not tokenizer.is_control(token)]
         self._found_in_text = re.compile(_any_of(user_defined))  # by `encode`, as all user-defined pieces are
-        self._thinking = re.compile(f"({_any_of(piece for piece in user_defined if piece in _THINKING)})")
+        self._thinking = re.compile(f"({_any_of(piece for piece in user_defined if piece in (OPEN, CLOSE))})")
         self._tails = {c for piece in self._markers for c in piece[1:]}
         self._heads = {c for piece in self._markers for c in piece[:-1]}
         pieces = {token: piece for piece, token in tokenizer.markers().items()}
@@ -56,24 +55,23 @@ class TemplateFormat:
             "documents": None,
         }
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def encode(self, messages: Sequence[Message], *, think: bool = True) -> list[int]:
         checked(messages)
         try:
-            return self._encode(messages)
+            return self._encode(messages, think)
         except TemplateRefusal:
             plainer = _without_system(messages)
             if plainer == [dict(message) for message in messages]:
                 raise
-            return self._encode(plainer)  # many know neither system prompts nor two turns of one role
+            return self._encode(plainer, think)  # many know neither system prompts nor two turns of one role
 
-    def _encode(self, messages: Sequence[Message]) -> list[int]:
+    def _encode(self, messages: Sequence[Message], think: bool) -> list[int]:
         word = _unguessable()
         shielded = [{"role": m["role"], "content": self._shielded(m, word)} for m in messages]
         opened = shielded.pop()["content"] if messages[-1]["role"] == "assistant" else ""
-        text = self._renderer.render(
-            self._template, {**self._values, "messages": shielded, "add_generation_prompt": True}
-        )
-        return self._one_bos(self._ids(text + opened, word))
+        values = {"messages": shielded, "add_generation_prompt": True, "enable_thinking": think}
+        text = self._renderer.render(self._template, {**self._values, **values})
+        return self._one_bos(self._ids(_joined(text, opened), word))
 
     def _shielded(self, message: Message, word: str) -> str:
         """A message's text without any control token, but with what marks the thinking of an answer."""
@@ -111,6 +109,16 @@ class TemplateFormat:
         while bos is not None and start < len(ids) and ids[start] == bos:
             start += 1
         return [bos, *ids[start:]] if bos is not None and start else self._tokenizer.encode("") + ids
+
+
+def _joined(prompt: str, answer: str) -> str:
+    """A prompt and the answer that goes on after it; the prompt may have opened or closed its thoughts."""
+    end = prompt.rstrip()
+    if answer.startswith(OPEN) and end.endswith(OPEN):
+        return prompt + answer.removeprefix(OPEN).lstrip("\n")
+    if answer.startswith(OPEN) and end.endswith(CLOSE):
+        return prompt + answer.partition(CLOSE)[2].lstrip("\n")
+    return prompt + answer
 
 
 def _any_of(words: Iterable[str]) -> str:

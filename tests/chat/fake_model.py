@@ -43,6 +43,13 @@ class ByteTokenizer:
         return {"<s>": BOS, "</s>": EOS}
 
 
+class ThinkingTokenizer(ByteTokenizer):
+    """Of a vocabulary with the markers of thoughts; texts still hold them byte by byte."""
+
+    def markers(self) -> Mapping[str, int]:
+        return {"<think>": 300, "</think>": 301}
+
+
 def encode_chat(messages: Sequence[Mapping[str, str]]) -> list[int]:
     """BOS, then for each message its role's marker, its bytes, and EOS unless it is a last answer."""
     ids = [BOS]
@@ -99,7 +106,7 @@ class FakeModel:
         self.decoders: list[FakeDecoder] = []
         self.script: Callable[[str], str] = lambda prompt: self.answers.get(prompt, f"You said: {prompt}")
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Mapping[str, str]], *, think: bool = True) -> list[int]:
         return encode_chat(messages)
 
     def decoder(self) -> FakeDecoder:
@@ -139,7 +146,9 @@ def main() -> None:
     delay = float(os.environ.get("FAKE_DELAY", "0"))
     context = int(os.environ.get("FAKE_CONTEXT", "1000"))
     count = " ".join(map(str, range(1000)))
-    answers = {"long": LONG, "count": count, "hostile": HOSTILE}
+    answers = {"long": LONG, "count": count, "hostile": HOSTILE, "ponder": "<think>\nHm.\n</think>\n\nYes."}
+    if os.environ.get("FAKE_THINKS"):
+        FakeModel.tokenizer = ThinkingTokenizer()
     catalogue.find = lambda model: catalogue.Found("fake", Path(__file__), None)
     localmoe.load = lambda *_arguments, **_options: FakeModel(answers, context, delay)  # type: ignore[attr-defined]
     command()

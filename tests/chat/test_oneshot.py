@@ -106,6 +106,17 @@ def test_json(chat: Chat) -> None:
     assert out.count("\n") == 1
 
 
+def test_thoughts_stay_out_of_the_answer(chat: Chat) -> None:
+    assert chat("-p", "ponder")[1] == "<think>\nHm.\n</think>\n\nYes.\n"  # a vocabulary without the markers
+    chat.environment["FAKE_THINKS"] = "1"
+    assert chat("-p", "ponder") == (0, "Yes.\n", "")
+    data = json.loads(chat("-p", "ponder", "--json")[1])
+    assert (data["text"], data["thoughts"]) == ("Yes.", "Hm.")
+    assert "thoughts" not in json.loads(chat("-p", "x", "--json", "--no-think")[1])
+    (line,) = chat("--jsonl", text='"ponder"\n')[1].splitlines()
+    assert (json.loads(line)["text"], json.loads(line)["thoughts"]) == ("Yes.", "Hm.")
+
+
 def test_a_seed_repeats_and_logprobs(chat: Chat) -> None:
     data = json.loads(chat("-p", "x", "--json", "--seed", "5", "--logprobs", "2", "-n", "3")[1])
     assert (data["seed"], data["text"], data["finish_reason"]) == (5, "You", "length")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from fake_model import FakeModel, encode_chat
+from fake_model import FakeModel, ThinkingTokenizer, encode_chat
 
 from localmoe.chat import paced
 from localmoe.chat.conversation import Conversation
@@ -52,6 +52,68 @@ def test_two_turns(session: Session, model: FakeModel, history: History) -> None
     assert details["parameters"]["temperature"] == 0.0
     assert details["seed"] >= 0
     assert details["timings"]["decode_tps"] > 0
+
+
+def test_thoughts_are_told_apart_kept_and_not_part_of_the_next_prompt(
+    session: Session, model: FakeModel, history: History
+) -> None:
+    model.tokenizer = ThinkingTokenizer()
+    model.answers["hi"] = "<think>\nA greeting.\n</think>\n\nHello!"
+    heard: list[str] = []
+    session.thought = heard.append
+    assert ask(session, "hi") == "Hello!"
+    assert heard[-1] == "\nA greeting.\n"
+    assert saved(history)[-1] == ("assistant", "Hello!", "complete")
+    assert history.messages(session.conversation.id or "")[-1].details["thoughts"] == "\nA greeting.\n"
+    ask(session, "again")
+    assert session.decoder.tokens == [*said("hi", "Hello!", "again"), *b"You said: again"]
+    assert "thoughts" not in session.conversation.turns[-1].details
+
+
+def test_an_answer_that_goes_on_has_its_thoughts_before_it(session: Session, model: FakeModel) -> None:
+    model.tokenizer = ThinkingTokenizer()
+    model.answers["hi"] = "<think>\nA greeting.\n</think>\n\nHello there!"
+    session.set(max_tokens=35)
+    begun = ask(session, "hi")
+    held = list(session.decoder.tokens)
+    session.set(max_tokens=None)
+    assert begun + "".join(session.continue_answer()) == "Hello there!"
+    assert session.decoder.tokens[: len(held)] == held
+    assert session.answer is not None
+    assert session.answer.prefilled_tokens <= 1
+
+
+def test_an_answer_that_ends_in_its_thoughts_says_so(session: Session, model: FakeModel) -> None:
+    model.tokenizer = ThinkingTokenizer()
+    model.answers["hi"] = "<think>\nA greeting"
+    told: list[str] = []
+    session._notice = told.append
+    assert ask(session, "hi") == ""
+    assert "/set think off" in told[-1]
+
+
+def test_whether_to_think_reaches_the_prompt_and_a_summary_is_made_without(
+    session: Session, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def encoded(messages, *, think):  # type: ignore[no-untyped-def] # as the model's
+        asked.append(think)
+        return encode_chat(messages)
+
+    monkeypatch.setattr(model, "encode_chat", encoded)
+    ask(session, "one")
+    assert set(asked) == {True}
+    asked.clear()
+    session.set(think=False)
+    ask(session, "two")
+    assert set(asked) == {False}
+    asked.clear()
+    model.tokenizer = ThinkingTokenizer()
+    model.script = lambda prompt: "<think>Well</think>All in short."
+    session.set(think=True)
+    assert session._summarize(session.conversation.path(), "") == "All in short."
+    assert asked == [False]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from localmoe.text.prompts import Message, PromptError, PromptFormat, prompt_format
+from localmoe.text.template import TemplateFormat
 from localmoe.text.template_process import TemplateProcess
 from localmoe.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -132,6 +133,24 @@ def test_an_open_answer_goes_on_where_it_stopped(qwen: SimpleNamespace) -> None:
     for written in (THOUGHT, "<think>\nLet me", "Let me"):
         opened = qwen.format.encode(said("u: a", f"a: {written}"))
         assert opened == prompt + qwen.tokenizer.encode(written, bos=False)
+
+
+def test_whether_to_think_is_told_to_the_template(qwen: SimpleNamespace) -> None:
+    messages = said("u: a")
+    prompt, closed = (qwen.format.encode(messages, think=think) for think in (True, False))
+    assert closed == prompt + qwen.tokenizer.encode("<think>\n\n</think>\n\n", bos=False)
+    opened = qwen.format.encode([*messages, *said(f"a: {THOUGHT}")], think=False)
+    assert opened == closed + qwen.tokenizer.encode("  It is 4.\n", bos=False)
+
+
+def test_a_template_may_open_the_thoughts_itself(qwen: SimpleNamespace) -> None:
+    begun = "{{- '<|im_start|>assistant\\n"
+    opening = TEMPLATE.replace(begun + "' }}", begun + "<think>\\n' }}")
+    form = TemplateFormat(opening, qwen.tokenizer)
+    prompt = form.encode(said("u: a"))
+    assert prompt == qwen.format.encode(said("u: a")) + qwen.tokenizer.encode("<think>\n", bos=False)
+    expected = prompt + qwen.tokenizer.encode(THOUGHT.removeprefix("<think>\n"), bos=False)
+    assert form.encode(said("u: a", f"a: {THOUGHT}")) == expected
 
 
 def markers(ours: Tokenizer, form: PromptFormat, messages: list[Message]) -> list[int]:
