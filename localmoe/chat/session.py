@@ -7,8 +7,8 @@ turn to turn, so only what differs from the last prompt is computed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,20 +16,15 @@ from typing import Any
 from localmoe.chat.conversation import Conversation, Turn
 from localmoe.chat.kv_store import KVStore
 from localmoe.chat.paced import CancelledError, ChatModel, PacedDecoder
+from localmoe.chat.pieces import apart, until_cancelled
 from localmoe.chat.recorder import Recorder
-from localmoe.chat.window import ContextFullError, Messages, Window, decided, fit, reserve
+from localmoe.chat.summary import summarized
+from localmoe.chat.window import ContextFullError, Window, decided, fit, reserve
 from localmoe.errors import UsageError
-from localmoe.generate.loop import Answer, Piece, stream
+from localmoe.generate.loop import Answer, stream
 from localmoe.generate.sampling import Sampling
 from localmoe.settings import Settings
 from localmoe.text.thinking import Thoughts
-
-_SUMMARY_TOKENS = 160
-_SUMMARY_REQUEST = (
-    "Sum up the following conversation in a few sentences. "
-    "Keep names, numbers, decisions and open questions.\n\n"
-)
-
 
 Answering = Generator[str, None, None]  # pieces of text; closing it ends the answer there
 
@@ -159,30 +154,7 @@ class Session:
             self._notice(f"It sees this summary instead: {window.summary}")
 
     def _summarize(self, turns: Sequence[Turn], summary: str) -> str:
-        """What `turns`, and the summary of those before, say in short: the model's own words."""
-        text = (summary + "\n" if summary else "") + "\n".join(f"{t.role}: {t.content}" for t in turns)
-        limit = self.model.context - 2 * _SUMMARY_TOKENS
-        ids = self._summary_prompt(text)
-        while len(ids) > limit and len(text) > 1:
-            text = text[len(text) - len(text) * 3 // 4 :]  # the latest part
-            ids = self._summary_prompt(text)
-        pieces = stream(
-            self.decoder,
-            self.model.tokenizer,
-            ids,
-            sampling=Sampling(temperature=0.0),
-            max_tokens=_SUMMARY_TOKENS,
-            cancelled=self.decoder.cancelled,
-        )
-        thoughts = Thoughts(self.model.tokenizer, ids)
-        told = "".join(text for _, text, _ in _apart(pieces, thoughts)).strip()
-        if self.decoder.cancelled():
-            raise CancelledError
-        return told
-
-    def _summary_prompt(self, text: str) -> list[int]:
-        prompt: Messages = [{"role": "user", "content": _SUMMARY_REQUEST + text}]
-        return self.model.encode_chat(prompt, think=False)
+        return summarized(self.model, self.decoder, turns, summary)
 
     # Asking
 
@@ -281,7 +253,7 @@ class Session:
         thoughts, thought = Thoughts(self.model.tokenizer, window.ids, continues), ""
         with self.recorder.answering(turn):
             try:
-                for thinking, text, answer in _apart(_until_cancelled(pieces), thoughts):
+                for thinking, text, answer in apart(until_cancelled(pieces), thoughts):
                     turn.content += text
                     self.answer = answer or self.answer
                     if thinking:
@@ -346,21 +318,6 @@ class Session:
                 f"when it is full, {then} (/set overflow)."
             )
         self._warned_full = full
-
-
-def _until_cancelled(pieces: Iterator[Piece]) -> Iterator[Piece]:
-    with closing(pieces):  # type: ignore[type-var] # a generator, though typed as an iterator
-        try:
-            yield from pieces
-        except CancelledError:
-            return
-
-
-def _apart(pieces: Iterator[Piece], thoughts: Thoughts) -> Iterator[tuple[str, str, Answer | None]]:
-    """What of each piece is thought, and what is answer; with the last one, the whole Answer."""
-    for piece in pieces:
-        yield *thoughts.feed(piece.text), piece.answer
-    yield *thoughts.finish(), None
 
 
 def _short(text: str, limit: int = 40) -> str:
