@@ -11,6 +11,7 @@ import sys
 from io import StringIO
 from typing import ClassVar, TextIO
 
+from markdown_it import MarkdownIt  # Rich's own parser
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import Heading, Markdown, MarkdownElement
 from rich.syntax import Syntax
@@ -42,7 +43,14 @@ class _LeftHeading(Heading):
 
 
 class _Markdown(Markdown):
+    """Markdown in which HTML is text: Rich would leave tags, and whole blocks of HTML, out."""
+
     elements: ClassVar[dict[str, type[MarkdownElement]]] = {**Markdown.elements, "heading_open": _LeftHeading}
+
+    def __init__(self, text: str, theme: str) -> None:
+        super().__init__(text, code_theme=theme, hyperlinks=False)
+        parser = MarkdownIt("commonmark", {"html": False}).enable("strikethrough").enable("table")
+        self.parsed = parser.parse(text)
 
 
 class AnswerView:
@@ -185,7 +193,7 @@ class AnswerView:
     def _markdown(self, text: str) -> str:
         """`text`, one Markdown block, as terminal lines."""
         buffer = StringIO()
-        self._console(buffer).print(_Markdown(text, code_theme=self._theme, hyperlinks=False))
+        self._console(buffer).print(_Markdown(text, self._theme))
         rows = [re.sub(r" +((?:\x1b\[[0-9;]*m)*)$", r"\1", row) for row in buffer.getvalue().split("\n")]
         filled = [place for place, row in enumerate(rows) if _STYLING.sub("", row).strip()]
         return "".join(row + "\n" for row in rows[filled[0] : filled[-1] + 1]) if filled else "\n"

@@ -69,8 +69,10 @@ class TemplateFormat:
         word = _unguessable()
         shielded = [{"role": m["role"], "content": self._shielded(m, word)} for m in messages]
         opened = shielded.pop()["content"] if messages[-1]["role"] == "assistant" else ""
-        values = {"messages": shielded, "add_generation_prompt": True, "enable_thinking": think}
-        text = self._renderer.render(self._template, {**self._values, **values})
+        values = {**self._values, "messages": shielded, "add_generation_prompt": True}
+        if not think:  # else as the template has it by itself
+            values["enable_thinking"] = False
+        text = self._renderer.render(self._template, values)
         return self._one_bos(self._ids(_joined(text, opened), word))
 
     def _shielded(self, message: Message, word: str) -> str:

@@ -60,6 +60,12 @@ def shown(terminal: Terminal, text: str, step: int = 3) -> list[str]:
     return lines
 
 
+def test_html_is_shown_as_it_is(terminal: Terminal) -> None:
+    assert shown(terminal, "<div>kept</div>\n\nA <b>word</b>,\n<think>\ntoo.\n") == [
+        "<div>kept</div>", "", "A <b>word</b>,", "<think>", "too.",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("step", [1, 2, 7, 1000])
 def test_blocks(terminal: Terminal, step: int) -> None:
     assert shown(terminal, LONG, step) == [
