@@ -19,9 +19,11 @@ _LARGEST_CELL = 4  # columns of the terminal
 def heat_map(shares: NDArray[np.float64], width: int = 80, colour: bool = False) -> list[str]:
     """Layers (rows) by experts (columns), each cell shaded by its share of the layer's routing.
 
-    `shares` [layers, experts] sum to 1 in each layer; the darkest shade is the largest share of all. `colour`
-    adds 256-colour escape sequences.
+    `shares` [layers, experts] sum to 1 in each layer; the darkest shade is the largest share of all. Where a
+    row is longer than `width`, neighbours share a cell. `colour` adds 256-colour escape sequences.
     """
+    together = -(-shares.shape[1] // max(1, width - 7))
+    shares = np.add.reduceat(shares, range(0, shares.shape[1], together), axis=1)
     layers, experts = shares.shape
     cell = max(1, min(_LARGEST_CELL, (width - 7) // experts))
     levels = shares / max(float(shares.max()), 1e-9)
@@ -34,7 +36,8 @@ def heat_map(shares: NDArray[np.float64], width: int = 80, colour: bool = False)
     scale = " ".join(
         f"{_cell(step / 4, 2, colour)} {shares.max() * step / 4:.0%}" for step in range(1, len(_SHADES))
     )
-    return [*lines, f"share of a layer's routing: {scale} (even: {even:.1%})"]
+    each = f", {together} a cell" if together > 1 else ""
+    return [*lines, f"share of a layer's routing{each}: {scale} (even: {even:.1%})"]
 
 
 def _cell(level: float, width: int, colour: bool) -> str:

@@ -137,6 +137,16 @@ def test_the_heat_map_shades_by_share():
     assert "\x1b[38;5;" in heat_map(shares, 80, colour=True)[1]
 
 
+def test_a_heat_map_of_more_experts_than_columns_puts_neighbours_together():
+    shares = np.zeros((1, 130))
+    shares[0, [0, 1, 129]] = 0.25, 0.25, 0.5
+    lines = heat_map(shares, 80)
+    assert lines[1] == f"    0  █{' ' * 63}█"
+    assert lines[-1].startswith("share of a layer's routing, 2 a cell")
+    assert "even: 1.5%" in lines[-1]
+    assert max(map(len, lines)) <= 80
+
+
 def test_tables_name_their_columns():
     results = simulate(generate_trace(20, 3), 8, (0.5,))
     header = ["budget", "slots", "ours", "lru", "lfu", "static", "belady"]
