@@ -95,7 +95,7 @@ class Settings:
         if value is None and default is not None:
             return default
         if type(value) is not int or not least <= value <= most:
-            raise self.error(f"{key} is {value!r}, not a whole number from {least} to {most}")
+            raise self.error(f"{key} is {value!r:.60}, not a whole number from {least} to {most}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -103,14 +103,14 @@ class Settings:
         if value is None and default is not None:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-            raise self.error(f"{key} is {value!r}, not a positive number")
+            raise self.error(f"{key} is {value!r:.60}, not a positive number")
         return float(value)
 
     def part(self, key: str) -> Settings:
         """A nested object; empty when it is absent."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, Mapping):
-            raise self.error(f"{key} is {value!r}, not an object")
+            raise self.error(f"{key} is {value!r:.60}, not an object")
         return Settings(value or {}, self.path)
 
     def error(self, problem: str) -> ModelFileError:

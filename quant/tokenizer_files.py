@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from quant.errors import ModelFileError
+from quant.gguf import MAX_STRINGS
 from quant.sentencepiece_model import CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
 from quant.tensor_files import read_json, show
+from quant.tokenizer_json import BytePairs
 
 MODEL_NAMES = ("tokenizer.model", "tokenizer.model.v3", "tokenizer.model.v2", "tokenizer.model.v1")
 MAX_TEMPLATE_BYTES = 1 << 20
@@ -21,9 +23,32 @@ def tokenizer_metadata(directory: Path, vocab_size: int, config: Mapping[str, An
     """GGUF's tokenizer keys; `config` may name the special ids (config.json does), else the tokenizer
     does.
     """
-    path = _tokenizer_model(directory)
-    vocabulary = Vocabulary.read(path)
     settings = _optional_json(directory / "tokenizer_config.json")
+    if vocab_size > MAX_STRINGS:
+        raise ModelFileError(
+            f"{show(directory)}: a vocabulary of {vocab_size} is larger than any model's; get it again"
+        )
+    path = next((directory / n for n in MODEL_NAMES if (directory / n).is_file()), None)
+    if path is not None:
+        metadata = _sentencepiece(path, vocab_size, config, settings)
+    elif (directory / "tokenizer.json").exists():
+        metadata = _byte_pairs(directory / "tokenizer.json", vocab_size, config, settings)
+    else:
+        tekken = (directory / "tekken.json").exists()
+        found = "; tekken.json is of a kind that this program does not convert" if tekken else ""
+        raise ModelFileError(
+            f"{show(directory / 'tokenizer.model')}: no such file, nor a tokenizer.json{found}"
+        )
+    template = _chat_template(directory, settings)
+    if template:
+        metadata["tokenizer.chat_template"] = template
+    return metadata
+
+
+def _sentencepiece(
+    path: Path, vocab_size: int, config: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    vocabulary, directory = Vocabulary.read(path), path.parent
     if len(vocabulary.pieces) > vocab_size:
         raise ModelFileError(
             f"{show(path)} has {len(vocabulary.pieces)} pieces, the model's vocabulary is {vocab_size};"
@@ -50,10 +75,8 @@ def tokenizer_metadata(directory: Path, vocab_size: int, config: Mapping[str, An
     }
     named = {"bos": vocabulary.bos, "eos": vocabulary.eos, "unknown": vocabulary.unknown}
     for what, fallback in named.items():
-        chosen = config.get(f"{what}_token_id")
-        if isinstance(chosen, list) and chosen:  # several ends of text: the first is the usual one
-            chosen = chosen[0]
-        if type(chosen) is not int:
+        chosen = _first_id(config.get(f"{what}_token_id"))
+        if chosen is None:
             chosen = fallback
         if 0 <= chosen < vocab_size:
             metadata[f"tokenizer.ggml.{what}_token_id"] = chosen
@@ -62,19 +85,47 @@ def tokenizer_metadata(directory: Path, vocab_size: int, config: Mapping[str, An
     prefix = settings.get("add_prefix_space")
     if not (prefix if isinstance(prefix, bool) else vocabulary.dummy_prefix):
         metadata["tokenizer.ggml.add_space_prefix"] = False
-    template = _chat_template(directory, settings)
-    if template:
-        metadata["tokenizer.chat_template"] = template
     return metadata
 
 
-def _tokenizer_model(directory: Path) -> Path:
-    for name in MODEL_NAMES:
-        if (directory / name).is_file():
-            return directory / name
-    other = next((n for n in ("tekken.json", "tokenizer.json") if (directory / n).exists()), None)
-    found = f"; {other} is of a kind that this program does not convert" if other else ""
-    raise ModelFileError(f"{show(directory / 'tokenizer.model')}: no such file{found}")
+def _byte_pairs(
+    path: Path, vocab_size: int, config: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    pairs = BytePairs.read(path, vocab_size)
+    if vocab_size + len(pairs.merges) > MAX_STRINGS:
+        raise ModelFileError(
+            f"{show(path)}: {len(pairs.merges)} merges are more than any model has; get it again"
+        )
+    metadata: dict[str, Any] = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pairs.pre,
+        "tokenizer.ggml.tokens": pairs.tokens,
+        "tokenizer.ggml.token_type": np.array(pairs.kinds, np.int32),
+        "tokenizer.ggml.merges": pairs.merges,
+    }
+    generation = _optional_json(path.parent / "generation_config.json")
+    ids = {token: index for index, token in enumerate(pairs.tokens)}
+    for theirs, name in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items():
+        token = settings.get(f"{theirs}_token")
+        text = token.get("content") if isinstance(token, dict) else token
+        chosen = ids.get(text) if isinstance(text, str) else None
+        for source in (config, generation):
+            chosen = _first_id(source.get(f"{theirs}_token_id")) if chosen is None else chosen
+        if chosen is not None and 0 <= chosen < vocab_size:
+            metadata[f"tokenizer.ggml.{name}_token_id"] = chosen
+    for what, token in {"bos": pairs.first, "eos": pairs.last}.items():
+        told = settings.get(f"add_{what}_token")
+        special = metadata.get(f"tokenizer.ggml.{what}_token_id")
+        by_template = special is not None and pairs.tokens[special] == token
+        metadata[f"tokenizer.ggml.add_{what}_token"] = told if isinstance(told, bool) else by_template
+    return metadata
+
+
+def _first_id(value: Any) -> int | None:
+    """An id; of several ends of text the first, which is the usual one."""
+    if isinstance(value, list) and value:
+        value = value[0]
+    return value if type(value) is int else None
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

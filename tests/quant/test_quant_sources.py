@@ -389,7 +389,10 @@ def test_a_tokenizer_of_another_kind_is_refused(tmp_path, helpers):
         open_source(directory)
     (directory / "tokenizer.model").unlink()
     (directory / "tokenizer.json").write_text("{}")
-    with pytest.raises(ModelFileError, match=r"no such file; tokenizer.json is of a kind"):
+    with pytest.raises(ModelFileError, match=r"tokenizer.json: it is not of byte-level BPE, so the model's"):
+        open_source(directory)
+    (directory / "tokenizer.json").rename(directory / "tekken.json")
+    with pytest.raises(ModelFileError, match=r"no such file, nor a tokenizer.json; tekken.json is of a kind"):
         open_source(directory)
 
 
