@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quant.errors import ModelFileError
+from quant.families import Family
 from quant.tensor_files import show
 
 
@@ -15,10 +16,11 @@ from quant.tensor_files import show
 class Sizes:
     """What both the tensors' shapes and the metadata follow from."""
 
+    family: Family
     vocabulary: int
     hidden: int
     layers: int
-    ffn: int
+    ffn: int  # inner width of one expert, or of a dense layer
     heads: int
     kv_heads: int
     head: int  # width of one
@@ -27,34 +29,40 @@ class Sizes:
     rope_base: float
     experts: int = 0  # 0: dense
     used: int = 0
+    dense_ffn: int = 0  # the width of dense layers, where it has a key of its own; there are none
     window: int = 0  # 0: no sliding window
     rotated: int = 0  # coordinates of a head that positions rotate; 0: all
 
     def metadata(self, name: str) -> dict[str, Any]:
-        """GGUF's keys for a model of the "llama" architecture, as llama.cpp's converter writes them."""
-        result: dict[str, Any] = {
-            "general.architecture": "llama",
+        """GGUF's keys, as llama.cpp's converter writes them; it leaves out a Qwen's `vocab_size` and
+        `rope.dimension_count`, which follow from others.
+        """
+        own: dict[str, Any] = {
+            "block_count": self.layers,
+            "context_length": self.context,
+            "embedding_length": self.hidden,
+            "feed_forward_length": self.dense_ffn,
+            self.family.ffn: self.ffn,
+            "attention.head_count": self.heads,
+            "attention.head_count_kv": self.kv_heads,
+            "rope.freq_base": float(self.rope_base),
+            "attention.layer_norm_rms_epsilon": float(self.epsilon),
+            "vocab_size": self.vocabulary,
+            "rope.dimension_count": self.rotated or self.head,
+        }
+        if self.family.head_norms or self.head * self.heads != self.hidden:
+            own["attention.key_length"] = own["attention.value_length"] = self.head
+        if self.experts:
+            own["expert_count"] = self.experts
+            own["expert_used_count"] = self.used
+        if 0 < self.window < self.context:
+            own["attention.sliding_window"] = self.window
+        general = {
+            "general.architecture": self.family.architecture,
             "general.type": "model",
             "general.name": name,
-            "llama.block_count": self.layers,
-            "llama.context_length": self.context,
-            "llama.embedding_length": self.hidden,
-            "llama.feed_forward_length": self.ffn,
-            "llama.attention.head_count": self.heads,
-            "llama.attention.head_count_kv": self.kv_heads,
-            "llama.rope.freq_base": float(self.rope_base),
-            "llama.attention.layer_norm_rms_epsilon": float(self.epsilon),
-            "llama.vocab_size": self.vocabulary,
-            "llama.rope.dimension_count": self.rotated or self.head,
         }
-        if self.head * self.heads != self.hidden:
-            result["llama.attention.key_length"] = result["llama.attention.value_length"] = self.head
-        if self.experts:
-            result["llama.expert_count"] = self.experts
-            result["llama.expert_used_count"] = self.used
-        if 0 < self.window < self.context:
-            result["llama.attention.sliding_window"] = self.window
-        return result
+        return general | {self.family.key(k): value for k, value in own.items()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every matrix by its GGUF name, "blk.N." left out of the layers' own."""
@@ -70,6 +78,8 @@ class Sizes:
             "attn_output.weight": (self.hidden, query),
             "ffn_norm.weight": (self.hidden,),
         }
+        if self.family.head_norms:
+            shapes |= {"attn_q_norm.weight": (self.head,), "attn_k_norm.weight": (self.head,)}
         up, down = (self.ffn, self.hidden), (self.hidden, self.ffn)
         if not self.experts:
             return shapes | {"ffn_gate.weight": up, "ffn_up.weight": up, "ffn_down.weight": down}

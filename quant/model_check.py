@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from quant.errors import ModelFileError
+from quant.families import FAMILIES, Family
 from quant.hyperparameters import Settings, Sizes, check
 from quant.tensor_files import show
 
-ARCHITECTURES = ("llama",)
 _OPTIONAL = ("output.weight",)  # absent: the token embedding serves as output too
 _EXTRA = ("rope_freqs.weight",)
 
@@ -20,11 +20,11 @@ _EXTRA = ("rope_freqs.weight",)
 def check_model(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], path: Path) -> Sizes:
     """The model's sizes; ModelFileError names the metadata or tensor that is missing or contradicts them."""
     architecture = metadata.get("general.architecture")
-    if architecture not in ARCHITECTURES:
+    if not isinstance(architecture, str) or architecture not in FAMILIES:
         raise ModelFileError(
-            f"{show(path)}: architecture {architecture!r} is not supported; {', '.join(ARCHITECTURES)} is"
+            f"{show(path)}: architecture {architecture!r} is not supported; {', '.join(FAMILIES)} are"
         )
-    sizes = check(_sizes(metadata, shapes, path), path)
+    sizes = check(_sizes(FAMILIES[architecture], metadata, shapes, path), path)
     wanted = sizes.shapes()
     names = [n for n in wanted if n.split(".")[0] in ("token_embd", "output_norm", "output")]
     layer_names = [n for n in wanted if n not in names]
@@ -49,32 +49,38 @@ def check_model(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...
     return sizes
 
 
-def _sizes(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], path: Path) -> Sizes:
+def _sizes(
+    family: Family, metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], path: Path
+) -> Sizes:
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in metadata.items()}
-    values = Settings(plain, path)
-    heads, hidden = values.integer("llama.attention.head_count"), values.integer("llama.embedding_length")
-    head = values.integer("llama.attention.key_length", max(1, hidden // heads))
+    values, key = Settings(plain, path), family.key
+    heads, hidden = values.integer(key("attention.head_count")), values.integer(key("embedding_length"))
+    head = values.integer(key("attention.key_length"), max(1, hidden // heads))
     embedding = shapes.get("token_embd.weight", (0,))
     tokens = plain.get("tokenizer.ggml.tokens")
-    vocabulary = values.integer("llama.vocab_size", len(tokens) if isinstance(tokens, list) else embedding[0])
+    vocabulary = values.integer(key("vocab_size"), len(tokens) if isinstance(tokens, list) else embedding[0])
     if isinstance(tokens, list) and len(tokens) != vocabulary:
         raise values.error(f"its tokenizer has {len(tokens)} tokens, its vocabulary {vocabulary}")
-    if values.integer("llama.attention.value_length", head) != head:
+    if values.integer(key("attention.value_length"), head) != head:
         raise values.error("keys and values differ in width, which is not supported")
-    experts = values.integer("llama.expert_count", 0, least=0, most=1 << 12)
+    fewest = family.least_experts
+    experts = values.integer(
+        key("expert_count"), None if fewest else 0, least=fewest, most=family.most_experts
+    )
     return Sizes(
+        family=family,
         vocabulary=vocabulary,
         hidden=hidden,
-        layers=values.integer("llama.block_count", most=1 << 12),
-        ffn=values.integer("llama.feed_forward_length"),
+        layers=values.integer(key("block_count"), most=1 << 12),
+        ffn=values.integer(key(family.ffn)),
         heads=heads,
-        kv_heads=values.integer("llama.attention.head_count_kv", heads),
+        kv_heads=values.integer(key("attention.head_count_kv"), heads),
         head=head,
-        context=values.integer("llama.context_length"),
-        epsilon=values.number("llama.attention.layer_norm_rms_epsilon"),
-        rope_base=values.number("llama.rope.freq_base", 1e4),
+        context=values.integer(key("context_length")),
+        epsilon=values.number(key("attention.layer_norm_rms_epsilon")),
+        rope_base=values.number(key("rope.freq_base"), 1e4),
         experts=experts,
-        used=values.integer("llama.expert_used_count", least=1) if experts else 0,
-        window=values.integer("llama.attention.sliding_window", 0, least=0),
-        rotated=values.integer("llama.rope.dimension_count", head),
+        used=values.integer(key("expert_used_count"), least=1) if experts else 0,
+        window=values.integer(key("attention.sliding_window"), 0, least=0),
+        rotated=values.integer(key("rope.dimension_count"), head),
     )

@@ -1,6 +1,6 @@
 """Which tensor gets which format: the mixtures that llama.cpp users know by name.
 
-The rules are llama-quantize's for the "llama" architecture, dense and with experts, stated per tensor so
+The rules are llama-quantize's for the supported architectures, dense and with experts, stated per tensor so
 that a plan can be printed before anything is read. All experts of a tensor share one type, since they are
 one tensor.
 """

@@ -1,22 +1,26 @@
-"""Models as Hugging Face's transformers saves them: Mixtral (experts apart or fused), Mistral, Llama.
+"""Models as Hugging Face's transformers saves them: Mixtral and Qwen3 MoE (experts apart or fused), Mistral,
+Llama, Qwen3.
 
-Their query and key rows pair coordinate i of a head with i + half a head for the rotary embedding; GGUF
-pairs 2i with 2i + 1, so those rows are reordered while they are read.
+Their query and key rows pair coordinate i of a head with i + half a head for the rotary embedding. Where the
+architecture pairs 2i with 2i + 1 in GGUF, those rows are reordered while they are read.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from quant.errors import ModelFileError
+from quant.families import FAMILIES, Family
 from quant.hyperparameters import Settings, Sizes, check
 from quant.source_map import Naming, TensorMap
 from quant.sources import Files, Source
 from quant.tensor_files import model_files, read_directory, read_json, show
 from quant.tokenizer_files import tokenizer_metadata
 
-FAMILIES = ("mixtral", "mistral", "llama")
 NAMING = Naming(
     top={
         "token_embd.weight": "model.embed_tokens.weight",
@@ -31,6 +35,8 @@ NAMING = Naming(
         "attn_k.weight": "self_attn.k_proj.weight",
         "attn_v.weight": "self_attn.v_proj.weight",
         "attn_output.weight": "self_attn.o_proj.weight",
+        "attn_q_norm.weight": "self_attn.q_norm.weight",
+        "attn_k_norm.weight": "self_attn.k_norm.weight",
         "ffn_gate.weight": "mlp.gate_proj.weight",
         "ffn_up.weight": "mlp.up_proj.weight",
         "ffn_down.weight": "mlp.down_proj.weight",
@@ -41,22 +47,67 @@ NAMING = Naming(
     ignored=(".rotary_emb.inv_freq", ".k_scale", ".v_scale", ".input_scale", ".activation_scale"),
     fused=True,
 )
+QWEN = replace(
+    NAMING, moe=("mlp",), experts={"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+)
+_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "hidden_act": ("silu", None),
+}
+_QWEN_SUPPORTED = {**_SUPPORTED, "use_sliding_window": (False, None)}
+
+
+@dataclass(frozen=True)
+class ModelType:
+    """What config.json says in its own way for a model_type; defaults are those of transformers."""
+
+    family: Family = FAMILIES["llama"]
+    naming: Naming = NAMING
+    ffn: str = "intermediate_size"  # the key of an expert's inner width
+    experts: int = 0  # how many, unless config.json says it; 0: a dense model
+    used: int = 0
+    rope_base: float = 1e4
+    windowed: bool = True  # a sliding_window counts, unless use_sliding_window is false
+    supported: Mapping[str, tuple[Any, ...]] = field(default_factory=lambda: _SUPPORTED)  # None: not there
+
+
+MODEL_TYPES: Mapping[str, ModelType] = {
+    "mixtral": ModelType(experts=8, used=2, rope_base=1e6),
+    "mistral": ModelType(),
+    "llama": ModelType(),
+    "qwen3": ModelType(FAMILIES["qwen3"], QWEN, windowed=False, supported=_QWEN_SUPPORTED),
+    "qwen3_moe": ModelType(
+        FAMILIES["qwen3moe"],
+        QWEN,
+        ffn="moe_intermediate_size",
+        experts=128,
+        used=8,
+        windowed=False,
+        supported={
+            **_QWEN_SUPPORTED,
+            "norm_topk_prob": (True,),
+            "mlp_only_layers": ([], None),
+            "decoder_sparse_step": (1, None),
+            "shared_expert_intermediate_size": (0, None),
+            "n_shared_experts": (0, None),
+        },
+    ),
+}
 
 
 def open_hugging_face(directory: Path) -> Source:
-    """A directory with config.json, tokenizer.model and safetensors; ModelFileError says what does not
-    fit.
-    """
+    """A directory with config.json, a tokenizer and safetensors; ModelFileError says what does not fit."""
     path = directory / "config.json"
     config = Settings(read_json(path), path)
-    sizes = check(_sizes(config), path)
+    model_type = _model_type(config)
+    sizes = check(_sizes(config, model_type), path)
     quantization = config.part("quantization_config")
     block = quantization.get("weight_block_size")
     whole = isinstance(block, list) and len(block) == 2 and all(type(n) is int and n > 0 for n in block)
     files = Files()
-    mapping = TensorMap(
-        NAMING, read_directory(directory), sizes, directory, files, tuple(block) if whole else (128, 128)
-    )
+    stored, scale_block = read_directory(directory), tuple(block) if whole else (128, 128)
+    mapping = TensorMap(model_type.naming, stored, sizes, directory, files, scale_block)
     try:
         tensors = mapping.tensors(tied=config.get("tie_word_embeddings") is True)
     except BaseException as error:
@@ -81,36 +132,45 @@ def _name(config: Settings, directory: Path) -> str:
     return directory.resolve().name
 
 
-def _sizes(config: Settings) -> Sizes:
-    family = config.get("model_type")
-    if family not in FAMILIES:
-        raise config.error(f"model_type is {family!r}, not one of {', '.join(FAMILIES)}")
-    for unsupported in ("attention_bias", "mlp_bias"):
-        if config.get(unsupported):
-            raise config.error(f"{unsupported} is set, and such models are not supported")
-    if config.get("hidden_act") not in (None, "silu"):
-        raise config.error(f"hidden_act is {config.get('hidden_act')!r}, and only silu is supported")
+def _model_type(config: Settings) -> ModelType:
+    """The model's type; an error where a setting asks for what is not supported."""
+    name = config.get("model_type")
+    if not isinstance(name, str) or name not in MODEL_TYPES:
+        raise config.error(f"model_type is {name!r:.40}, not one of {', '.join(MODEL_TYPES)}")
+    for key, supported in MODEL_TYPES[name].supported.items():
+        value = config.get(key)
+        if value not in supported:
+            found = "missing" if value is None else f"{value!r:.40}"
+            raise config.error(f"{key} is {found}, and only {supported[0]!r} is supported")
     rope = config.part("rope_parameters")  # since transformers 5
     scaling = config.part("rope_scaling")  # before
-    kind = rope.get("rope_type") or scaling.get("rope_type") or scaling.get("type") or "default"
-    if kind != "default":
-        raise config.error(f"its rotary embedding is scaled ({kind!r}), which is not supported")
+    for kind in (rope.get("rope_type"), scaling.get("rope_type"), scaling.get("type")):
+        if kind not in (None, "default"):
+            raise config.error(f"its rotary embedding is scaled ({kind!r:.40}), which is not supported")
+    return MODEL_TYPES[name]
+
+
+def _sizes(config: Settings, model_type: ModelType) -> Sizes:
+    rope = config.part("rope_parameters")
     theta = rope if rope.get("rope_theta") is not None else config
     heads, hidden = config.integer("num_attention_heads"), config.integer("hidden_size")
-    moe = family == "mixtral"
-    sliding = config.get("use_sliding_window") is not False
+    counted = "num_experts" if config.get("num_experts") is not None else "num_local_experts"
+    moe, dense = model_type.experts > 0, model_type.ffn == "intermediate_size"
+    sliding = model_type.windowed and config.get("use_sliding_window") is not False
     return Sizes(
+        family=model_type.family,
         vocabulary=config.integer("vocab_size"),
         hidden=hidden,
         layers=config.integer("num_hidden_layers", most=1 << 12),
-        ffn=config.integer("intermediate_size"),
+        ffn=config.integer(model_type.ffn),
+        dense_ffn=0 if dense else config.integer("intermediate_size"),
         heads=heads,
         kv_heads=config.integer("num_key_value_heads", heads),
         head=config.integer("head_dim", max(1, hidden // heads)),
         context=config.integer("max_position_embeddings"),
         epsilon=config.number("rms_norm_eps", 1e-6),
-        rope_base=theta.number("rope_theta", 1e6 if moe else 1e4),
-        experts=config.integer("num_local_experts", 8, most=1 << 12) if moe else 0,
-        used=config.integer("num_experts_per_tok", 2) if moe else 0,
+        rope_base=theta.number("rope_theta", model_type.rope_base),
+        experts=config.integer(counted, model_type.experts, most=1 << 12) if moe else 0,
+        used=config.integer("num_experts_per_tok", model_type.used) if moe else 0,
         window=config.integer("sliding_window", 0, least=0) if sliding else 0,
     )

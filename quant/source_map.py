@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +19,16 @@ _TOP = ("token_embd.weight", "output_norm.weight", "output.weight")
 
 @dataclass(frozen=True)
 class Naming:
-    """How a kind of checkpoint names what GGUF names; expert weights are w1 (gate), w2 (down), w3 (up)."""
+    """How a kind of checkpoint names what GGUF names."""
 
     top: Mapping[str, str]
     prefix: str  # of a layer, with {} for its number
     layer: Mapping[str, str]
     moe: tuple[str, ...]  # where a layer's router and experts are
-    halves: bool  # rotary pairs lie half a head apart, GGUF wants them side by side
+    halves: bool  # rotary pairs lie half a head apart, not side by side
     scales: tuple[str, ...]  # suffixes of an 8-bit float's scale, put for ".weight" or after it
     ignored: tuple[str, ...]  # endings of what is no weight
+    experts: Mapping[str, str] = field(default_factory=lambda: {"gate": "w1", "up": "w3", "down": "w2"})
     fused: bool = False  # experts.gate_up_proj and experts.down_proj may stand for the experts
 
 
@@ -68,6 +69,7 @@ class TensorMap:
     def _layer(self, layer: int, shapes: Mapping[str, tuple[int, ...]]) -> list[SourceTensor]:
         prefix = self.naming.prefix.format(layer)
         heads = {"attn_q.weight": self.sizes.heads, "attn_k.weight": self.sizes.kv_heads}
+        reordered = self.naming.halves and self.sizes.family.interleaved
         result = []
         for name, shape in shapes.items():
             parts: tuple[Matrix, ...]
@@ -80,7 +82,7 @@ class TensorMap:
             elif name.endswith("_exps.weight"):
                 parts = self._experts(prefix, name.split("_")[1], shape)
             else:
-                halves = heads.get(name, 0) if self.naming.halves else 0
+                halves = heads.get(name, 0) if reordered else 0
                 parts = (self._matrix(prefix + self.naming.layer[name], shape, halves),)
             result.append(SourceTensor(f"blk.{layer}.{name}", shape, parts))
         return result
@@ -88,7 +90,7 @@ class TensorMap:
     def _experts(self, prefix: str, which: str, shape: tuple[int, ...]) -> tuple[Matrix, ...]:
         """One matrix per expert: tensors of their own, or rows of a fused one."""
         count, rows, cols = shape
-        own = {"gate": "w1", "up": "w3", "down": "w2"}[which]
+        own = self.naming.experts[which]
         for moe in self.naming.moe:
             at = f"{prefix}{moe}.experts."
             fused = at + ("down_proj" if which == "down" else "gate_up_proj")

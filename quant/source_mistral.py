@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from quant.families import FAMILIES
 from quant.hyperparameters import Settings, Sizes, check
 from quant.source_map import Naming, TensorMap
 from quant.sources import Files, Source
@@ -39,7 +40,7 @@ NAMING = Naming(
 
 
 def open_mistral(directory: Path) -> Source:
-    """A directory with params.json, a SentencePiece model and consolidated*.safetensors."""
+    """A directory with params.json, a tokenizer and consolidated*.safetensors."""
     path = directory / "params.json"
     params = Settings(read_json(path), path)
     sizes = check(_sizes(params), path)
@@ -60,6 +61,7 @@ def _sizes(params: Settings) -> Sizes:
     heads, hidden = params.integer("n_heads"), params.integer("dim")
     window = params.integer("sliding_window", 0, least=0)
     return Sizes(
+        family=FAMILIES["llama"],
         vocabulary=params.integer("vocab_size"),
         hidden=hidden,
         layers=params.integer("n_layers", most=1 << 12),

@@ -170,12 +170,16 @@ class Source:
         return str(self.metadata.get("general.name", self.path.name))
 
     @property
+    def architecture(self) -> str:
+        return str(self.metadata["general.architecture"])
+
+    @property
     def experts(self) -> int:
-        return int(self.metadata.get("llama.expert_count", 0))
+        return int(self.metadata.get(f"{self.architecture}.expert_count", 0))
 
     @property
     def layers(self) -> int:
-        return int(self.metadata["llama.block_count"])
+        return int(self.metadata[f"{self.architecture}.block_count"])
 
     def fingerprint(self) -> str:
         """Changes when a file of the source is replaced or edited: names, sizes and times, not contents."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import qwen_models
 import source_models
 
 
@@ -17,6 +18,12 @@ def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny dense Mistral directory in F16; not to be changed by tests."""
     return source_models.write_hugging_face(tmp_path_factory.mktemp("models") / "tiny-mistral", experts=0)
+
+
+@pytest.fixture(scope="session")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen3 MoE directory in BF16; not to be changed by tests."""
+    return qwen_models.write_qwen(tmp_path_factory.mktemp("models") / "tiny-qwen")
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ HEAVY = ("torch", "numba", "sentencepiece", "transformers", "rich", "safetensors
         "import quant",
         "import quant; quant.GGUFFile; quant.ModelFileError; quant.FORMATS; quant.dequantize",
         "import quant.sources, quant.plan, quant.recipes, quant.imatrix, quant.model_check, quant.summary",
+        "import quant.source_hf, quant.source_gguf, quant.source_mistral",
         "import localmoe.cli.quantize, localmoe.cli.inspect",
     ],
 )

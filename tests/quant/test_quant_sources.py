@@ -318,7 +318,7 @@ def test_a_template_is_the_last_one_named_default(tmp_path, helpers):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "qwen2"}, "model_type is 'qwen2', not one of mixtral, mistral, llama"),
+        ({"model_type": "qwen2"}, "is 'qwen2', not one of mixtral, mistral, llama, qwen3, qwen3_moe"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0, not a whole number"),
         ({"num_attention_heads": True}, "num_attention_heads is True"),
         ({"num_hidden_layers": 3}, r"'model.layers.2.input_layernorm.weight' is missing"),
@@ -328,7 +328,8 @@ def test_a_template_is_the_last_one_named_default(tmp_path, helpers):
         ({"num_key_value_heads": 3}, "do not share"),
         ({"vocab_size": 95}, "has 96 pieces|has the shape"),
         ({"rope_scaling": {"type": "yarn"}}, "rotary embedding is scaled"),
-        ({"attention_bias": True}, "attention_bias is set"),
+        ({"attention_bias": True}, "attention_bias is True, and only False is supported"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', and only 'silu' is supported"),
         ({"rms_norm_eps": "1e-5"}, "rms_norm_eps is '1e-5', not a positive number"),
     ],
 )
