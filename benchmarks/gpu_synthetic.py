@@ -24,13 +24,13 @@ from localmoe.kernels.gpu_tiles import ExpertShape
 from localmoe.kernels.handshake import PATIENCE, LayerFormats, Region, Worker
 from localmoe.kernels.matrix import Matrix
 from localmoe.kernels.pool import Pool
-from localmoe.model.config import FAMILIES
 from localmoe.model.decoder import rope_table
 from localmoe.model.gpu_experts import GpuResidency
 from localmoe.model.gpu_plan import GpuPlan
 from localmoe.model.gpu_runtime import GpuRuntime, _place_all, _transformer
 from localmoe.model.weights import LayerWeights, Weights
 from quant.blocks import FORMATS
+from quant.families import FAMILIES
 from quant.recipes import more_bits
 
 ALIGN = 256

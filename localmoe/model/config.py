@@ -13,24 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from quant.errors import ModelFileError
+from quant.families import FAMILIES, Family
 from quant.gguf import GGUFFile
 
 SUPPORTED = "Mixtral, Mistral, Llama and Qwen3"  # as messages name them
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """In what the models of one GGUF architecture differ from those of another."""
-
-    rope_halves: bool  # positions rotate dimensions (i, i + rope_dim / 2) together, not (2i, 2i + 1)
-    head_norms: bool  # each head's query and key pass an RMSNorm before they are rotated
-
-
-FAMILIES = {
-    "llama": Family(rope_halves=False, head_norms=False),
-    "qwen3": Family(rope_halves=True, head_norms=True),  # Qwen Team 2025, https://arxiv.org/abs/2505.09388
-    "qwen3moe": Family(rope_halves=True, head_norms=True),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +59,15 @@ class ModelConfig:
                 f"the architecture {read.architecture!r} is not supported; supported: {SUPPORTED} files"
             )
         heads, hidden = read.count(".attention.head_count"), read.count(".embedding_length")
-        experts = read.count(".expert_count", least=0, default=0)
-        own_width = experts > 0 and read.has(".expert_feed_forward_length")
+        family = FAMILIES[read.architecture]
+        fewest = family.least_experts
+        experts = read.count(".expert_count", least=fewest, default=None if fewest else 0)
         head_dim = read.count(".attention.key_length", default=max(1, hidden // heads))
         config = cls(
             name=read.text("general.name", default=path.stem),
             layers=read.count(".block_count"),
             hidden=hidden,
-            ffn=read.count(".expert_feed_forward_length" if own_width else ".feed_forward_length"),
+            ffn=read.count(f".{family.ffn}"),
             heads=heads,
             kv_heads=read.count(".attention.head_count_kv", default=heads),
             head_dim=head_dim,
@@ -93,7 +80,7 @@ class ModelConfig:
             vocab=0,
             context=read.count(".context_length"),
             window=read.count(".attention.sliding_window", least=0, default=0),
-            family=FAMILIES[read.architecture],
+            family=family,
         )
         config._check(read)
         return config
@@ -142,9 +129,6 @@ class _Metadata:
         self.path, self.metadata = path, metadata
         self.architecture = ""
         self.architecture = self.text("general.architecture")
-
-    def has(self, key: str) -> bool:
-        return self._full(key) in self.metadata
 
     def _full(self, key: str) -> str:
         return self.architecture + key if key.startswith(".") else key

@@ -28,7 +28,7 @@ def rope_table(config: ModelConfig, context: int, factors: Floats | None = None)
     inverse = config.rope_base ** (-np.arange(0, config.rope_dim, 2, dtype=np.float64) / config.rope_dim)
     if factors is not None:
         inverse = inverse / factors
-    apart = config.family.rope_halves
+    apart = not config.family.interleaved
     table = np.empty((context, 2, len(inverse)) if apart else (context, len(inverse), 2), np.float32)
     cos, sin = (table[:, 0], table[:, 1]) if apart else (table[..., 0], table[..., 1])
     for start in range(0, context, _ROPE_PIECE):  # in float64, all at once would take five times the table

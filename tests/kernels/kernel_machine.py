@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from localmoe.kernels.buffers import Block, Rows, Shape
 from localmoe.kernels.cpu import Cpu
 from localmoe.kernels.matrix import Matrix
-from localmoe.model.config import Family
 from localmoe.model.decoder import rope_table
+from quant.families import Family
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Machine:
     def __init__(
         self, widths: Shape, threads: int = 2, chunk: int = 16, exact: bool = False, context: int = 1024
     ) -> None:
-        family = Family(rope_halves=widths.rope_halves, head_norms=False)
+        family = Family("llama", interleaved=not widths.rope_halves)
         config: Any = SimpleNamespace(
             rope_dim=2 * widths.rope_pairs, rope_base=10000.0, rope_scale=1.0, family=family
         )
