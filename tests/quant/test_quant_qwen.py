@@ -10,6 +10,7 @@ import tokenizer_models
 from click.testing import CliRunner
 from conversions import interrupted, planned
 
+import localmoe
 from localmoe.cli.inspect import inspect
 from quant.convert import convert
 from quant.errors import ModelFileError
@@ -250,3 +251,19 @@ def test_a_norm_of_heads_that_is_missing_is_noticed(qwen, tmp_path, helpers):
     helpers.write_safetensors(directory / "model.safetensors", helpers.as_stored(weights, "bf16"))
     with pytest.raises(ModelFileError, match=r"'model.layers.1.self_attn.k_norm.weight' is missing"):
         open_source(directory)
+
+
+def test_it_runs_as_in_transformers(qwen, file):
+    """From the directory to logits and token ids: what the converter wrote is what the runtime reads."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    text = tokenizer_models.TEXT[0]
+    ids = AutoTokenizer.from_pretrained(qwen).encode(text)
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(qwen, dtype=torch.float32)(torch.tensor([ids]))
+    with localmoe.load(file, exact=True, threads=2) as model:
+        assert model.tokenizer.encode(text) == ids
+        np.testing.assert_allclose(model.logits(ids), expected.logits[0], atol=1e-4, rtol=0)
+        prompt = model.encode_chat([{"role": "user", "content": "Hi"}])
+        assert prompt[0] == model.tokenizer.control_id("<|im_start|>")
