@@ -54,6 +54,7 @@ _SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
     "hidden_act": ("silu", None),
+    "partial_rotary_factor": (1, None),
 }
 _QWEN_SUPPORTED = {**_SUPPORTED, "use_sliding_window": (False, None)}
 
@@ -144,6 +145,8 @@ def _model_type(config: Settings) -> ModelType:
             raise config.error(f"{key} is {found}, and only {supported[0]!r} is supported")
     rope = config.part("rope_parameters")  # since transformers 5
     scaling = config.part("rope_scaling")  # before
+    if rope.get("partial_rotary_factor") not in _SUPPORTED["partial_rotary_factor"]:
+        raise config.error("its rotary embedding turns a part of each head, which is not supported")
     for kind in (rope.get("rope_type"), scaling.get("rope_type"), scaling.get("type")):
         if kind not in (None, "default"):
             raise config.error(f"its rotary embedding is scaled ({kind!r:.40}), which is not supported")

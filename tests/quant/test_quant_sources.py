@@ -328,6 +328,8 @@ def test_a_template_is_the_last_one_named_default(tmp_path, helpers):
         ({"num_key_value_heads": 3}, "do not share"),
         ({"vocab_size": 95}, "has 96 pieces|has the shape"),
         ({"rope_scaling": {"type": "yarn"}}, "rotary embedding is scaled"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, and only 1 is supported"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "turns a part of each head"),
         ({"attention_bias": True}, "attention_bias is True, and only False is supported"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', and only 'silu' is supported"),
         ({"rms_norm_eps": "1e-5"}, "rms_norm_eps is '1e-5', not a positive number"),
