@@ -58,18 +58,20 @@ class Speed:
 def measure_speed(
     model: Model, prompt: int, generated: int, repeats: int, load_s: float, first_token_s: float
 ) -> Speed:
-    """Prefills `prompt` random tokens and decodes `generated` more, `repeats` times after one warm-up."""
+    """Prefills `prompt` random tokens and decodes `generated` more, `repeats` times after one warm-up: others
+    each time, or a model whose experts are paged would find those of the time before.
+    """
     if prompt + generated > model.context:
         raise UsageError(model.config.too_many(prompt + generated, model.context))
-    ids = random_ids(model, prompt + generated)
+    warm, *drawn = (random_ids(model, prompt + generated, seed) for seed in range(1 + repeats))
     decoder = model.decoder()
-    prefill_seconds(decoder, ids[:prompt])  # the warm-up
-    for token in ids[prompt:]:
+    prefill_seconds(decoder, warm[:prompt])
+    for token in warm[prompt:]:
         decoder.extend([token])
     peak = peak_rss()  # before the probe takes memory of its own
     prefill, decoded = [], []
     with read_probe(model) as probe:
-        for _ in range(repeats):
+        for ids in drawn:
             prefill.append(prompt / prefill_seconds(decoder, ids[:prompt]))
             decoded.append(decode_stretches(decoder, ids[prompt:], probe))
     decode, stretches = [decode_rate(one) for one in decoded], [s for one in decoded for s in one]

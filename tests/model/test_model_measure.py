@@ -22,11 +22,13 @@ from localmoe.measure import (
     decode_rate,
     decode_stretches,
     measure_quality,
+    measure_speed,
     random_ids,
     read_probe,
     share_of_bandwidth,
     split_windows,
 )
+from localmoe.model.decoder import Decoder
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +136,22 @@ def test_random_ids_leave_out_control_tokens(tiny):
     assert ids == random_ids(model, 500)
     assert min(ids) >= 3
     assert max(ids) < VOCAB
+
+
+def test_every_repetition_has_tokens_of_its_own(tiny, monkeypatch):
+    """Else a paged model would find the experts of the time before."""
+    seen: list[tuple[int, ...]] = []
+    extend = Decoder.extend
+
+    def spied(decoder, ids):
+        seen.append(tuple(ids))
+        return extend(decoder, ids)
+
+    monkeypatch.setattr(Decoder, "extend", spied)
+    with localmoe.load(tiny("q4_k"), threads=1) as model:
+        measure_speed(model, prompt=16, generated=2, repeats=3, load_s=0.1, first_token_s=0.1)
+    prompts = [ids for ids in seen if len(ids) == 16]
+    assert len(set(prompts)) == len(prompts) == 4
 
 
 BENCH_KEYS = {
