@@ -31,6 +31,7 @@ from localmoe.model.gpu_runtime import GpuRuntime, _place_all, _transformer
 from localmoe.model.weights import LayerWeights, Weights
 from quant.blocks import FORMATS
 from quant.families import FAMILIES
+from quant.parts import PartFiles
 from quant.recipes import more_bits
 
 ALIGN = 256
@@ -92,7 +93,7 @@ class Synthetic:
         for i, row in enumerate(matrices):
             nbytes[i] = [m.nbytes for m in row]
         zeros = np.zeros((s.layers, s.experts, 3), np.int64)
-        self.layout = ExpertLayout(Path("synthetic"), zeros, zeros.copy(), nbytes)
+        self.layout = ExpertLayout(PartFiles((Path("synthetic"),)), zeros, zeros.copy(), nbytes)
         self.shapes = [
             ExpertShape(*row, self.layout.classes[int(self.layout.class_of[i])].starts) for i,
             row in enumerate(matrices)

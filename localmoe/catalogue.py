@@ -147,7 +147,7 @@ def _not_converted(model: Installed) -> UsageError:
 
 
 def find(model: str) -> Found:
-    """The file that `model` (a path, an installed name, or demo) means.
+    """The file that `model` (a path, an installed name, or demo) means; the first, of a model in parts.
 
     Raises `UsageError` for a name that is not on this machine, how to get it, or the nearest name; and for
     original weights, how to convert them.
@@ -161,7 +161,10 @@ def find(model: str) -> Found:
         raise UsageError("this copy of localmoe holds no demo model; name a model file instead")
     path = expanded(model)
     if path.exists():
-        return Found(path.stem, path, None)
+        from quant.parts import first_part, model_name
+
+        path = first_part(path)
+        return Found(model_name(path), path, None)
     if model + ORIGINAL in here:
         raise _not_converted(here[model + ORIGINAL])
     if model in entries():

@@ -25,6 +25,7 @@ from localmoe.text.prompts import prompt_format
 from localmoe.text.tokenizer import load_tokenizer
 from quant.compiled import drop_old_caches
 from quant.gguf import GGUFFile
+from quant.parts import open_model
 
 if TYPE_CHECKING:
     from localmoe.kernels.cpu import Cpu
@@ -76,7 +77,7 @@ def load(
     chosen = choose_device("cpu" if exact else device, notice or (lambda line: None))
     kv_type = "f32" if exact else kv_type
     found = find(os.fspath(path_or_name))
-    file = GGUFFile.open(found.path)
+    file = open_model(found.path)
     try:
         config = ModelConfig.from_gguf(file)
         plan = make_plan(file, config, context, kv_type, threads, ram_bound) if chosen == "cpu" else None

@@ -60,9 +60,10 @@ class Tensor:
     name: str
     shape: tuple[int, ...]  # NumPy order: rows first, the reverse of GGUF's
     format: BlockFormat
-    offset: int  # of its first byte, from the start of the file
+    offset: int  # of its first byte, from the start of the file; through all parts, in a model of several
     nbytes: int
     _map: mmap.mmap = field(compare=False)
+    _begin: int = 0  # of the mapped file, in what `offset` counts through
 
     @property
     def type(self) -> str:
@@ -71,13 +72,13 @@ class Tensor:
     @property
     def data(self) -> npt.NDArray[np.uint8]:
         """uint8 [*shape[:-1], row_bytes], a read-only view of the mapped file."""
-        flat = np.frombuffer(self._map, np.uint8, self.nbytes, self.offset)
+        flat = np.frombuffer(self._map, np.uint8, self.nbytes, self.offset - self._begin)
         return flat.reshape(*self.shape[:-1], self.format.row_bytes(self.shape[-1]))
 
     @property
     def address(self) -> int:
         """Where the mapped bytes are in memory; valid while the file is open."""
-        return int(np.frombuffer(self._map, np.uint8, 1, self.offset).ctypes.data)
+        return int(np.frombuffer(self._map, np.uint8, 1, self.offset - self._begin).ctypes.data)
 
     def __repr__(self) -> str:
         return f"Tensor({self.name!r}, {self.shape}, {self.type})"
@@ -117,6 +118,11 @@ class GGUFFile:
         except BaseException:
             mapped.close()
             raise
+
+    @property
+    def parts(self) -> tuple[GGUFFile, ...]:
+        """The files that are mapped: this one. A model of several has more (`quant.parts`)."""
+        return (self,)
 
     def ask_for_huge_pages(self) -> None:
         """Have what is not in the page cache yet read and mapped 2 MiB at a time, where the system can: for

@@ -1,4 +1,4 @@
-"""GGUF files as sources: whole or split, and Mixtral files of before April 2024 with a tensor per expert."""
+"""GGUF files as sources: in parts too, and Mixtral files of before April 2024 with a tensor per expert."""
 
 from __future__ import annotations
 
@@ -11,54 +11,25 @@ import numpy as np
 from quant.errors import ModelFileError
 from quant.gguf import GGUFFile, Tensor
 from quant.model_check import check_model
+from quant.parts import OF_THE_FILE, open_model
 from quant.sources import Matrix, Source, SourceTensor
 from quant.tensor_files import show
 
-_SPLIT = re.compile(r"(.*-)(\d{5})(-of-)(\d{5})\.gguf")
 _EXPERT = re.compile(r"(blk\.\d+\.ffn_(?:gate|up|down))\.(\d+)\.weight")
 _SCALAR_TYPES = {
     0: np.uint8, 1: np.int8, 2: np.uint16, 3: np.int16, 4: np.uint32, 5: np.int32, 6: np.float32,
     10: np.uint64, 11: np.int64, 12: np.float64,
 }  # fmt: skip
-_OF_THE_FILE = ("split.no", "split.count", "split.tensors.count", "general.alignment")  # not of the model
-MAX_SPLITS = 1000
 
 
 def open_gguf(path: Path) -> Source:
-    """A GGUF model, all of its splits if it has several (any one of them may be named)."""
-    with GGUFFile.open(path) as first:
-        paths = _splits(path, first)
-        tensors: dict[str, tuple[Path, Tensor]] = {}
-        for each in paths:
-            with GGUFFile.open(each) as file:
-                for name, tensor in file.tensors.items():
-                    if name in tensors:
-                        other = tensors[name][0].name
-                        raise ModelFileError(f"{show(each)}: tensor {name!r} is also in {other}")
-                    tensors[name] = (each, tensor)
-        with GGUFFile.open(paths[0]) as head:
-            metadata = _metadata(head)
+    """A GGUF model, all of its parts if it has several (any one of them may be named)."""
+    with open_model(path) as file:
+        tensors = {name: (part.path, t) for part in file.parts for name, t in part.tensors.items()}
+        metadata = _metadata(file)
         merged = _merge(tensors, path)
         check_model(metadata, {t.name: t.shape for t in merged}, path)
-        return Source(path, "GGUF", metadata, merged, paths)
-
-
-def _splits(path: Path, file: GGUFFile) -> list[Path]:
-    count = file.metadata.get("split.count", 1)
-    if type(count) is not int or not 0 <= count <= MAX_SPLITS:
-        raise ModelFileError(f"{show(path)}: it claims to be split into {count!r} files")
-    if count <= 1:
-        return [path]
-    match = _SPLIT.fullmatch(path.name)
-    if match is None or int(match[4]) != count:
-        raise ModelFileError(
-            f"{show(path)}: one of {count} files; give them their names, ending in -00001-of-{count:05}.gguf"
-        )
-    paths = [path.with_name(f"{match[1]}{i + 1:05}{match[3]}{match[4]}.gguf") for i in range(count)]
-    missing = next((p for p in paths if not p.is_file()), None)
-    if missing is not None:
-        raise ModelFileError(f"{show(missing)}: no such file; all {count} parts of the model must be there")
-    return paths
+        return Source(path, "GGUF", metadata, merged, [part.path for part in file.parts])
 
 
 def _metadata(file: GGUFFile) -> dict[str, Any]:
@@ -66,7 +37,7 @@ def _metadata(file: GGUFFile) -> dict[str, Any]:
     return {
         key: _SCALAR_TYPES[file.value_types[key]](value) if file.value_types[key] in _SCALAR_TYPES else value
         for key, value in file.metadata.items()
-        if key not in _OF_THE_FILE
+        if key not in OF_THE_FILE
     }
 
 

@@ -22,9 +22,9 @@ def show_prompt(
     from localmoe.runner import DEFAULT_CONTEXT
     from localmoe.text.prompts import prompt_format
     from localmoe.text.tokenizer import load_tokenizer
-    from quant.gguf import GGUFFile
+    from quant.parts import open_model
 
-    with GGUFFile.open(path) as file:
+    with open_model(path) as file:
         context = settings.context or min(ModelConfig.from_gguf(file).context, DEFAULT_CONTEXT)
         tokenizer = load_tokenizer(file.metadata)
         encode = partial(prompt_format(file.metadata, tokenizer).encode, think=settings.think)

@@ -14,10 +14,10 @@ def show_plan(path: Path, settings: Settings, as_json: bool, notices: Notices) -
     from localmoe.model.config import ModelConfig
     from localmoe.model.device import choose_device
     from localmoe.runner import make_plan
-    from quant.gguf import GGUFFile
+    from quant.parts import open_model
 
     device = choose_device(settings.device, notices)
-    with GGUFFile.open(path) as file:
+    with open_model(path) as file:
         config = ModelConfig.from_gguf(file)
         plan = make_plan(
             file, config, settings.context, settings.kv_type, settings.threads, settings.ram,

@@ -106,7 +106,7 @@ def _enough(model: str, tokens: int) -> int:
     from localmoe.catalogue import find
     from localmoe.model.config import ModelConfig
     from localmoe.runner import DEFAULT_CONTEXT
-    from quant.gguf import GGUFFile
+    from quant.parts import open_model
 
-    with GGUFFile.open(find(model).path) as file:
+    with open_model(find(model).path) as file:
         return min(ModelConfig.from_gguf(file).context, max(tokens, DEFAULT_CONTEXT))

@@ -88,9 +88,9 @@ def _usage(found: Found, trace_path: Path | None, needs_trace: bool) -> _Usage:
     from localmoe.experts.traces import load_trace, save_trace
     from localmoe.model.config import ModelConfig
     from localmoe.model.identity import identity
-    from quant.gguf import GGUFFile
+    from quant.parts import open_model
 
-    with GGUFFile.open(found.path) as file:
+    with open_model(found.path) as file:
         config = ModelConfig.from_gguf(file)
         digest = identity(file)
     if not config.is_mixture:

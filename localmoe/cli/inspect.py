@@ -21,32 +21,31 @@ _SHOWN_ITEMS, _SHOWN_CHARACTERS = 6, 100
 @click.option("--check", is_flag=True, help="Read it all: do the metadata make sense, is every scale finite?")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with nothing shortened.")
 def inspect(file: Path, tensors: bool, check: bool, as_json: bool) -> None:
-    """Show the metadata and the tensors of FILE, a GGUF file."""
-    from quant.gguf import GGUFFile
+    """Show the metadata and the tensors of FILE, a GGUF file; of all parts, if it is one of several."""
+    from quant.parts import open_model
     from quant.summary import by_type, weights_of
 
-    with GGUFFile.open(file) as opened:
+    with open_model(file) as opened:
         if check:
-            _check(file)
+            _check(opened)
         totals = by_type((t.type, weights_of(t), t.nbytes) for t in opened.tensors.values())
         click.echo(_as_json(opened, totals) if as_json else _as_text(opened, totals, tensors))
 
 
-def _check(path: Path) -> None:
-    """ModelFileError where the model that `path` is, or is a part of, does not hold together."""
-    from quant.gguf import GGUFFile
+def _check(file: GGUFFile) -> None:
+    """ModelFileError where the model does not hold together."""
     from quant.source_gguf import open_gguf
     from quant.summary import check_scales
 
-    source = open_gguf(path)
-    for part in sorted({matrix.path for tensor in source.tensors for matrix in tensor.parts}):
-        with GGUFFile.open(part) as opened:
-            check_scales(opened)
+    open_gguf(file.path)
+    for part in file.parts:
+        check_scales(part)
 
 
 def _as_json(file: GGUFFile, totals: list[TypeTotal]) -> str:
     report = {
         "path": str(file.path),
+        "files": [{"path": str(part.path), "size": part.size} for part in file.parts],
         "version": file.version,
         "size": file.size,
         "metadata": {key: _plain(value) for key, value in file.metadata.items()},
@@ -61,8 +60,16 @@ def _as_json(file: GGUFFile, totals: list[TypeTotal]) -> str:
             for t in totals
         ],
         "tensors": [
-            {"name": t.name, "type": t.type, "shape": list(t.shape), "bytes": t.nbytes, "offset": t.offset}
-            for t in file.tensors.values()
+            {
+                "name": t.name,
+                "type": t.type,
+                "shape": list(t.shape),
+                "bytes": t.nbytes,
+                "file": number,  # of "files"; offset: in that file
+                "offset": t.offset,
+            }
+            for number, part in enumerate(file.parts)
+            for t in part.tensors.values()
         ],
     }
     return json.dumps(report, indent=1)
@@ -82,7 +89,8 @@ def _plain(value: Any) -> Any:
 def _as_text(file: GGUFFile, totals: list[TypeTotal], tensors: bool) -> str:
     from quant.summary import TypeTotal
 
-    lines = [f"GGUF version {file.version}, {len(file.tensors)} tensors, {file.size / 1e9:.3f} GB", ""]
+    where = f" in {len(file.parts)} files" if len(file.parts) > 1 else ""
+    lines = [f"GGUF version {file.version}, {len(file.tensors)} tensors, {file.size / 1e9:.3f} GB{where}", ""]
     width = max(map(len, file.metadata), default=0)
     lines += [f"{key:{width}}  {_shown(value)}" for key, value in file.metadata.items()]
     whole = TypeTotal(

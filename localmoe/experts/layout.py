@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quant.errors import ModelFileError
 from quant.gguf import GGUFFile, Tensor
+from quant.parts import PartFiles
 
 PARTS = ("ffn_gate", "ffn_up", "ffn_down")
 PART_ALIGNMENT = 64  # a cache line: no part shares one with its neighbour, and vector loads stay aligned
@@ -26,12 +26,13 @@ SLOT_ALIGNMENT = 4096  # a page
 class ExpertLayout:
     """The experts of one model file.
 
+    `files`: of the model, mostly one; it says which file an offset is in.
     `offsets` int64 [layers, experts, 3]: first byte of each part in the file.
     `addresses` int64 [layers, experts, 3]: where the mapped file shows it, valid while the file is open.
     `nbytes` int64 [layers, 3]: bytes of each part of an expert; the same for all experts of a layer.
     """
 
-    path: Path
+    files: PartFiles
     offsets: NDArray[np.int64]
     addresses: NDArray[np.int64]
     nbytes: NDArray[np.int64]
@@ -60,7 +61,7 @@ class ExpertLayout:
                     offsets[layer, :, part] = [tensor.offset for tensor in tensors]
                     addresses[layer, :, part] = [tensor.address for tensor in tensors]
                 nbytes[layer, part] = size
-        return cls(file.path, offsets, addresses, nbytes)
+        return cls(PartFiles.of(file), offsets, addresses, nbytes)
 
     @property
     def layers(self) -> int:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
-from io import RawIOBase
+from io import FileIO, RawIOBase
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from localmoe.errors import LocalMoeError
 from localmoe.experts.layout import ExpertLayout
 from localmoe.experts.slots import ExpertSlots
+from quant.parts import PartFiles
 
 _AT_ONCE = 8 << 20  # bytes per system call: a cancelled or failing read is noticed in between
 _ADVICE = 128 << 10  # bytes that the kernel takes of one advice: its window of read-ahead, by default
@@ -39,19 +40,15 @@ class ReadError(LocalMoeError):
 
 
 class ExpertFile:
-    """Reads experts of one model file; safe to use from several threads."""
+    """Reads experts of one model; safe to use from several threads."""
 
     def __init__(self, layout: ExpertLayout) -> None:
         self.layout = layout
         self.bytes_read = 0
         self._lock = threading.Lock()
-        try:
-            self._file = open(layout.path, "rb", buffering=0)  # noqa: SIM115  # closed by close()
-        except OSError as error:
-            raise ReadError(f"{layout.path}: cannot be read: {error.strerror or error}") from error
-        if hasattr(os, "posix_fadvise"):  # no guessing what comes next: beyond a part is another expert's
-            with contextlib.suppress(OSError):
-                os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        with contextlib.ExitStack() as opened:
+            self._files = [opened.enter_context(_opened(path)) for path in layout.files.paths]
+            self._opened = opened.pop_all()
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="localmoe-read")
 
     def read(self, layer: int, expert: int, parts: Sequence[NDArray[np.uint8]]) -> Read:
@@ -61,43 +58,62 @@ class ExpertFile:
         return Read(self._threads, fills)
 
     def close(self) -> None:
-        """Wait for reads that have begun, then close the file."""
+        """Wait for reads that have begun, then close what they read."""
         self._threads.shutdown(wait=True)
-        self._file.close()
+        self._opened.close()
 
     def _fill(self, part: NDArray[np.uint8], offset: int) -> None:
         """Read exactly `part` at `offset`."""
-        done = 0
+        number, start = self.layout.files.locate(offset)
+        file, done = self._files[number], 0
         try:
-            _advise(self._file, offset, part.nbytes)
+            _advise(file, start, part.nbytes)
             while done < part.nbytes:
-                count = self._read_at(part.data[done : done + _AT_ONCE], offset + done)
+                count = self._read_at(file, part.data[done : done + _AT_ONCE], start + done)
                 if count == 0:
-                    raise ReadError(f"{self.layout.path}: ends early; was it replaced while the model ran?")
+                    path = self.layout.files.paths[number]
+                    raise ReadError(f"{path}: ends early; was it replaced while the model ran?")
                 done += count
         except OSError as error:
-            raise ReadError(f"{self.layout.path}: cannot be read: {error.strerror or error}") from error
+            raise _unreadable(self.layout.files.paths[number], error) from error
         finally:
             with self._lock:
                 self.bytes_read += done
 
-    def _read_at(self, target: memoryview, offset: int) -> int:
+    def _read_at(self, file: FileIO, target: memoryview, offset: int) -> int:
         if hasattr(os, "preadv"):
-            return os.preadv(self._file.fileno(), [target], offset)
+            return os.preadv(file.fileno(), [target], offset)
         with self._lock:  # Windows: one position for all threads
-            self._file.seek(offset)
-            return self._file.readinto(target) or 0
+            file.seek(offset)
+            return file.readinto(target) or 0
 
 
-def read_ahead(path: Path, ranges: Iterable[tuple[int, int]]) -> None:
-    """Let the kernel read (offset, size) of a file into its cache; returns while the disk is at it.
+def _opened(path: Path) -> FileIO:
+    try:
+        file = open(path, "rb", buffering=0)  # noqa: SIM115  # closed by ExpertFile.close()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if hasattr(os, "posix_fadvise"):  # no guessing what comes next: beyond a part is another expert's
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+    return file
+
+
+def _unreadable(path: Path, error: OSError) -> ReadError:
+    return ReadError(f"{path}: cannot be read: {error.strerror or error}")
+
+
+def read_ahead(files: PartFiles, ranges: Iterable[tuple[int, int]]) -> None:
+    """Let the kernel read (offset, size) of a model into its cache; returns while the disk is at it.
 
     For what is used where the file is mapped: page faults there would wait for one window of read-ahead each,
     and most of a window at the edge of a tensor is a neighbour that nobody asked for.
     """
-    with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
+    with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+        handles = [opened.enter_context(open(path, "rb", buffering=0)) for path in files.paths]
         for offset, size in ranges:
-            _advise(file, offset, size)
+            number, start = files.locate(offset)
+            _advise(handles[number], start, size)
 
 
 def _advise(file: RawIOBase, offset: int, size: int) -> None:

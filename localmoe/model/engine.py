@@ -45,9 +45,10 @@ class Engine:
         context = plan.needs.context
         self.weights = bind(file, config)
         if plan.slots is not None and plan.needs.layout is not None:  # the experts have readers of their own
-            experts = set(plan.needs.layout.offsets.ravel().tolist())
+            layout = plan.needs.layout
+            experts = set(layout.offsets.ravel().tolist())
             others = [t for t in file.tensors.values() if t.offset not in experts]
-            read_ahead(file.path, [(t.offset, t.nbytes) for t in others])
+            read_ahead(layout.files, [(t.offset, t.nbytes) for t in others])
         self.residency = _residency(plan, config, store)
         rope = rope_table(config, context, self.weights.rope_factors)
         shape = shape_of(config, file, exact)

@@ -8,6 +8,7 @@ import pytest
 from localmoe.experts.layout import ExpertLayout
 from quant.blocks import FORMATS
 from quant.gguf import GGUFWriter
+from quant.parts import PartFiles
 
 
 class Experts:
@@ -30,7 +31,7 @@ class Experts:
                     at += len(data)
         self.image = np.frombuffer(b"".join(pieces), np.uint8)  # stands in for the mapped file
         path.write_bytes(self.image.tobytes())
-        self.layout = ExpertLayout(path, offsets, offsets + self.image.ctypes.data, nbytes)
+        self.layout = ExpertLayout(PartFiles((path,)), offsets, offsets + self.image.ctypes.data, nbytes)
 
     def holds(self, layer, expert, addresses):
         """Whether the three addresses show exactly that expert, as a kernel would see it."""

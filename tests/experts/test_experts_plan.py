@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from localmoe.experts.plan import Needs, available_memory, plan_beside_gpu, plan
 from localmoe.experts.residency import Residency
 from localmoe.experts.sizes import parse_size
 from localmoe.experts.statistics import ExpertStatistics
+from quant.parts import PartFiles
 
 GIB = 1 << 30
 
@@ -23,7 +25,7 @@ def mixtral(context=8192):
     gate, down4, down6 = 4096 * 14336 * 144 // 256, 14336 * 4096 * 144 // 256, 14336 * 4096 * 210 // 256
     nbytes = np.array([(gate, gate, down6 if layer % 2 else down4) for layer in range(32)], np.int64)
     offsets = np.zeros((32, 8, 3), np.int64)
-    layout = ExpertLayout("mixtral.gguf", offsets, offsets, nbytes)
+    layout = ExpertLayout(PartFiles((Path("mixtral.gguf"),)), offsets, offsets, nbytes)
     return Needs("mixtral.gguf", 1_070_000_000, context * 32 * 8 * 128 * 2 * 2, 300 << 20, context, layout, 2)
 
 

@@ -158,10 +158,10 @@ def test_a_pass_waits_for_the_expert_that_the_pager_has_in_hand(make_experts, mo
     residency.statistics.observe_tokens(np.array([[[5, 1]]] * 20, np.uint8))
     reading, proceed, read_at = threading.Event(), threading.Event(), ExpertFile._read_at
 
-    def slow(file, target, offset):
+    def slow(*arguments):
         reading.set()
         assert proceed.wait(10)
-        return read_at(file, target, offset)
+        return read_at(*arguments)
 
     monkeypatch.setattr(ExpertFile, "_read_at", slow)
     residency.warm()
@@ -234,15 +234,15 @@ def test_ctrl_c_within_a_read_leaves_no_late_bytes(make_experts, monkeypatch, to
     residency = residency_of(experts, [slots, slots])
     proceed, ended, read_at, calls = threading.Event(), threading.Event(), ExpertFile._read_at, []
 
-    def stalled(file, target, offset):
-        calls.append(offset)
+    def stalled(*arguments):
+        calls.append(arguments)
         if len(calls) > 1:
-            return read_at(file, target, offset)
+            return read_at(*arguments)
         for _ in range(interrupts):  # the second one comes while the first waits for this read
             time.sleep(0.05)
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         proceed.wait(0.2)
-        count = read_at(file, target, offset)
+        count = read_at(*arguments)
         ended.set()
         return count
 
@@ -321,6 +321,7 @@ from localmoe.experts.residency import Residency
 from localmoe.experts.statistics import ExpertStatistics
 from localmoe.experts.traces import generate_trace
 from localmoe.experts import replay
+from quant.parts import PartFiles
 
 def held():
     fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
@@ -328,7 +329,7 @@ def held():
 
 path, size = Path(sys.argv[1]), 1 << 20
 offsets = np.arange(8 * 8 * 3, dtype=np.int64).reshape(8, 8, 3) * size
-layout = ExpertLayout(path, offsets, np.zeros_like(offsets), np.full((8, 3), size, np.int64))
+layout = ExpertLayout(PartFiles((path,)), offsets, np.zeros_like(offsets), np.full((8, 3), size, np.int64))
 statistics = ExpertStatistics(8, 8, 2)
 statistics.observe_tokens(generate_trace(2, 8))  # compiled
 before = held()

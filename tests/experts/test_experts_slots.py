@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from localmoe.experts.layout import ExpertLayout
 from localmoe.experts.slots import ExpertSlots
+from quant.parts import PartFiles
 
 LAYERS, EXPERTS = 3, 4
 SIZES = [(100, 100, 60), (100, 100, 90), (100, 100, 60)]
@@ -20,7 +21,7 @@ SIZES = [(100, 100, 60), (100, 100, 90), (100, 100, 60)]
 
 def layout_of(sizes, experts, tmp_path=None):
     addresses = 1_000_000 + np.arange(len(sizes) * experts * 3, dtype=np.int64).reshape(-1, experts, 3) * 4096
-    return ExpertLayout(tmp_path, addresses - 1_000_000, addresses, np.array(sizes, np.int64))
+    return ExpertLayout(PartFiles((tmp_path,)), addresses - 1_000_000, addresses, np.array(sizes, np.int64))
 
 
 class SlotMachine(RuleBasedStateMachine):

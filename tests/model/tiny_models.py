@@ -123,6 +123,29 @@ def write_model(
     return path
 
 
+def split_model(path: Path, *starts: int, stem: Path | None = None) -> list[Path]:
+    """Writes the model at `path` once more, in parts as llama.cpp's gguf-split does: a further one begins at
+    each of `starts`, numbers of tensors. `stem`: where, and the beginning of their names.
+    """
+    stem = stem or path.with_name(f"{path.stem}-parts")
+    count = len(starts) + 1
+    parts = [stem.with_name(f"{stem.name}-{i + 1:05}-of-{count:05}.gguf") for i in range(count)]
+    with GGUFFile.open(path) as whole:
+        tensors = list(whole.tensors.values())
+        for i, (part, first, end) in enumerate(zip(parts, (0, *starts), (*starts, None), strict=True)):
+            own = {
+                "split.no": np.uint16(i),
+                "split.count": np.uint16(count),
+                "split.tensors.count": np.int32(len(tensors)),
+            }
+            with GGUFWriter(part, {**whole.metadata, **own} if i == 0 else own) as file:
+                for tensor in tensors[first:end]:
+                    file.declare(tensor.name, tensor.shape, tensor.type)
+                for tensor in tensors[first:end]:
+                    file.write(tensor.name, tensor.data)
+    return parts
+
+
 def kind_of(name: str, shape: Sequence[int], types: Mapping[str, str] | str) -> str:
     small = len(shape) == 1 or "ffn_gate_inp" in name
     if isinstance(types, str):

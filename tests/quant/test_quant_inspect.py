@@ -77,7 +77,13 @@ def test_check_of_a_split_model_reads_every_part(file, tmp_path):
     for part in parts:
         run(part, "--check")
     data = bytearray(parts[1].read_bytes())
-    offset = json.loads(run(parts[1], "--json"))["tensors"][3]["offset"]
+    report = json.loads(run(parts[1], "--json"))
+    assert report == json.loads(run(parts[0], "--json"))
+    assert report["files"] == [{"path": str(part), "size": part.stat().st_size} for part in parts]
+    assert [tensor["name"] for tensor in report["tensors"]] == [name for name, _ in tensors]
+    assert [tensor["file"] for tensor in report["tensors"]] == [0] * 9 + [1] * (len(tensors) - 9)
+    assert f" {len(tensors)} tensors, {report['size'] / 1e9:.3f} GB in 2 files\n" in run(parts[1])
+    offset = report["tensors"][12]["offset"]
     data[offset : offset + 2] = struct.pack("<e", float("inf"))
     parts[1].write_bytes(data)
     with pytest.raises(ModelFileError, match=r"m-00002-of-00002\.gguf: .* scale that is no number"):
