@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,8 +106,9 @@ def pull(name: str, kind: str | None, quiet: bool) -> None:
     The original weights (safetensors), which `localmoe quantize` converts, are kept as NAME-safetensors.
     """
     from localmoe.catalogue import ORIGINAL, Installed, conversion, entries, models_directory, register
-    from localmoe.download import download, remote_files
+    from localmoe.download import DownloadError, download, remote_files
     from localmoe.experts.sizes import format_size
+    from quant.parts import missing_parts
 
     source = _source(name, kind)
     commit, files = remote_files(source.repo, source.files)
@@ -114,10 +116,13 @@ def pull(name: str, kind: str | None, quiet: bool) -> None:
     licence = entries()[name].licence
     click.echo(f"{source.repo}: {len(files)} files, {format_size(total)}, {licence}", err=True)
     original = source.kind == "safetensors"
+    lacking = [] if original else missing_parts([Path(one.path).name for one in files])
+    if lacking:
+        raise DownloadError(f"{source.repo} lacks {lacking[0]}, a part of the model; it may have changed")
     kept = name + ORIGINAL if original else name
     directory = models_directory() / kept
     download(source.repo, commit, files, directory, progress_line(quiet))
-    path = directory if original else directory / files[0].path
+    path = directory if original else directory / min(one.path for one in files)  # the first part
     digests = {one.path: one.sha256 for one in files if one.sha256}
     register(Installed(kept, path, total, True, f"{source.repo}@{commit}", digests))
     if original:
@@ -166,43 +171,51 @@ def progress_line(quiet: bool) -> Progress:
 @models.command("import")
 @click.argument("file", metavar="FILE.gguf")
 @click.option("--name", metavar="NAME", help="[default: the file's name]")
-@click.option("--copy", "copied", is_flag=True, help="Copy the file instead of noting where it is.")
+@click.option("--copy", "copied", is_flag=True, help="Copy the files instead of noting where they are.")
 def import_(file: str, name: str | None, copied: bool) -> None:
-    """Make a GGUF file known by a name."""
+    """Make a GGUF file known by a name; all parts, if it is one of several."""
     from localmoe.catalogue import Installed, checked_name, installed, models_directory, register
     from localmoe.download import sha256_of
-    from quant.gguf import GGUFFile
+    from quant.parts import model_name, open_model
 
-    source = expanded(file)
-    with GGUFFile.open(source):
-        pass  # raises for a file that is none
-    wanted = checked_name(name or source.stem)
+    with open_model(expanded(file)) as model:  # raises for a file that is none
+        sources = [part.path for part in model.parts]
+    wanted = checked_name(name or model_name(sources[0]))
     there = installed().get(wanted)
-    if there is not None and there.path.resolve() != source.resolve():
+    if there is not None and there.path.resolve() != sources[0].resolve():
         raise UsageError(f"there is a model {wanted} already ({there.path}); choose another --name")
-    target = source.resolve()
     if copied:
-        target = models_directory() / wanted / source.name
-        _copy(source, target)
-    digests = {target.name: sha256_of(target, progress_line(False))}
-    register(Installed(wanted, target, target.stat().st_size, copied, "imported", digests))
-    click.echo(f"{wanted} is {target}", err=True)
+        targets = [models_directory() / wanted / source.name for source in sources]
+        _copy(sources, targets)
+    elif len(sources) == 1:
+        targets = [sources[0].resolve()]
+    else:  # links to parts stay what they are: it is by their names that the parts are told
+        targets = [source.parent.resolve() / source.name for source in sources]
+    digests = {target.name: sha256_of(target, progress_line(False)) for target in targets}
+    size = sum(target.stat().st_size for target in targets)
+    register(Installed(wanted, targets[0], size, copied, "imported", digests))
+    more = f", in {len(targets)} parts" if len(targets) > 1 else ""
+    click.echo(f"{wanted} is {targets[0]}{more}", err=True)
 
 
-def _copy(source: Path, target: Path) -> None:
-    """All of it or nothing: what a copy leaves that was cut short, `models rm` would not find."""
-    draft = target.with_name(target.name + ".partial")
+def _copy(sources: Sequence[Path], targets: Sequence[Path]) -> None:
+    """All of them or nothing: what a copy leaves that was cut short, `models rm` would not find."""
+    drafts = [target.with_name(target.name + ".partial") for target in targets]
+    directory = targets[0].parent
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, draft)
-        draft.replace(target)
+        directory.mkdir(parents=True, exist_ok=True)
+        for source, draft in zip(sources, drafts, strict=True):
+            shutil.copyfile(source, draft)
+        for draft, target in zip(drafts, targets, strict=True):
+            draft.replace(target)
     except OSError as error:
-        why = f"{source} cannot be copied to {target}: {error.strerror}"
+        why = f"{sources[0]} cannot be copied to {directory}: {error.strerror}"
         raise UsageError(f"{why}; make room there, or import it without --copy") from None
     finally:
         with suppress(OSError):
-            draft.unlink(missing_ok=True)
-            target.parent.rmdir()  # unless there is a model in it
+            for draft in drafts:
+                draft.unlink(missing_ok=True)
+            directory.rmdir()  # unless there is a model in it
 
 
 @models.command()
@@ -213,20 +226,21 @@ def verify(name: str, as_json: bool) -> None:
     from localmoe.catalogue import find, installed
     from localmoe.chat.output import to_json
     from localmoe.download import sha256_of
-    from quant.gguf import GGUFFile
+    from quant.parts import open_model
 
     model = installed().get(name)
     path = model.path if model is not None else find(name).path
-    directory = path if path.is_dir() else path.parent
     results = {}
     for file, expected in (model.digests if model is not None else {}).items():
-        at = directory / file if (directory / file).exists() else path
+        file = file if path.is_dir() else Path(file).name  # without its folder in the repository
+        at = (path if path.is_dir() else path.parent) / file
         actual = sha256_of(at, progress_line(as_json)) if at.is_file() else ""
         results[file] = "good" if actual == expected else "damaged" if actual else "missing"
-    if path.is_file():
-        with GGUFFile.open(path):
-            results.setdefault(path.name, "readable; no digest is known")
     bad = [file for file, result in results.items() if result in ("damaged", "missing")]
+    if path.is_file() and not bad:
+        with open_model(path) as opened:
+            for part in opened.parts:
+                results.setdefault(part.path.name, "readable; no digest is known")
     click.echo(to_json({"name": name, "files": results, "good": not bad}) if as_json else
                "\n".join(f"{file}: {result}" for file, result in results.items()))  # fmt: skip
     if bad:

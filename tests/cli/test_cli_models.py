@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
@@ -18,6 +20,10 @@ from localmoe import catalogue, download
 from localmoe.cli.main import run
 from localmoe.errors import UsageError
 from localmoe.settings import canonical, parse
+from quant.parts import open_model
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
+from tiny_models import split_model, write_model
 
 WEIGHTS = bytes(range(256)) * 9000
 CONFIG = b'{"a": 1}'
@@ -327,6 +333,114 @@ def test_import_verify_rm(tiny: Path, copy: bool, capsys: pytest.CaptureFixture[
     assert path.exists() != copy
     with pytest.raises(UsageError, match="no model or file 'mine'"):
         catalogue.find("mine")
+
+
+@pytest.fixture
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """A model in three files."""
+    monkeypatch.setenv("LOCALMOE_DATA_DIR", str(tmp_path / "data"))
+    return split_model(write_model(tmp_path / "whole.gguf"), 5, 12, stem=tmp_path / "m")
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_any_part_imports_all(parts: list[Path], copy: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "import", str(parts[1]), *(["--copy"] if copy else [])]) == 0
+    assert capsys.readouterr().err.endswith("m-00001-of-00003.gguf, in 3 parts\n")
+    assert run(["models", "import", str(parts[2])]) == (2 if copy else 0)  # known by then, where it is
+    first = catalogue.find("m").path
+    assert (first != parts[0]) == copy
+    kept = [first.with_name(part.name) for part in parts]
+    assert [path.read_bytes() for path in kept] == [part.read_bytes() for part in parts]
+    size = sum(part.stat().st_size for part in parts)
+    capsys.readouterr()
+    assert run(["models", "list", "--installed", "--json"]) == 0
+    listed = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert listed["m"]["bytes"] == size
+    assert run(["models", "verify", "m", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["files"] == {part.name: "good" for part in parts}
+    data = kept[1].read_bytes()
+    kept[1].write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    kept[2].unlink()
+    assert run(["models", "verify", "m"]) == 1
+    results = ("good", "damaged", "missing")
+    expected = [f"{part.name}: {result}" for part, result in zip(parts, results, strict=True)]
+    assert capsys.readouterr().out.splitlines() == expected
+    assert run(["models", "rm", "m", "--yes"]) == 0
+    assert [path.exists() for path in kept] == [not copy, not copy, False]
+    assert parts[0].exists()
+
+
+def test_parts_are_imported_by_the_names_of_links(parts: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    for number, part in enumerate(parts):
+        part.rename(tmp_path / "blobs" / f"{number}")
+        part.symlink_to(tmp_path / "blobs" / f"{number}")
+    assert run(["models", "import", str(parts[2]), "--name", "linked"]) == 0
+    assert catalogue.find("linked").path == parts[0]
+    assert run(["models", "verify", "linked"]) == 0
+
+
+def test_a_copy_of_parts_cut_short_leaves_nothing(
+    parts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copyfile = shutil.copyfile
+
+    def full(source: Path, target: Path) -> None:
+        if source == parts[1]:
+            raise OSError(28, "No space left on device")
+        copyfile(source, target)
+
+    monkeypatch.setattr("localmoe.cli.models.shutil.copyfile", full)
+    assert run(["models", "import", str(parts[0]), "--copy"]) == 2
+    assert not list((tmp_path / "data" / "models").iterdir())
+
+
+def test_parts_that_are_not_all_there_are_not_imported(
+    parts: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts[2].unlink()
+    assert run(["models", "import", str(parts[0])]) == 2
+    assert f"{parts[2]}: no such file" in capsys.readouterr().err
+    assert "m" not in catalogue.installed()
+    assert run(["models", "verify", str(parts[0])]) == 2
+
+
+def test_a_model_in_parts_is_found_by_any(parts: list[Path]) -> None:
+    found = [catalogue.find(str(part)) for part in parts]
+    assert found == [found[0]] * 3
+    assert found[0].path == parts[0]
+    assert found[0].names == ("m", "m-00001-of-00003", str(parts[0]))
+
+
+@pytest.mark.parametrize("missing", [None, 0, 2])
+def test_pull_of_a_model_in_parts(
+    hub: Hub, parts: list[Path], tmp_path: Path, missing: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.files = {part.name: part.read_bytes() for i, part in reversed([*enumerate(parts)]) if i != missing}
+    hub.names = {name: f"Q4_K_M/{name}" for name in hub.files}
+    directory = tmp_path / "data" / "models" / "small"
+    if missing is not None:
+        assert run(["models", "pull", "small"]) == 1
+        assert f"some/repo lacks {parts[missing].name}, a part of the model" in capsys.readouterr().err
+        assert not directory.exists()
+        return
+    assert run(["models", "pull", "small"]) == 0
+    first = directory / "Q4_K_M" / parts[0].name
+    assert capsys.readouterr().out == f"{first}\n"
+    assert catalogue.find("small").path == first
+    assert catalogue.installed()["small"].size == sum(part.stat().st_size for part in parts)
+    assert run(["models", "verify", "small"]) == 0
+    good = [f"{part.name}: good" for part in parts]
+    assert sorted(capsys.readouterr().out.splitlines()) == good
+    with open_model(first) as model:
+        assert len(model.parts) == 3
+    (directory / "Q4_K_M" / parts[1].name).unlink()
+    assert run(["models", "verify", "small"]) == 1
+    assert f"{parts[1].name} cannot be used; pull or import it again" in capsys.readouterr().err
+    assert run(["models", "pull", "small"]) == 0
+    assert run(["models", "verify", "small"]) == 0
+    assert run(["models", "rm", "small", "--yes"]) == 0
+    assert not directory.exists()
 
 
 def test_import_refuses(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
