@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
-
 from quant.errors import ModelFileError
 from quant.gguf import GGUFFile, Tensor
 from quant.tensor_files import show
@@ -25,7 +23,7 @@ from quant.text import printable
 
 MAX_PARTS = 1000
 OF_THE_FILE = ("split.no", "split.count", "split.tensors.count", "general.alignment")  # not of the model
-_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+_NAME = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf")
 
 
 def open_model(path: str | os.PathLike[str]) -> GGUFFile:
@@ -178,13 +176,17 @@ def _check_part(part: GGUFFile, number: int, first: GGUFFile) -> None:
             f"{show(part.path)}: by what is in it not part {number + 1} of the model (split.no is {said!r}); "
             "give the parts their own names, or get it again"
         )
-    split = ("split.count", "split.tensors.count")
-    alien = [key for key in split if part.metadata.get(key) != first.metadata.get(key)]
-    repeated = (part.metadata.keys() & first.metadata.keys()) - set(OF_THE_FILE)  # little, of later parts
-    alien += [key for key in sorted(repeated) if not np.array_equal(part.metadata[key], first.metadata[key])]
-    if alien:
+    differing = [
+        key for key in ("split.count", "split.tensors.count")
+        if repr(part.metadata.get(key)) != repr(first.metadata.get(key))
+    ] + [
+        key for key, value in part.metadata.items()  # mostly nothing of the model, in a later part
+        if key not in OF_THE_FILE and isinstance(value, str | int | float)
+        and repr(value) != repr(first.metadata.get(key, value))
+    ]  # fmt: skip
+    if differing:
         raise ModelFileError(
-            f"{show(part.path)}: its {alien[0]} is not that of {printable(first.path.name)}, so it is of "
+            f"{show(part.path)}: its {differing[0]} is not that of {printable(first.path.name)}, so it is of "
             "another model; get all parts of one"
         )
 

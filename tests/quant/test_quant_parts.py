@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -139,7 +140,8 @@ def test_a_part_of_no_split(whole: Path, parts: list[Path]) -> None:
 
 
 def test_what_a_part_repeats_of_the_model(parts: list[Path]) -> None:
-    change(parts[1], {"general.architecture": "llama", "general.alignment": 32})
+    change(parts[1], {"general.architecture": "llama", "general.alignment": 32, "x": math.nan})
+    change(parts[0], {"x": math.nan})
     open_model(parts[0]).close()
 
 
