@@ -30,9 +30,17 @@ class Turn:
 
     @property
     def whole(self) -> str:
-        """The content, and before an answer's the thoughts, as the model wrote them."""
-        thoughts = self.details.get("thoughts")
-        return f"{OPEN}{thoughts}{CLOSE}\n\n{self.content}" if isinstance(thoughts, str) else self.content
+        """The content, and before an answer's the thoughts, as the model wrote them: without an end, where it
+        was stopped within them.
+        """
+        closed = f"{CLOSE}\n\n{self.content}" if self.content else ""
+        return f"{OPEN}{self.thoughts}{closed}" if self.thoughts else self.content
+
+    @property
+    def thoughts(self) -> str:
+        """What the model thought before this answer; "" where it did not."""
+        thoughts = self.details.get("thoughts")  # of an imported conversation anything
+        return thoughts if isinstance(thoughts, str) else ""
 
     def path(self) -> list[Turn]:
         """The turns from the first to this one."""

@@ -181,9 +181,9 @@ def clear(_repl: Repl, _argument: str) -> None:
 
 def thoughts(repl: Repl, _argument: str) -> None:
     turn = repl.session.conversation.last("assistant")
-    if turn is None or "thoughts" not in turn.details:
+    if turn is None or not turn.thoughts.strip():
         raise UsageError("The last answer came without thoughts.")
-    repl.notices.write(safe(str(turn.details["thoughts"]).strip()), DIM)
+    repl.notices.write(safe(turn.thoughts.strip()), DIM)
 
 
 def copy(repl: Repl, argument: str) -> None:

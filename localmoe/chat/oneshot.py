@@ -64,9 +64,8 @@ def answer_object(session: Session, text: str) -> dict[str, Any]:
         "seed": answer.seed,
         "model": session.model.name,
     }
-    turn = session.conversation.head
-    if turn is not None and "thoughts" in turn.details:
-        data["thoughts"] = turn.details["thoughts"].strip()
+    if session.thoughts.strip():
+        data["thoughts"] = session.thoughts.strip()
     if session.conversation.id is not None:
         data["conversation"] = session.conversation.id
     if answer.logprobs:

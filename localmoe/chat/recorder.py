@@ -132,9 +132,9 @@ class Recorder:
         done = threading.Event()
 
         def keep() -> None:
-            written = turn.content
+            written = turn.whole
             while not done.wait(FLUSH_SECONDS):
-                text = turn.content
+                text = turn.whole
                 if text != written:
                     self.update(turn)
                     written = text

@@ -142,8 +142,11 @@ class Repl:
         with interruptible() as cancelled, closing(ask(cancelled)) as pieces:
             write_answer(session, pieces, self.notices)
             stopped = cancelled()
-        if stopped:
+        head = session.conversation.head
+        if stopped and head is not None and head.status == "interrupted":
             self.notices("(stopped here; /continue goes on, /regen answers anew)")
+        elif stopped:
+            self.notices("(stopped before the first word)")
         self._show_status()
 
     def _show_status(self) -> None:

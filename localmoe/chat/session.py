@@ -50,6 +50,7 @@ class Session:
         self.conversation = conversation
         self.recorder = recorder
         self.answer: Answer | None = None  # the last one
+        self.thoughts = ""  # those before it
         self.logprobs = 0
         self.thought: Callable[[str], None] = lambda text: None  # hears what is thought before an answer
         self._notice = notice
@@ -217,7 +218,7 @@ class Session:
         try:
             yield from self._stream(turn, window, cancelled)
         finally:
-            if turn.status == "interrupted" and not turn.content:
+            if turn.status == "interrupted" and not turn.whole:
                 self.conversation.head = before
                 self.recorder.stand_on(self.conversation)
 
@@ -226,7 +227,8 @@ class Session:
     ) -> Answering:
         """Generate into `turn`, piece by piece; whatever ends it, the turn says so and is saved."""
         self._announce(window)
-        self.answer = None
+        whole = turn.whole if continues else None
+        self.answer, self.thoughts = None, "" if turn.content else turn.thoughts
         sampling = self.sampling()
         turn.status = "streaming"
         turn.details |= {
@@ -250,30 +252,36 @@ class Session:
             continues=continues,
             cancelled=cancelled,
         )
-        thoughts, thought = Thoughts(self.model.tokenizer, window.ids, continues), ""
+        thoughts = Thoughts(self.model.tokenizer, window.ids, whole)
         with self.recorder.answering(turn):
             try:
                 for thinking, text, answer in apart(until_cancelled(pieces), thoughts):
                     turn.content += text
                     self.answer = answer or self.answer
                     if thinking:
-                        thought += thinking
-                        self.thought(thought)
+                        self.thoughts += thinking
+                        turn.details = {**turn.details, "thoughts": self.thoughts}  # others read it meanwhile
+                        self.thought(self.thoughts)
                     if text:
                         yield text
             finally:
-                if thought.strip():
-                    turn.details["thoughts"] = thought
                 ended = self.answer is not None and self.answer.finish_reason != "cancelled"
                 turn.status = "complete" if ended else "interrupted"
                 if self.answer is not None:
                     turn.details |= _facts(self.answer)
-        if thought.strip() and not turn.content and turn.status == "complete":
-            self._notice(
-                "The answer ended in the model's thoughts (/thoughts shows them): raise max_tokens, or let "
-                "it answer at once with /set think off."
-            )
+        if self.thoughts.strip() and not turn.content:
+            self._tell_how_thoughts_ended()
         self._watch_context()
+
+    def _tell_how_thoughts_ended(self) -> None:
+        reason = self.answer.finish_reason if self.answer is not None else "cancelled"
+        if reason == "length":
+            self._notice(
+                "The answer ended within the model's thoughts: /continue goes on; raise max_tokens, or ask "
+                "for an answer at once with /set think off."
+            )
+        elif reason == "stop":
+            self._notice("The answer ended within the model's thoughts: at a stop text, or by itself.")
 
     def sampling(self) -> Sampling:
         """The sampling that the settings ask for."""

@@ -6,8 +6,8 @@ To tell them apart, messages go into the template with an unguessable word inser
 they contain, and at an edge where one could arise from the template's text and the message's together. The
 word leaves again before encoding.
 
-An answer's `<think>` and `</think>` are left as they are where they are no control tokens: templates find by
-them what the model thought, and leave that out of earlier answers.
+What marks the thoughts at the beginning of an answer, `<think>` and `</think>`, is left as it is where these
+are no control tokens: templates find by them what the model thought, and leave that out of earlier answers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TemplateFormat:
         self._marker_start = re.compile(f"(?={any_marker})")
         user_defined = [piece for piece, token in self._markers.items() if not tokenizer.is_control(token)]
         self._found_in_text = re.compile(_any_of(user_defined))  # by `encode`, as all user-defined pieces are
-        self._thinking = re.compile(f"({_any_of(piece for piece in user_defined if piece in (OPEN, CLOSE))})")
+        self._thinks = {OPEN, CLOSE} <= set(user_defined)
         self._tails = {c for piece in self._markers for c in piece[1:]}
         self._heads = {c for piece in self._markers for c in piece[:-1]}
         pieces = {token: piece for piece, token in tokenizer.markers().items()}
@@ -67,20 +67,26 @@ class TemplateFormat:
 
     def _encode(self, messages: Sequence[Message], think: bool) -> list[int]:
         word = _unguessable()
-        shielded = [{"role": m["role"], "content": self._shielded(m, word)} for m in messages]
-        opened = shielded.pop()["content"] if messages[-1]["role"] == "assistant" else ""
-        values = {**self._values, "messages": shielded, "add_generation_prompt": True}
-        if not think:  # else as the template has it by itself
-            values["enable_thinking"] = False
-        text = self._renderer.render(self._template, values)
+        closed, opened = list(messages), ""
+        if messages[-1]["role"] == "assistant":
+            opened = self._shielded(closed.pop(), word, is_open=True)
+        shielded = [{"role": m["role"], "content": self._shielded(m, word)} for m in closed]
+        values = {"messages": shielded, "add_generation_prompt": True, "enable_thinking": think}
+        text = self._renderer.render(self._template, {**self._values, **values})
         return self._one_bos(self._ids(_joined(text, opened), word))
 
-    def _shielded(self, message: Message, word: str) -> str:
-        """A message's text without any control token, but with what marks the thinking of an answer."""
-        if message["role"] != "assistant":
-            return self._shield(message["content"], word)
-        parts = self._thinking.split(message["content"])
-        return "".join(part if i % 2 else self._shield(part, word) for i, part in enumerate(parts))
+    def _shielded(self, message: Message, word: str, is_open: bool = False) -> str:
+        """A message's text without any control token, but with what marks the thoughts before an answer; an
+        answer that goes on may be within them.
+        """
+        content = message["content"]
+        begun = content.lstrip()
+        if message["role"] != "assistant" or not self._thinks or not begun.startswith(OPEN):
+            return self._shield(content, word)
+        thought, close, rest = begun.removeprefix(OPEN).partition(CLOSE)
+        if not close and not is_open:
+            return self._shield(content, word)
+        return OPEN + self._shield(thought, word) + close + self._shield(rest, word)
 
     def _shield(self, content: str, word: str) -> str:
         """`content` without any control token: `word` stands inside each, and where one could arise."""
@@ -120,6 +126,8 @@ def _joined(prompt: str, answer: str) -> str:
         return prompt + answer.removeprefix(OPEN).lstrip("\n")
     if answer.startswith(OPEN) and end.endswith(CLOSE):
         return prompt + answer.partition(CLOSE)[2].lstrip("\n")
+    if answer and end.endswith(OPEN):  # it was given without thoughts
+        return f"{prompt}{CLOSE}\n\n{answer}"
     return prompt + answer
 
 

@@ -24,18 +24,22 @@ class _Where(Enum):
 class Thoughts:
     """Splits one answer's text; all that `feed` and `finish` return together is all of it but the markers."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], continues: bool = False) -> None:
-        """`prompt`: some formats end theirs with the opening marker. `continues`: the text goes on after an
-        answer's; then, and where the vocabulary has no such markers, all of it is answer.
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], continues: str | None = None) -> None:
+        """`prompt`: some formats end theirs with the opening marker. `continues`: what the model wrote so far
+        (`Turn.whole`), where the text goes on after it. Where the vocabulary has no such markers, all of the
+        text is answer.
         """
         markers = tokenizer.markers()
         first, last = markers.get(OPEN), markers.get(CLOSE)
         self._held = ""  # what may be the beginning of a marker
-        self._where = _Where.BEFORE
-        if continues or first is None or last is None:
+        if first is None or last is None:
             self._where = _Where.ANSWER
-        elif next((token for token in reversed(prompt) if token in (first, last)), last) == first:
-            self._where = _Where.THOUGHTS
+        elif continues is None:
+            self._where = _Where.THOUGHTS if _ends_with(tokenizer, prompt, first) else _Where.BEFORE
+        else:  # the prompt may have closed them all the same: it shall not think
+            within = continues.startswith(OPEN) and CLOSE not in continues
+            latest = next((token for token in reversed(prompt) if token in (first, last)), first)
+            self._where = _Where.THOUGHTS if within and latest == first else _Where.ANSWER
 
     def feed(self, text: str) -> tuple[str, str]:
         """More of the text: what of it is thought, and what is answer."""
@@ -65,6 +69,16 @@ class Thoughts:
         """What was held back, at the end of the text."""
         rest, self._held = self._held, ""
         return (rest, "") if self._where is _Where.THOUGHTS else ("", rest)
+
+
+def _ends_with(tokenizer: Tokenizer, prompt: Sequence[int], marker: int) -> bool:
+    """Whether the marker is the last of a prompt, but for white space."""
+    for token in reversed(prompt):
+        if token == marker:
+            return True
+        if tokenizer.is_control(token) or tokenizer.token_bytes(token).strip():
+            return False
+    return False
 
 
 def _open_end(text: str) -> int:

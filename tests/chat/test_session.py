@@ -9,6 +9,7 @@ from fake_model import FakeModel, ThinkingTokenizer, encode_chat
 
 from localmoe.chat import paced
 from localmoe.chat.conversation import Conversation
+from localmoe.chat.oneshot import answer_object
 from localmoe.chat.session import Session
 from localmoe.chat.window import ContextFullError
 from localmoe.errors import UsageError
@@ -70,6 +71,24 @@ def test_thoughts_are_told_apart_kept_and_not_part_of_the_next_prompt(
     assert "thoughts" not in session.conversation.turns[-1].details
 
 
+def test_thoughts_are_those_of_their_own_answer(session: Session, model: FakeModel) -> None:
+    model.tokenizer = ThinkingTokenizer()
+    model.answers["hi"] = "<think>A greeting.</think>Hello!"
+    text = ask(session, "hi")
+    assert answer_object(session, text)["thoughts"] == "A greeting."
+    text = "".join(session.ask("stopped", cancelled=lambda: True))  # then it stands on the one before again
+    assert session.conversation.path()[-1].thoughts
+    assert "thoughts" not in answer_object(session, text)
+
+
+@pytest.mark.parametrize("thoughts", [5, None, ["a"], {"b": 1}])
+def test_imported_thoughts_of_another_kind_are_none(session: Session, thoughts: object) -> None:
+    session.conversation.add("user", "hi")
+    session.conversation.add("assistant", "hello", thoughts=thoughts)
+    assert session.conversation.path()[-1].whole == "hello"
+    assert "".join(session.continue_answer()) == "aid: hi"  # where its script goes on after five bytes
+
+
 def test_an_answer_that_goes_on_has_its_thoughts_before_it(session: Session, model: FakeModel) -> None:
     model.tokenizer = ThinkingTokenizer()
     model.answers["hi"] = "<think>\nA greeting.\n</think>\n\nHello there!"
@@ -85,11 +104,36 @@ def test_an_answer_that_goes_on_has_its_thoughts_before_it(session: Session, mod
 
 def test_an_answer_that_ends_in_its_thoughts_says_so(session: Session, model: FakeModel) -> None:
     model.tokenizer = ThinkingTokenizer()
-    model.answers["hi"] = "<think>\nA greeting"
+    model.answers["hi"] = "<think>\nA greeting.\n</think>\n\nHello!"
     told: list[str] = []
     session._notice = told.append
+    session.set(max_tokens=12)
     assert ask(session, "hi") == ""
     assert "/set think off" in told[-1]
+    assert session.conversation.turns[-1].details["thoughts"] == "\nA gr"
+    session.set(max_tokens=None)
+    assert "".join(session.continue_answer()) == "Hello!"  # from within its thoughts
+    assert session.conversation.turns[-1].details["thoughts"] == "\nA greeting.\n"
+    model.answers["yo"] = "<think>\nA greeting."
+    session.set(stop=("greet",))
+    assert ask(session, "yo") == ""
+    assert "at a stop text" in told[-1]
+
+
+def test_an_answer_stopped_within_its_thoughts_is_kept_and_goes_on(
+    session: Session, model: FakeModel, history: History
+) -> None:
+    model.tokenizer = ThinkingTokenizer()
+    model.answers["hi"] = "<think>\nA greeting.\n</think>\n\nHello!"
+    heard: list[str] = []
+    session.thought = heard.append
+    assert "".join(session.ask("hi", cancelled=lambda: len(heard) > 2)) == ""
+    turn = session.conversation.head
+    assert turn is not None
+    assert (turn.role, turn.status, turn.content) == ("assistant", "interrupted", "")
+    assert saved(history)[-1] == ("assistant", "", "interrupted")
+    assert "".join(session.continue_answer()) == "Hello!"
+    assert turn.details["thoughts"] == "\nA greeting.\n"
 
 
 def test_whether_to_think_reaches_the_prompt_and_a_summary_is_made_without(

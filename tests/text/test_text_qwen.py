@@ -110,7 +110,7 @@ def qwen(data: SimpleNamespace) -> SimpleNamespace:
 
 def test_ids_are_transformers(qwen: SimpleNamespace, data: SimpleNamespace) -> None:
     harmless = [text for text in data.CORPUS if not any(piece in text for piece in CONTROL)]
-    answers = (*harmless, THOUGHT, "<think>\n\n</think>\n\nYes", "thought</think>x", "<think>cut", "</think>")
+    answers = (*harmless, THOUGHT, "<think>\n\n</think>\n\nYes", "<think></think>")
     rng = random.Random(8)
     for _ in range(150):
         kinds = rng.choice(("u", "su", "uau", "suau", "suauau", "uaau", "usu"))
@@ -125,6 +125,13 @@ def test_what_was_thought_is_left_out_of_earlier_answers(qwen: SimpleNamespace) 
     ids = qwen.format.encode(said("u: a", f"a: {THOUGHT}", "u: b"))
     assert "Let me see" not in qwen.tokenizer.decode(ids)
     assert ids == qwen.format.encode(said("u: a", "a:   It is 4.\n", "u: b"))
+
+
+@pytest.mark.parametrize("text", ["Write </think> to close.", "It opens with <think> then.", "<think> opens"])
+def test_an_answer_that_speaks_of_the_markers_keeps_its_text(qwen: SimpleNamespace, text: str) -> None:
+    ids = qwen.format.encode(said("u: a", f"a: {text}", "u: b"))
+    assert f"assistant\n{text}\nuser" in qwen.tokenizer.decode(ids)
+    assert not {"<think>", "</think>"} & set(markers_in(qwen, ids))
 
 
 def test_an_open_answer_goes_on_where_it_stopped(qwen: SimpleNamespace) -> None:
@@ -151,6 +158,13 @@ def test_a_template_may_open_the_thoughts_itself(qwen: SimpleNamespace) -> None:
     assert prompt == qwen.format.encode(said("u: a")) + qwen.tokenizer.encode("<think>\n", bos=False)
     expected = prompt + qwen.tokenizer.encode(THOUGHT.removeprefix("<think>\n"), bos=False)
     assert form.encode(said("u: a", f"a: {THOUGHT}")) == expected
+    expected = prompt + qwen.tokenizer.encode("</think>\n\nIt is", bos=False)
+    assert form.encode(said("u: a", "a: It is")) == expected  # an answer that was given without
+
+
+def markers_in(qwen: SimpleNamespace, ids: list[int]) -> list[str]:
+    pieces = {token: piece for piece, token in qwen.tokenizer.markers().items()}
+    return [pieces[token] for token in ids if token in pieces]
 
 
 def markers(ours: Tokenizer, form: PromptFormat, messages: list[Message]) -> list[int]:

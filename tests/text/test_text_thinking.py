@@ -11,8 +11,14 @@ from localmoe.text.thinking import CLOSE, OPEN, Thoughts
 MARKERS = {OPEN: 7, CLOSE: 8}
 
 
-def split(text: str, size: int, prompt=(), markers=MARKERS, continues=False) -> tuple[str, str]:
-    thoughts = Thoughts(SimpleNamespace(markers=lambda: markers), list(prompt), continues)
+def split(text: str, size: int, prompt=(), markers=MARKERS, continues=None) -> tuple[str, str]:
+    """Of a vocabulary where 3 is white space, 9 a control token and all else a word."""
+    tokenizer = SimpleNamespace(
+        markers=lambda: markers,
+        is_control=lambda token: token == 9,
+        token_bytes=lambda token: {3: b"\n", 9: b""}.get(token, b"word"),
+    )
+    thoughts = Thoughts(tokenizer, list(prompt), continues)
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
     parts = [*map(thoughts.feed, pieces), thoughts.finish()]
     return "".join(thought for thought, _ in parts), "".join(answer for _, answer in parts)
@@ -43,7 +49,18 @@ def test_a_prompt_may_have_opened_them(size):
     assert split("<think>a</think>b", size, prompt=[1, 2]) == ("a", "b")
 
 
+@pytest.mark.parametrize("prompt", [[7, 1, 9], [7, 3, 9, 3], [1, 7, 2, 3]])
+def test_a_marker_in_what_was_said_before_opens_nothing(prompt):
+    assert split("Yes.", 2, prompt) == ("", "Yes.")
+
+
 def test_without_such_markers_and_in_an_answer_that_goes_on_all_is_answer():
     text = "<think>a</think>b"
     assert split(text, 3, markers={}) == ("", text)
-    assert split(text, 3, prompt=[7], continues=True) == ("", text)
+    assert split(text, 3, prompt=[7, 1, 8, 1], continues="<think>a</think>b") == ("", text)
+    assert split(text, 3, prompt=[7, 1, 1], continues="b") == ("", text)
+
+
+def test_an_answer_that_was_cut_within_its_thoughts_goes_on_there():
+    assert split("b</think>c", 2, prompt=[9, 7, 1], continues="<think>a") == ("b", "c")
+    assert split("c", 2, prompt=[9, 7, 3, 8, 3], continues="<think>a") == ("", "c")  # told not to think
