@@ -26,6 +26,14 @@ def ask(session: Session, text: str) -> str:
     return "".join(session.ask(text))
 
 
+@pytest.fixture
+def thinking(model: FakeModel) -> FakeModel:
+    """The model, which greets after a thought."""
+    model.tokenizer = ThinkingTokenizer()
+    model.answers["hi"] = "<think>\nA greeting.\n</think>\n\nHello!"
+    return model
+
+
 def saved(history: History) -> list[tuple[str, str, str]]:
     summary = history.latest()
     assert summary is not None
@@ -56,10 +64,8 @@ def test_two_turns(session: Session, model: FakeModel, history: History) -> None
 
 
 def test_thoughts_are_told_apart_kept_and_not_part_of_the_next_prompt(
-    session: Session, model: FakeModel, history: History
+    session: Session, thinking: FakeModel, history: History
 ) -> None:
-    model.tokenizer = ThinkingTokenizer()
-    model.answers["hi"] = "<think>\nA greeting.\n</think>\n\nHello!"
     heard: list[str] = []
     session.thought = heard.append
     assert ask(session, "hi") == "Hello!"
@@ -71,9 +77,7 @@ def test_thoughts_are_told_apart_kept_and_not_part_of_the_next_prompt(
     assert "thoughts" not in session.conversation.turns[-1].details
 
 
-def test_thoughts_are_those_of_their_own_answer(session: Session, model: FakeModel) -> None:
-    model.tokenizer = ThinkingTokenizer()
-    model.answers["hi"] = "<think>A greeting.</think>Hello!"
+def test_thoughts_are_those_of_their_own_answer(session: Session, thinking: FakeModel) -> None:
     text = ask(session, "hi")
     assert answer_object(session, text)["thoughts"] == "A greeting."
     text = "".join(session.ask("stopped", cancelled=lambda: True))  # then it stands on the one before again
@@ -89,22 +93,18 @@ def test_imported_thoughts_of_another_kind_are_none(session: Session, thoughts: 
     assert "".join(session.continue_answer()) == "aid: hi"  # where its script goes on after five bytes
 
 
-def test_an_answer_that_goes_on_has_its_thoughts_before_it(session: Session, model: FakeModel) -> None:
-    model.tokenizer = ThinkingTokenizer()
-    model.answers["hi"] = "<think>\nA greeting.\n</think>\n\nHello there!"
-    session.set(max_tokens=35)
+def test_an_answer_that_goes_on_has_its_thoughts_before_it(session: Session, thinking: FakeModel) -> None:
+    session.set(max_tokens=32)
     begun = ask(session, "hi")
     held = list(session.decoder.tokens)
     session.set(max_tokens=None)
-    assert begun + "".join(session.continue_answer()) == "Hello there!"
+    assert begun + "".join(session.continue_answer()) == "Hello!"
     assert session.decoder.tokens[: len(held)] == held
     assert session.answer is not None
     assert session.answer.prefilled_tokens <= 1
 
 
-def test_an_answer_that_ends_in_its_thoughts_says_so(session: Session, model: FakeModel) -> None:
-    model.tokenizer = ThinkingTokenizer()
-    model.answers["hi"] = "<think>\nA greeting.\n</think>\n\nHello!"
+def test_an_answer_that_ends_in_its_thoughts_says_so(session: Session, thinking: FakeModel) -> None:
     told: list[str] = []
     session._notice = told.append
     session.set(max_tokens=12)
@@ -114,17 +114,15 @@ def test_an_answer_that_ends_in_its_thoughts_says_so(session: Session, model: Fa
     session.set(max_tokens=None)
     assert "".join(session.continue_answer()) == "Hello!"  # from within its thoughts
     assert session.conversation.turns[-1].details["thoughts"] == "\nA greeting.\n"
-    model.answers["yo"] = "<think>\nA greeting."
+    thinking.answers["yo"] = "<think>\nA greeting."
     session.set(stop=("greet",))
     assert ask(session, "yo") == ""
     assert "at a stop text" in told[-1]
 
 
 def test_an_answer_stopped_within_its_thoughts_is_kept_and_goes_on(
-    session: Session, model: FakeModel, history: History
+    session: Session, thinking: FakeModel, history: History
 ) -> None:
-    model.tokenizer = ThinkingTokenizer()
-    model.answers["hi"] = "<think>\nA greeting.\n</think>\n\nHello!"
     heard: list[str] = []
     session.thought = heard.append
     assert "".join(session.ask("hi", cancelled=lambda: len(heard) > 2)) == ""
