@@ -23,7 +23,7 @@ from localmoe.kernels.gpu_attention import BLOCK
 from localmoe.kernels.gpu_formats import GPU_TYPES
 from localmoe.kernels.gpu_launch import Launcher
 from localmoe.kernels.gpu_memory import upload
-from localmoe.kernels.gpu_tiles import ExpertShape, Tiles
+from localmoe.kernels.gpu_tiles import ROUTED_AT_ONCE, ExpertShape, Tiles
 from localmoe.kernels.gpu_words import PLANE_LIFTS, planes_of
 from localmoe.kernels.matrix import Matrix
 
@@ -97,13 +97,14 @@ class Gpu:
         self.q, self.k, self.v = (self._rows(cols, False) for cols in (attention, kv, kv))
         self.attended = self._rows(attention, True)
         self.logits = self.empty(s.vocab)
+        self.router_logits = self.empty(chunk, s.experts if s.experts > ROUTED_AT_ONCE else 0)
         pairs = chunk * max(1, s.experts_used)
         # one token: the experts' FFN activations, in planes
         self.inner = self.empty(max(1, s.experts_used), planes_of(s.ffn))
         self.inner_many = self.empty(pairs if chunk > 1 else 0, s.ffn, dtype=torch.bfloat16)
         self.out_many = self.empty(pairs if chunk > 1 else 0, s.hidden)
         # one expert's (or layer's) largest matrix in bfloat16
-        widest = s.hidden * max(s.ffn, s.hidden) if chunk > self.launch.tiles.tokens else 0
+        widest = s.hidden * max(s.ffn, s.hidden, attention) if chunk > self.launch.tiles.tokens else 0
         self.scratch = self.empty(widest, dtype=torch.bfloat16)
         self._partial = self.empty(0)
         self._lifts = torch.tensor(PLANE_LIFTS, device=self.device)

@@ -92,7 +92,9 @@ def append_kernel(
     if head < HEADS:
         base = q + (token * HEADS + head) * HEAD_DIM
         a, b = _turned(base, q_norm, epsilon, angles, HEAD_DIM, ROPE_PAIRS, PAIRS, HALVES, NORMED)
-        tl.store(base + i * 2, a, mask=inside)  # one warp: all of it has been loaded
+        if HALVES:
+            tl.debug_barrier()  # in place: what a lane stores, others have loaded
+        tl.store(base + i * 2, a, mask=inside)
         tl.store(base + i * 2 + 1, b, mask=inside)
     else:
         kv = head - HEADS

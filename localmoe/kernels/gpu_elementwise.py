@@ -52,20 +52,12 @@ def norm_kernel(
 
 
 @triton.jit
-def route_kernel(
-    h: tl.tensor, router: tl.tensor, chosen: tl.tensor, weights: tl.tensor, COLS: tl.constexpr,
-    EXPERTS: tl.constexpr,
-    PADDED: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr,
+def _choose(
+    logits: tl.tensor, token: tl.tensor, chosen: tl.tensor, weights: tl.tensor, EXPERTS: tl.constexpr,
+    PADDED: tl.constexpr, K: tl.constexpr,
 ) -> None:  # fmt: skip
-    """The K largest router logits of each token (lowest index first on ties), and the softmax over those."""
-    token = tl.program_id(0).to(tl.int64)
+    """A token's K largest of the logits [PADDED] (lowest index first on ties), and the softmax over those."""
     expert = tl.arange(0, PADDED)
-    logits = tl.zeros([PADDED], tl.float32)
-    for first in range(0, COLS, BLOCK):
-        i = first + tl.arange(0, BLOCK)
-        inside = (expert[:, None] < EXPERTS) & (i[None, :] < COLS)
-        rows = tl.load(router + expert[:, None] * COLS + i[None, :], mask=inside, other=0.0)
-        logits += tl.sum(rows * tl.load(h + token * COLS + i, mask=i < COLS, other=0.0)[None, :], 1)
     logits = tl.where(expert < EXPERTS, logits, float("-inf"))
     choice = tl.arange(0, 32)
     picked = tl.zeros([32], tl.int32)
@@ -80,6 +72,35 @@ def route_kernel(
     shares = tl.where(choice < K, tl.exp(scores - tl.max(scores, 0)), 0.0)
     tl.store(chosen + token * K + choice, picked, mask=choice < K)
     tl.store(weights + token * K + choice, shares / tl.sum(shares, 0), mask=choice < K)
+
+
+@triton.jit
+def route_kernel(
+    h: tl.tensor, router: tl.tensor, chosen: tl.tensor, weights: tl.tensor, COLS: tl.constexpr,
+    EXPERTS: tl.constexpr,
+    PADDED: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
+    """Each token's experts and their weights, by the router's logits: see `_choose`."""
+    token = tl.program_id(0).to(tl.int64)
+    expert = tl.arange(0, PADDED)
+    logits = tl.zeros([PADDED], tl.float32)
+    for first in range(0, COLS, BLOCK):
+        i = first + tl.arange(0, BLOCK)
+        inside = (expert[:, None] < EXPERTS) & (i[None, :] < COLS)
+        rows = tl.load(router + expert[:, None] * COLS + i[None, :], mask=inside, other=0.0)
+        logits += tl.sum(rows * tl.load(h + token * COLS + i, mask=i < COLS, other=0.0)[None, :], 1)
+    _choose(logits, token, chosen, weights, EXPERTS, PADDED, K)
+
+
+@triton.jit
+def choose_kernel(
+    logits: tl.tensor, chosen: tl.tensor, weights: tl.tensor, EXPERTS: tl.constexpr, PADDED: tl.constexpr,
+    K: tl.constexpr,
+) -> None:  # fmt: skip
+    """As `route_kernel`, where the logits [tokens, EXPERTS] are there already."""
+    token, expert = tl.program_id(0).to(tl.int64), tl.arange(0, PADDED)
+    values = tl.load(logits + token * EXPERTS + expert, mask=expert < EXPERTS, other=0.0)
+    _choose(values, token, chosen, weights, EXPERTS, PADDED, K)
 
 
 @triton.jit

@@ -17,7 +17,7 @@ from localmoe.kernels import gpu_matvec as V
 from localmoe.kernels.gpu_formats import GEOMETRY, alignment
 from localmoe.kernels.gpu_launch_many import ManyLauncher
 from localmoe.kernels.gpu_resolve import resolve_kernel
-from localmoe.kernels.gpu_tiles import ExpertShape, ceil_div, power_of_two
+from localmoe.kernels.gpu_tiles import ROUTED_AT_ONCE, ExpertShape, ceil_div, power_of_two
 from localmoe.kernels.gpu_words import planes_of
 from localmoe.kernels.matrix import Matrix
 from quant.blocks import FORMATS
@@ -53,12 +53,27 @@ class Launcher(ManyLauncher):
             num_warps=8, enable_fp_fusion=True,
         )  # fmt: skip
 
-    def route(self, h: Tensor, router: Tensor, chosen: Tensor, weights: Tensor, k: int, tokens: int) -> None:
-        """chosen int32 [tokens, k] and weights float32 [tokens, k] from h float32 and router float32
-        [experts, cols].
+    def route(
+        self, h: Tensor, planes: Tensor, router: Tensor, logits: Tensor, chosen: Tensor, weights: Tensor,
+        k: int, tokens: int,
+    ) -> None:  # fmt: skip
+        """chosen int32 [tokens, k] and weights float32 [tokens, k] from h float32 [tokens, cols] and router
+        float32 [experts, cols]. The router of more than ROUTED_AT_ONCE experts is read by many programs:
+        `planes` of one token's h, logits float32 [tokens, experts] for what they compute.
         """
         experts, cols = (int(n) for n in router.shape)
         padded = power_of_two(experts)
+        if experts > ROUTED_AT_ONCE:
+            if tokens == 1:
+                matrix, tiles = Matrix(int(router.data_ptr()), experts, cols, "f32"), self.tiles
+                self.linear(planes, logits, matrix, rows=tiles.router_rows, warps=tiles.router_warps)
+            else:
+                self.logits_many(h, router, logits, tokens)
+            E.choose_kernel[(tokens,)](
+                logits, chosen, weights, EXPERTS=experts, PADDED=padded, K=k, num_warps=1,
+                enable_fp_fusion=True,
+            )  # fmt: skip
+            return
         E.route_kernel[(tokens,)](
             h, router, chosen, weights, COLS=cols, EXPERTS=experts, PADDED=padded, K=k,
             BLOCK=min(power_of_two(cols), max(16, 32768 // padded)) if self.gpu else power_of_two(cols),
@@ -67,14 +82,18 @@ class Launcher(ManyLauncher):
         )  # fmt: skip
 
     # ------------------------------------------------------------ one token
-    def linear(self, planes: Tensor, y: Tensor, matrix: Matrix, add: bool = False) -> None:
-        """y float32 [rows] (+)= matrix · x, x in planes."""
-        rows = self.tiles.rows
+    def linear(
+        self, planes: Tensor, y: Tensor, matrix: Matrix, add: bool = False, rows: int = 0, warps: int = 0
+    ) -> None:
+        """y float32 [rows] (+)= matrix · x, x in planes; by programs of so many rows and warps, or of as many
+        as other matrices.
+        """
+        rows, warps = rows or self.tiles.rows, warps or self.tiles.linear_warps
         V.linear_kernel[(ceil_div(matrix.rows, rows),)](
             planes, y, matrix.address, matrix.rows, KIND=matrix.kind, COLS=matrix.cols,
             ROW_BYTES=matrix.row_bytes,
             ALIGN=alignment(matrix.row_bytes), R=rows, ADD=add,
-            **self._pieces(matrix.kind, matrix.cols, self.tiles.linear_warps), enable_fp_fusion=True,
+            **self._pieces(matrix.kind, matrix.cols, warps), enable_fp_fusion=True,
         )  # fmt: skip
 
     def qkv(
@@ -118,13 +137,16 @@ class Launcher(ManyLauncher):
         down, k = shape.down, int(source.shape[0])
         block = FORMATS[down.type]
         warps = self.tiles.few_warps.get(down.type, self.tiles.down_warps)
+        pieces = self._pieces(down.kind, down.cols, warps)
+        # short rows have no work for so many
+        warps = pieces["num_warps"] = min(warps, ceil_div(pieces["PIECES"] * self.tiles.rows, 32))
         V.down_kernel[(ceil_div(down.rows, self.tiles.rows),)](
             hidden, y, weights, source, target, rows, k, DOWN_START=shape.starts[2], KIND=down.kind,
             FFN=down.cols,
             ROWS=down.rows, ROW_BYTES=down.row_bytes, ALIGN=alignment(down.row_bytes), BLOCK=block.block_size,
             BLOCK_BYTES=block.block_bytes, R=self.tiles.rows,
-            SPAN=self._span(down.row_bytes, warps), PLANES=planes_of(down.cols),
-            **self._pieces(down.kind, down.cols, warps), enable_fp_fusion=True,
+            SPAN=self._span(down.row_bytes, warps), PLANES=planes_of(down.cols), **pieces,
+            enable_fp_fusion=True,
         )  # fmt: skip
 
     def _span(self, row_bytes: int, warps: int) -> int:

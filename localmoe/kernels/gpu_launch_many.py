@@ -42,6 +42,15 @@ class ManyLauncher:
             self._widen(scratch, matrix.address + first * matrix.row_bytes, matrix, rows)
             self._product(x, scratch, y[:, first:], tokens, rows, matrix.cols, add)
 
+    def logits_many(self, h: Tensor, router: Tensor, logits: Tensor, tokens: int) -> None:
+        """logits float32 [tokens, experts] = h float32 [tokens, cols] · routerᵀ, router float32 [experts,
+        cols].
+        """
+        experts, cols = (int(n) for n in router.shape)
+        P.logits_many_kernel[(ceil_div(tokens, 32), ceil_div(experts, 32))](
+            h, router, logits, tokens, COLS=cols, EXPERTS=experts, SIDE=32, **self._options
+        )
+
     @staticmethod
     def _slices(matrix: Matrix, room: int) -> list[tuple[int, int]]:
         """First row and rows of each part of a matrix that fits into `room` wide values."""

@@ -67,6 +67,28 @@ def linear_many_kernel(
 
 
 @triton.jit
+def logits_many_kernel(
+    h: tl.tensor, router: tl.tensor, logits: tl.tensor, tokens: tl.tensor, COLS: tl.constexpr,
+    EXPERTS: tl.constexpr, SIDE: tl.constexpr,
+) -> None:  # fmt: skip
+    """logits[tokens, experts] = h · routerᵀ, all float32 and in its precision: a rounded logit could choose
+    another expert. Grid (tokens / SIDE, experts / SIDE).
+    """
+    t = tl.program_id(0) * SIDE + tl.arange(0, SIDE)
+    e = tl.program_id(1) * SIDE + tl.arange(0, SIDE)
+    k = tl.arange(0, SIDE)
+    total = tl.zeros([SIDE, SIDE], tl.float32)
+    for first in range(0, COLS, SIDE):
+        left = k[None, :] < COLS - first
+        from_h = h + t[:, None].to(tl.int64) * COLS + first + k[None, :]
+        a = tl.load(from_h, mask=(t < tokens)[:, None] & left, other=0.0)
+        b = tl.load(router + e[:, None] * COLS + first + k[None, :], mask=(e < EXPERTS)[:, None] & left,
+                    other=0.0)
+        total = tl.dot(a, tl.trans(b), total, input_precision="ieee")
+    store_tile(logits, total, t, tokens, e, EXPERTS, EXPERTS, False)
+
+
+@triton.jit
 def gate_up_many_kernel(
     x: tl.tensor, hidden: tl.tensor, active: tl.tensor, place: tl.tensor, starts: tl.tensor,
     token_of: tl.tensor,

@@ -25,6 +25,9 @@ class Tiles:
     few_warps: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("q6_k", "q4_0", "q4_1", "q5_0", "q5_1"), 1)
     )
+    # rows and warps of a program of the router's logits, where experts are many: not measured yet
+    router_rows: int = 1
+    router_warps: int = 4
     # prefill of up to so many tokens decodes weights tile by tile: tokens and rows of a tile
     tokens: int = 64
     columns: int = 64
@@ -34,7 +37,11 @@ class Tiles:
     keys: int = 64  # attention: positions of a tile
 
 
-INTERPRETED = Tiles(rows=64, wide_rows={}, tokens=32, columns=128, keys=128, many=(64, 128, 128))
+ROUTED_AT_ONCE = 32  # experts: one program has a token's logits of no more
+
+INTERPRETED = Tiles(
+    rows=64, wide_rows={}, router_rows=64, tokens=32, columns=128, keys=128, many=(64, 128, 128)
+)
 
 
 def power_of_two(n: int) -> int:

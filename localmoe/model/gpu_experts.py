@@ -94,16 +94,17 @@ class GpuResidency:
         """Launches a layer's experts for one token. The same launches whatever the routing: they can be
         recorded.
         """
-        launch, t, shape = self.gpu.launch, self.tables, self.shapes[layer]
+        gpu, t, shape = self.gpu, self.tables, self.shapes[layer]
+        launch = gpu.launch
         work, chosen, weights = t.work, self._chosen[0], self._weights[0]
-        launch.route(h.values, router, self._chosen, self._weights, self.k, 1)
+        launch.route(h.values, h.planes, router, gpu.router_logits, self._chosen, self._weights, self.k, 1)
         self._routed(layer, self._chosen[:1])
         launch.resolve(t, chosen, layer, work, self.ffn)
         if self.worker is not None:
             region = self.worker.region
             launch.post(region.address, self.epoch, h.values[0], chosen, work.rows, layer, self.ffn)
-        launch.gate_up(h.planes, self.gpu.inner, shape, work.source, work.target, work.rows)
-        launch.down(self.gpu.inner, x.values, weights, shape, work.source, work.target, work.rows)
+        launch.gate_up(h.planes, gpu.inner, shape, work.source, work.target, work.rows)
+        launch.down(gpu.inner, x.values, weights, shape, work.source, work.target, work.rows)
         if self.worker is not None:
             launch.join(
                 region.address, region.results, self.epoch, x.values[0], weights, work.rows, self.ffn,
@@ -199,7 +200,9 @@ class GpuResidency:
     def prefill(self, layer: int, x: Any, h: Any, router: Tensor) -> None:
         """A layer's experts for many tokens: see gpu_expert_prefill."""
         gpu, tokens = self.gpu, self.gpu.tokens
-        gpu.launch.route(h.values, router, self._chosen, self._weights, self.k, tokens)
+        gpu.launch.route(
+            h.values, h.planes, router, gpu.router_logits, self._chosen, self._weights, self.k, tokens
+        )
         self._routed(layer, self._chosen[:tokens])
         chosen = self._chosen[:tokens].cpu().numpy()
         self._prefill_routing.append(chosen.astype(np.uint8))

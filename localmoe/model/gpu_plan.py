@@ -9,6 +9,7 @@ from localmoe.experts.layout import ExpertLayout
 from localmoe.experts.plan import OF_AVAILABLE, Needs, Plan, available_memory, plan_beside_gpu
 from localmoe.experts.sizes import format_size, round_up_setting
 from localmoe.kernels.gpu_memory import free_bytes
+from localmoe.kernels.gpu_tiles import ROUTED_AT_ONCE
 from localmoe.model.config import ModelConfig
 from localmoe.model.kv_cache import KVCache
 from localmoe.model.weights import Weights, bind
@@ -62,14 +63,15 @@ def plan_gpu(
     for layer in weights.layers:
         dense = layer.dense or ()
         fixed += sum(m.nbytes for m in (layer.q, layer.k, layer.v, layer.output, *dense))
-        fixed += (layer.attention_norm.nbytes + layer.ffn_norm.nbytes) + (layer.router.nbytes
-            if layer.router is not None else 0)
+        norms = (layer.attention_norm, *(layer.head_norms or ()), layer.ffn_norm)
+        fixed += sum(a.nbytes for a in norms) + (layer.router.nbytes if layer.router is not None else 0)
     room = -(-context // 256) * 256
     kv = KVCache.bytes_for(c, context, kv_type)
     pairs = chunk * max(1, c.experts_used)
-    widths = 2 * c.hidden + 2 * (c.heads + c.kv_heads) * c.head_dim
-    buffers = chunk * (4 * widths + 2 * (c.hidden + c.heads * c.head_dim)) + pairs * (2 * c.ffn + 4
-        * c.hidden) + 2 * c.hidden * max(c.ffn, c.hidden)
+    attention, routed_apart = c.heads * c.head_dim, c.experts if c.experts > ROUTED_AT_ONCE else 0
+    widths = 2 * c.hidden + 2 * (attention + c.kv_heads * c.head_dim) + routed_apart
+    buffers = chunk * (4 * widths + 2 * (c.hidden + attention)) + pairs * (2 * c.ffn + 4
+        * c.hidden) + 2 * c.hidden * max(c.ffn, c.hidden, attention)
     buffers += c.heads * (room // 256) * (c.head_dim + 2) * 4 + context * c.rope_dim * 4 + c.vocab * 4
     if layout is None:
         if fixed + kv + buffers > budget:

@@ -1,5 +1,5 @@
 """Compiles the kernels offline, without a GPU, exactly as the launcher would launch them at Mixtral 8x7B's
-shapes.
+shapes, and at Qwen3-30B-A3B's where many small experts or normed heads make other kernels of them.
 
     python compile_kernels.py ARCHES [TYPES] [--matvec]      such as 86,90 q4_k,q6_k
 
@@ -40,6 +40,7 @@ TYPES = {
 }  # fmt: skip
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 HIDDEN, FFN, VOCAB, K, EXPERTS, LAYERS, CONTEXT = 4096, 14336, 32000, 2, 8, 32, 8192
+QWEN_HIDDEN, QWEN_FFN, QWEN_K, QWEN_EXPERTS, QWEN_LAYERS = 2048, 768, 8, 128, 48
 
 
 class Recorder:
@@ -103,16 +104,17 @@ def meta(*shape, dtype=torch.float32):
 def matvecs(launch, kind):
     """The kernels of one decoded token that read weights."""
     far, i32, i64 = 1 << 46, torch.int32, torch.int64
-    wide, tall = Matrix(far, FFN, HIDDEN, kind), Matrix(far, HIDDEN, FFN, kind)
-    shape = ExpertShape(wide, wide, tall, (0, wide.nbytes, 2 * wide.nbytes))
-    work = meta(K, dtype=i64), meta(K, dtype=i64), meta(K, dtype=i32)
     launch.linear(meta(HIDDEN), meta(VOCAB), Matrix(far, VOCAB, HIDDEN, kind))
     launch.linear(meta(HIDDEN), meta(HIDDEN), Matrix(far, HIDDEN, HIDDEN, kind), add=True)
     kv = Matrix(far, HIDDEN // 4, HIDDEN, "q8_0")
     launch.qkv(meta(HIDDEN), (meta(HIDDEN), meta(HIDDEN // 4), meta(HIDDEN // 4)),
                (Matrix(far, HIDDEN, HIDDEN, kind), kv, kv))  # fmt: skip
-    launch.gate_up(meta(HIDDEN), meta(K, FFN), shape, *work)
-    launch.down(meta(K, FFN), meta(HIDDEN), meta(K), shape, *work)
+    for hidden, ffn, k in ((HIDDEN, FFN, K), (QWEN_HIDDEN, QWEN_FFN, QWEN_K)):
+        wide, tall = Matrix(far, ffn, hidden, kind), Matrix(far, hidden, ffn, kind)
+        shape = ExpertShape(wide, wide, tall, (0, wide.nbytes, 2 * wide.nbytes))
+        work = meta(k, dtype=i64), meta(k, dtype=i64), meta(k, dtype=i32)
+        launch.gate_up(meta(hidden), meta(k, ffn), shape, *work)
+        launch.down(meta(k, ffn), meta(hidden), meta(k), shape, *work)
 
 
 def others(launch, kind):
@@ -139,7 +141,7 @@ def others(launch, kind):
 
 def the_rest(launch):
     """Kernels that know no weight types."""
-    far, i32, i64, bf16 = 1 << 46, torch.int32, torch.int64, torch.bfloat16
+    i32, bf16 = torch.int32, torch.bfloat16
     for q8 in (False, True):
         kind, scales = (torch.int8, 4) if q8 else (torch.float16, 0)
         cache = SimpleNamespace(
@@ -149,36 +151,50 @@ def the_rest(launch):
             key_scales=meta(8, CONTEXT, scales, dtype=torch.float16),
             value_scales=meta(8, CONTEXT, scales, dtype=torch.float16),
         )  # fmt: skip
-        position = meta(1, dtype=i32)
-        launch.append(
-            meta(1, 4096), meta(1, 1024), meta(1, 1024), None, 1e-5, meta(CONTEXT, 64, 2), False, cache,
-            position, 1,
-        )  # fmt: skip
+        position, norms = meta(1, dtype=i32), (meta(128), meta(128))
+        for weights, rope, halves in (
+            (None, meta(CONTEXT, 64, 2), False), (norms, meta(CONTEXT, 2, 64), True)
+        ):  # fmt: skip
+            launch.append(
+                meta(1, 4096), meta(1, 1024), meta(1, 1024), weights, 1e-5, rope, halves, cache, position, 1
+            )
         launch.attend(meta(4096), meta(4096), cache, position, meta(32 * 32 * 130), 0.088, 0, 32)
         launch.attend_many(meta(512, 4096), meta(512, 4096, dtype=bf16), cache, position, 512, 0.088, 0)
     for tokens in (1, 512):
         launch.norm(meta(tokens, HIDDEN), meta(HIDDEN), meta(tokens, HIDDEN), meta(HIDDEN),
             meta(tokens, HIDDEN, dtype=bf16),
                     1e-5, tokens)  # fmt: skip
-    chosen, weights = meta(512, K, dtype=i32), meta(512, K)
-    launch.route(meta(512, HIDDEN), meta(EXPERTS, HIDDEN), chosen, weights, K, 512)
-    launch.combine(meta(512, HIDDEN), meta(1024, HIDDEN), weights, meta(1024, dtype=i32), HIDDEN, K, 512)
-    pairs, flat = (LAYERS, EXPERTS), torch.int64
+    for hidden, experts, k, layers, ffn in (
+        (HIDDEN, EXPERTS, K, LAYERS, FFN),
+        (QWEN_HIDDEN, QWEN_EXPERTS, QWEN_K, QWEN_LAYERS, QWEN_FFN),
+    ):
+        routing(launch, hidden, experts, k, layers, ffn)
+
+
+def routing(launch, hidden, experts, k, layers, ffn):
+    """From the router to the sum of its experts' outputs."""
+    far, i32, flat, router = 1 << 46, torch.int32, torch.int64, meta(experts, hidden)
+    router.data_ptr = lambda: far
+    for tokens in (1, 512):
+        chosen, weights, logits = meta(tokens, k, dtype=i32), meta(tokens, k), meta(tokens, experts)
+        launch.route(meta(tokens, hidden), meta(hidden), router, logits, chosen, weights, k, tokens)
+    pairs, places = (layers, experts), meta(512 * k, dtype=i32)
+    launch.combine(meta(512, hidden), meta(512 * k, hidden), weights, places, hidden, k, 512)
     tables = SimpleNamespace(
         estimates=meta(5, *pairs, dtype=i32), used=meta(*pairs, dtype=i32), totals=meta(*pairs, dtype=flat),
         evidence=meta(4, 5, dtype=flat), pending=meta(3, 5, dtype=flat), clock=meta(2, dtype=flat),
         address=meta(*pairs, dtype=flat), home=meta(*pairs, dtype=flat), slot_of=meta(*pairs, dtype=i32),
-        class_of=meta(LAYERS, dtype=i32), slot_base=meta(2, dtype=flat), slot_bytes=meta(2, dtype=flat),
+        class_of=meta(layers, dtype=i32), slot_base=meta(2, dtype=flat), slot_bytes=meta(2, dtype=flat),
         slots=meta(2, dtype=i32),
-        filled=meta(2, dtype=i32), staging=meta(K, dtype=flat), mode=meta(1, dtype=i32),
-        share=meta(K + 1, dtype=i32),
+        filled=meta(2, dtype=i32), staging=meta(k, dtype=flat), mode=meta(1, dtype=i32),
+        share=meta(k + 1, dtype=i32),
         counters=meta(8, dtype=flat), wishes=meta(512, 3, dtype=i32),
     )  # fmt: skip
-    work = SimpleNamespace(source=meta(K, dtype=i64), target=meta(K, dtype=i64), rows=meta(K, dtype=i32))
-    launch.resolve(tables, meta(K, dtype=i32), 7, work, FFN)
+    work = SimpleNamespace(source=meta(k, dtype=flat), target=meta(k, dtype=flat), rows=meta(k, dtype=i32))
+    launch.resolve(tables, meta(k, dtype=i32), 7, work, ffn)
     epoch = meta(1, dtype=i32)
-    launch.post(far, epoch, meta(HIDDEN), meta(K, dtype=i32), work.rows, 7, FFN)
-    launch.join(far, far, epoch, meta(HIDDEN), meta(K), work.rows, FFN, 4_000_000)
+    launch.post(far, epoch, meta(hidden), meta(k, dtype=i32), work.rows, 7, ffn)
+    launch.join(far, far, epoch, meta(hidden), meta(k), work.rows, ffn, 4_000_000)
 
 
 def main(arches, kinds, matvec_only):

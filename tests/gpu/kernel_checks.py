@@ -293,14 +293,13 @@ def check_embed_k_quants(lab):
 
 
 def check_route(lab):
-    for experts, k, tokens in ((8, 2, 7), (5, 3, 3), (60, 4, 2)):
+    """Few experts, whose logits one program has; many, for one token and for many: the same rules."""
+    for experts, k, tokens in ((8, 2, 7), (5, 3, 3), (32, 4, 2), (40, 5, 1), (128, 8, 1), (100, 8, 70)):
         cols = 160
         router, h = lab.normal(experts, cols), lab.normal(tokens, cols)
         router[experts - 1] = router[1]  # a tie: the lower index goes first
         h[0] = 3 * router[1]
-        chosen = torch.full((tokens, k), -7, dtype=torch.int32, device=lab.device)
-        weights = lab.poisoned(tokens, k)
-        lab.launch.route(lab.tensor(h), lab.tensor(router), chosen, weights, k, tokens)
+        chosen, weights = route(lab, h, router, k)
         logits = h.astype(np.float64) @ router.T.astype(np.float64)
         wanted = np.argsort(-logits.round(4), axis=1, kind="stable")[:, :k]
         assert np.array_equal(chosen.cpu().numpy(), wanted), (chosen, wanted)
@@ -308,6 +307,21 @@ def check_route(lab):
         top = np.take_along_axis(logits, wanted, 1)
         e = np.exp(top - top[:, :1])
         lab.close(weights, e / e.sum(1, keepdims=True))
+        h[-1, 3] = np.nan  # of no number: experts that there are, and weights that tell
+        chosen, weights = route(lab, h, router, k)
+        assert chosen[-1].tolist() == [experts - 1] * k
+        assert torch.isnan(weights[-1]).all()
+        assert np.array_equal(chosen[:-1].cpu().numpy(), wanted[:-1])
+
+
+def route(lab, h, router, k):
+    """What the router chooses for h [tokens, cols], and the weights."""
+    tokens, experts = len(h), len(router)
+    chosen = torch.full((tokens, k), -7, dtype=torch.int32, device=lab.device)
+    weights, logits = lab.poisoned(tokens, k), lab.poisoned(tokens, experts)
+    lab.launch.route(lab.tensor(h), lab.tensor(planes(h[0])), lab.tensor(router), logits, chosen, weights, k,
+                     tokens)  # fmt: skip
+    return chosen, weights
 
 
 def attention_reference(q, keys, values, at, window):
@@ -337,39 +351,77 @@ def cached(array, scales, q8):
     return value * np.repeat(scales.cpu().numpy().astype(np.float64), 32, -1) if q8 else value
 
 
+def rms_norm(x, weight):
+    v = x.astype(np.float64)
+    return v / np.sqrt((v * v).mean(-1, keepdims=True) + 1e-5) * weight
+
+
+def pair_order(dim, pairs, halves):
+    """A head's dimensions in the order in which they are stored: the two of a pair side by side."""
+    first = np.arange(2 * pairs).reshape(2, pairs).T if halves else np.arange(2 * pairs)
+    return np.concatenate([first.reshape(-1), np.arange(2 * pairs, dim)])
+
+
+def turn(x, angles, order):
+    """x [tokens, heads, dim] in that order, its first pairs turned by angles [tokens, pairs]."""
+    out, pairs = x.astype(np.float64)[..., order], angles.shape[1]
+    a, b = out[..., : 2 * pairs : 2].copy(), out[..., 1 : 2 * pairs : 2].copy()
+    cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
+    out[..., : 2 * pairs : 2], out[..., 1 : 2 * pairs : 2] = a * cos - b * sin, a * sin + b * cos
+    return out
+
+
+def appended(lab, cache, tokens, pairs, halves=False, normed=False, first=0):
+    """Random queries, keys and values appended at position `first`, and checked: the queries [tokens, heads *
+    dim] on the device, and in float64 [tokens, heads, dim]; keys and values as the cache holds them.
+    """
+    dim, context = cache.head_dim, cache.context
+    angles = lab.rng.random((context, pairs)) * 6
+    rope = np.stack([np.cos(angles), np.sin(angles)], 1 if halves else -1).astype(np.float32)
+    q, k, v = (lab.normal(tokens, n, dim) for n in (cache.heads, cache.kv_heads, cache.kv_heads))
+    norms = [lab.normal(dim) for _ in range(2)] if normed else None
+    wanted = [rms_norm(x, norms[i]) if normed else x for i, x in enumerate((q, k))]
+    order, now = pair_order(dim, pairs, halves), slice(first, first + tokens)
+    turned_q, turned_k = (turn(x, angles[now], order) for x in wanted)
+    tq, tk, tv = (lab.tensor(t) for t in (q, k, v))
+    position = torch.full((1,), first, dtype=torch.int32, device=lab.device)
+    weights = tuple(lab.tensor(w) for w in norms) if normed else None
+    lab.launch.append(tq, tk, tv, weights, 1e-5, lab.tensor(rope), halves, cache, position, tokens)
+    lab.close(tq, turned_q, 1e-5 if normed else 1e-6)
+    held = []
+    for array, scales, x in (
+        (cache.keys, cache.key_scales, turned_k), (cache.values, cache.value_scales, v)
+    ):  # fmt: skip
+        held.append(cached(array, scales, cache.q8))
+        error = np.abs(held[-1][:, now].transpose(1, 0, 2) - x).max()
+        assert error < (1e-2 if cache.q8 else 1e-3) * np.abs(x).max()
+        assert (np.delete(held[-1], np.arange(context)[now], 1) == 0).all()
+    return tq, turned_q, *held
+
+
+def check_append(lab):
+    """Heads normed or not, rotary pairs side by side or half a head apart, some of a head's or all."""
+    for dim, pairs, halves, normed in (
+        (128, 64, True, True), (96, 40, True, True), (64, 28, True, False), (64, 32, False, True),
+    ):  # fmt: skip
+        for q8 in (False, True):
+            appended(lab, make_cache(lab, 4, 2, dim, 256, q8), 5, pairs, halves, normed, first=9)
+
+
 def check_attention(lab):
     """Append in prefill and one by one, then attend both ways; a window; a head dimension that is no power
-    of two.
+    of two; normed heads with pairs half a head apart.
     """
-    for heads, kv_heads, dim, window, q8, tokens in (
-        (8, 2, 64, 0, False, 300), (4, 4, 48, 0, False, 40), (6, 1, 64, 100, False, 290),
-        (8, 2, 64, 0, True, 270),
+    for heads, kv_heads, dim, window, q8, tokens, qwen in (
+        (8, 2, 64, 0, False, 300, False), (4, 4, 48, 0, False, 40, False), (6, 1, 64, 100, False, 290, False),
+        (8, 2, 64, 0, True, 270, False), (8, 1, 128, 0, False, 40, True), (4, 1, 64, 0, True, 40, True),
     ):  # fmt: skip
-        context, pairs = 512, dim // 2 - 4
-        rope = np.stack([np.cos(a := lab.rng.random((context, pairs)) * 6), np.sin(a)], -1).astype(np.float32)
-        q, k, v = lab.normal(tokens, heads, dim), lab.normal(tokens, kv_heads, dim), lab.normal(tokens,
-            kv_heads, dim)
+        context, position = 512, torch.zeros(1, dtype=torch.int32, device=lab.device)
         cache = make_cache(lab, heads, kv_heads, dim, context, q8)
-
-        def turn(x, rope=rope, pairs=pairs, tokens=tokens):
-            out = x.astype(np.float64).copy()
-            a, b = out[..., : 2 * pairs : 2].copy(), out[..., 1 : 2 * pairs : 2].copy()
-            cos, sin = rope[:tokens, None, :, 0], rope[:tokens, None, :, 1]
-            out[..., : 2 * pairs : 2], out[..., 1 : 2 * pairs : 2] = a * cos - b * sin, a * sin + b * cos
-            return out
-
-        tq, tk, tv = (lab.tensor(t) for t in (q, k, v))
-        position = torch.zeros(1, dtype=torch.int32, device=lab.device)
-        lab.launch.append(tq, tk, tv, None, 1e-5, lab.tensor(rope), False, cache, position, tokens)
-        lab.close(tq, turn(q), 1e-6)
-        keys, values = cached(cache.keys, cache.key_scales, q8), cached(cache.values, cache.value_scales, q8)
-        bound = 1e-2 if q8 else 1e-3
-        assert np.abs(keys[:, :tokens].transpose(1, 0, 2) - turn(k)).max() < bound * np.abs(k).max()
-        assert np.abs(values[:, :tokens].transpose(1, 0, 2) - v).max() < bound * np.abs(v).max()
-        assert (keys[:, tokens:] == 0).all()
+        tq, q, keys, values = appended(lab, cache, tokens, dim // 2 - 4, qwen, qwen)
         scale = dim**-0.5
         some = range(0, tokens, 1 if lab.device != "cpu" else 37)
-        wanted = {t: attention_reference(turn(q)[t], keys, values, t, window) for t in some}
+        wanted = {t: attention_reference(q[t], keys, values, t, window) for t in some}
         out = lab.poisoned(tokens, heads * dim, dtype=torch.bfloat16)
         lab.launch.attend_many(tq, out, cache, position, tokens, scale, window)
         lab.close(out[list(some)], np.stack(list(wanted.values())), 2e-2)

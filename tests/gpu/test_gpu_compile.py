@@ -26,7 +26,7 @@ def test_all_kernels_compile_for_a_consumer_card():
 
 
 def test_the_q6_k_matvecs_do_not_spill():
-    assert "5 compiled, 0 spill" in compile_for("89", "q6_k", "--matvec")
+    assert "7 compiled, 0 spill" in compile_for("89", "q6_k", "--matvec")
 
 
 @pytest.mark.slow

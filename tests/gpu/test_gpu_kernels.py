@@ -3,7 +3,9 @@
 import pytest
 
 
-@pytest.mark.parametrize("name", ["norm_and_embed", "route", "embed_k_quants", "linear", "linear_many"])
+@pytest.mark.parametrize(
+    "name", ["norm_and_embed", "route", "append", "embed_k_quants", "linear", "linear_many"]
+)
 def test_kernels_agree_with_numpy(run_interpreted, name):
     assert f"{name}: right" in run_interpreted("kernel_checks.py", name)
 
