@@ -33,7 +33,7 @@ from localmoe.experts.statistics import (
 
 HITS, MISSES, ADMITTED, WISHED, BUS_ROWS = range(5)
 """Places in `counters` int64 [8]; BUS_ROWS counts FFN rows of misses that the GPU read over the bus."""
-MOST_WISHES = 512
+MOST_WISHES = 1024  # more than one token's: 94 layers of 8 experts (Qwen3-235B-A22B) are 752
 
 _ONE, _ERROR_BITS, _LOSS_SHIFT = tl.constexpr(ONE), tl.constexpr(ERROR_BITS), tl.constexpr(LOSS_SHIFT)
 _BONUS_SHIFT, _BONUS_SCALE = tl.constexpr(BONUS_SHIFT), tl.constexpr(BONUS_SCALE)
@@ -110,13 +110,12 @@ def _end_token(evidence: tl.tensor, pending: tl.tensor, clock: tl.tensor) -> Non
 
 @triton.jit
 def _victim(
-    chosen: tl.tensor, layer: tl.tensor, frequency: tl.tensor, bonus: tl.tensor, used: tl.tensor,
-    slot_of: tl.tensor,
-    class_of: tl.tensor, size_class: tl.tensor, LAYERS: tl.constexpr, EXPERTS: tl.constexpr, K: tl.constexpr,
+    layer: tl.tensor, frequency: tl.tensor, bonus: tl.tensor, used: tl.tensor, slot_of: tl.tensor,
+    class_of: tl.tensor, size_class: tl.tensor, LAYERS: tl.constexpr, EXPERTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
     """`policy.victim` of one size class: score << 24 | flat index, or a number beyond all if there is
-    none.
+    none. The layer's own used experts are those chosen just now: none gives way to another.
     """
     least = tl.full([], _FAR, tl.int64)
     for first in range(0, LAYERS * EXPERTS, BLOCK):
@@ -124,10 +123,9 @@ def _victim(
         inside = i < LAYERS * EXPERTS
         free = tl.load(slot_of + i, mask=inside, other=-1) >= 0
         free &= tl.load(class_of + i // EXPERTS, mask=inside, other=-1) == size_class
-        for c in range(K):
-            free &= i != layer * EXPERTS + tl.load(chosen + c)
-        score = tl.load(frequency + i, mask=inside, other=0).to(tl.int64)
-        score += bonus * tl.load(used + i, mask=inside, other=0).to(tl.int64)
+        last = tl.load(used + i, mask=inside, other=0)
+        free &= (last == 0) | (i // EXPERTS != layer)
+        score = tl.load(frequency + i, mask=inside, other=0).to(tl.int64) + bonus * last.to(tl.int64)
         least = tl.minimum(least, tl.min(tl.where(free, (score << 24) | i.to(tl.int64), _FAR), 0))
     return least
 
@@ -167,6 +165,7 @@ def resolve_kernel(
     rows = tl.where((in_file > 0) & (rows < FFN), 0, rows)
     admitted, wished = tl.load(counters + 2), tl.load(counters + 3)
     bus_rows = tl.load(counters + 4)
+    least, known = tl.full([], _FAR, tl.int64), 0  # the victim: the same until it has given way
     for c in range(K):
         flat = layer * EXPERTS + tl.load(chosen + c)
         here = tl.load(address + flat)
@@ -178,10 +177,10 @@ def resolve_kernel(
         else:
             limit = tl.load(slots + size_class)
             taken = tl.load(filled + size_class)
-            least = _victim(
-                chosen, layer, frequency, bonus, used, slot_of, class_of, size_class, LAYERS, EXPERTS, K,
-                BLOCK
-            )  # fmt: skip
+            if known == 0:
+                least = _victim(layer, frequency, bonus, used, slot_of, class_of, size_class, LAYERS, EXPERTS,
+                                BLOCK)  # fmt: skip
+                known = 1
             worth = tl.load(frequency + flat).to(tl.int64) + bonus
             better = (least != _FAR) & (worth > (least >> 24) + (bonus >> _MARGIN_SHIFT) + _MARGIN)
             admit = (limit > 0) & ((taken < limit) | better)
@@ -194,6 +193,7 @@ def resolve_kernel(
                         slot = tl.load(slot_of + victim)
                         tl.store(slot_of + victim, -1)
                         tl.store(address + victim, tl.load(home + victim))
+                        known = 0
                     else:
                         tl.store(filled + size_class, taken + 1)
                     place = tl.load(slot_base + size_class) + slot * tl.load(slot_bytes + size_class)

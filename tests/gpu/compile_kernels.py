@@ -30,6 +30,7 @@ from localmoe.kernels import (
     gpu_product,
 )
 from localmoe.kernels.gpu_launch import Launcher
+from localmoe.kernels.gpu_resolve import MOST_WISHES
 from localmoe.kernels.gpu_tiles import ExpertShape
 from localmoe.kernels.matrix import Matrix
 
@@ -188,7 +189,7 @@ def routing(launch, hidden, experts, k, layers, ffn):
         slots=meta(2, dtype=i32),
         filled=meta(2, dtype=i32), staging=meta(k, dtype=flat), mode=meta(1, dtype=i32),
         share=meta(k + 1, dtype=i32),
-        counters=meta(8, dtype=flat), wishes=meta(512, 3, dtype=i32),
+        counters=meta(8, dtype=flat), wishes=meta(MOST_WISHES, 3, dtype=i32),
     )  # fmt: skip
     work = SimpleNamespace(source=meta(k, dtype=flat), target=meta(k, dtype=flat), rows=meta(k, dtype=i32))
     launch.resolve(tables, meta(k, dtype=i32), 7, work, ffn)

@@ -23,7 +23,7 @@ from localmoe.model.gpu_runtime import open_gpu
 from localmoe.model.weights import bind
 from quant.gguf import GGUFFile
 
-TYPES = {"": "q4_k", "attn_k": "q8_0", "attn_v": "q5_0", "blk.1.ffn_down": "q6_k", "attn_output": "q5_k",
+TYPES = {"": "q4_k", "attn_k.weight": "q8_0", "attn_v": "q5_0", "blk.1.ffn_down": "q6_k", "attn_output": "q5_k",
     "output.weight": "q6_k"}
 IDS = [1, 17, 300, 42, 99, 7, 250]
 STEPS = [5, 80, 200, 31]
@@ -119,6 +119,27 @@ def modes(directory):
     print("modes: right")
 
 
+def qwen(directory):
+    """Many experts, normed heads wider together than the hidden state, rotary pairs half a head apart:
+    prefill and a step with all resident, and a token with few slots in each mode.
+    """
+    case = Case(
+        directory, architecture="qwen3moe", block_count=1, head_count_kv=1, expert_count=40,
+        expert_used_count=5, expert_feed_forward_length=512, dimension_count=128, key_length=128,
+        value_length=128,
+    )  # fmt: skip
+    resident, _ = case.run(IDS[:2], STEPS[:1], slots=40)
+    wanted = case.reference(IDS[:2], STEPS[:1])
+    close(resident, wanted, 2e-2)
+    first = case.reference(IDS[:1], [])
+    for mode, bound in (("stream", 2e-3), ("cpu", 3e-2), ("split", 3e-2)):
+        got, status = case.run(IDS[:1], [], slots=3, mode=mode, prefill=False)
+        assert status["mode"] == mode
+        assert min(status["hits"], status["misses"]) > 0, status
+        close(got, first, bound)
+    print("qwen: right")
+
+
 def prefill(directory):
     """Prefill with all resident and with few slots: the same bits, close to the CPU, then decoding goes
     on.
@@ -172,5 +193,5 @@ def many(directory):
 
 
 if __name__ == "__main__":
-    cases = {"modes": modes, "prefill": prefill, "file_only": file_only, "dense": dense, "many": many}
+    cases = {"modes": modes, "prefill": prefill, "file_only": file_only, "dense": dense, "many": many, "qwen": qwen}
     cases[sys.argv[2]](sys.argv[1])

@@ -6,6 +6,7 @@ Run under TRITON_INTERPRET=1 by test_gpu_resolve.py, or on a GPU: python resolve
 """
 
 import sys
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,37 +18,57 @@ from localmoe.experts.traces import generate_trace
 from localmoe.kernels.gpu_launch import Launcher
 from localmoe.kernels.gpu_resolve import MOST_WISHES
 
-LAYERS, EXPERTS, K, FFN = 4, 6, 2, 512
-CLASS_OF = np.array([0, 1, 1, 0], np.int32)  # two sizes of expert
-SLOTS, SLOT_BYTES = [3, 4], [1000, 1700]
-FILE_ONLY = [(1, 2), (3, 0)]  # experts without a pinned copy
+FFN, SLOT_BYTES = 512, [1000, 1700]
+
+
+@dataclass(frozen=True)
+class Size:
+    layers: int
+    experts: int
+    k: int
+    slots: tuple[int, int]
+    file_only: tuple[tuple[int, int], ...]  # layer and expert, without a pinned copy
+
+    @property
+    def class_of(self):
+        """Two sizes of expert: the first and the last layer have the one, those between the other."""
+        inner = np.arange(self.layers) % (self.layers - 1) > 0
+        return inner.astype(np.int32)
+
+
+FEW = Size(4, 6, 2, (3, 4), ((1, 2), (3, 0)))
+# more than one block of the search for a victim
+MANY = Size(9, 128, 8, (12, 30), tuple((i, e) for i in range(9) for e in range(0, 128, 8)))
 
 
 class Reference:
     """What the host's own functions decide."""
 
-    def __init__(self, at_once):
-        self.at_once = at_once
-        self.statistics = ExpertStatistics(LAYERS, EXPERTS, K)
-        self.slot_of = np.full((LAYERS, EXPERTS), -1, np.int32)
+    def __init__(self, size, at_once):
+        self.size, self.at_once = size, at_once
+        self.statistics = ExpertStatistics(size.layers, size.experts, size.k)
+        self.slot_of = np.full((size.layers, size.experts), -1, np.int32)
         self.filled, self.wishes = [0, 0], []
 
     def layer(self, layer, chosen, home):
         self.statistics.observe(layer, chosen)
-        decisions, number = [], int(CLASS_OF[layer])
+        size, decisions = self.size, []
+        number = int(size.class_of[layer])
         for expert in chosen.tolist():
             if self.slot_of[layer, expert] >= 0:
                 decisions.append(("hit", int(self.slot_of[layer, expert])))
                 continue
             victim = -1
-            if self.filled[number] < SLOTS[number]:
+            if self.filled[number] < size.slots[number]:
                 admitted = True
             else:
-                of_class = np.equal(CLASS_OF, number)[:, None]
+                of_class = np.equal(size.class_of, number)[:, None]
                 candidates = (self.slot_of >= 0) & of_class
                 candidates[layer, chosen] = False
                 victim = policy.victim(policy.scores(self.statistics), candidates)
-                admitted = victim >= 0 and policy.admits(self.statistics, layer * EXPERTS + expert, victim)
+                admitted = victim >= 0 and policy.admits(
+                    self.statistics, layer * size.experts + expert, victim
+                )
             if not admitted:
                 decisions.append(("pass", None))
             elif self.at_once and home[layer, expert]:
@@ -60,22 +81,23 @@ class Reference:
                 decisions.append(("into", slot))
             else:
                 worth = policy.scores(self.statistics).ravel()
-                newcomer = layer * EXPERTS + expert
+                newcomer = layer * size.experts + expert
                 gain = worth[newcomer] - (worth[victim] if victim >= 0 else 0)
                 self.wishes.append((newcomer, victim, int(gain)))
                 decisions.append(("wish", None))
-        if layer == LAYERS - 1:
+        if layer == size.layers - 1:
             self.statistics.end_token()
         return decisions
 
 
-def fulfil(reference, tables, rng):
-    """The host moves the last wish in, at times, as the background copies do."""
-    newcomer, victim, _ = reference.wishes[-1]
-    number = int(CLASS_OF[newcomer // EXPERTS])
+def fulfil(wish, reference, tables, rng):
+    """The host moves a wish in, at times, as the background copies do."""
+    newcomer, victim, _ = wish
+    size = reference.size
+    number = int(size.class_of[newcomer // size.experts])
     if reference.slot_of.flat[newcomer] >= 0 or rng.random() < 0.4:
         return
-    if reference.filled[number] < SLOTS[number]:
+    if reference.filled[number] < size.slots[number]:
         slot = reference.filled[number]
         reference.filled[number] += 1
         tables.filled[number] = slot + 1
@@ -91,31 +113,31 @@ def fulfil(reference, tables, rng):
     tables.address.view(-1)[newcomer] = 10**6 * (number + 1) + slot * SLOT_BYTES[number]
 
 
-def main(device, tokens):
-    launch = Launcher(interpreted=device == "cpu")
-    trace = generate_trace(tokens, LAYERS, experts=EXPERTS, seed=8)
-    for mode, shares in enumerate(([FFN, FFN, FFN], [FFN, 256, 128])):
-        reference, rng = Reference(at_once=mode == 0), np.random.default_rng(mode)
-        fresh = ExpertStatistics(LAYERS, EXPERTS, K)
-        home = 5000 + np.arange(LAYERS * EXPERTS, dtype=np.int64).reshape(LAYERS, EXPERTS)
-        for place in FILE_ONLY:
+def main(device, tokens, size):
+    launch, k = Launcher(interpreted=device == "cpu"), size.k
+    trace = generate_trace(tokens, size.layers, experts=size.experts, chosen=k, seed=8)
+    for mode, shares in enumerate(([FFN] * (k + 1), [FFN, 256, *[128] * (k - 1)])):
+        reference, rng = Reference(size, at_once=mode == 0), np.random.default_rng(mode)
+        fresh = ExpertStatistics(size.layers, size.experts, k)
+        home = 5000 + np.arange(size.layers * size.experts, dtype=np.int64).reshape(fresh.used.shape)
+        for place in size.file_only:
             home[place] = 0
         on = lambda a, d=device: torch.tensor(a, device=d)  # noqa: E731
         tables = SimpleNamespace(
             **{name: on(array) for name, array in fresh.arrays().items()}, address=on(home), home=on(home),
-            slot_of=on(reference.slot_of), class_of=on(CLASS_OF), slot_base=on(np.array([10**6, 2 * 10**6])),
-            slot_bytes=on(np.array(SLOT_BYTES)), slots=on(np.array(SLOTS, np.int32)),
-            filled=on(np.zeros(2, np.int32)),
-            staging=on(np.array([71, 72])), mode=on(np.array([mode], np.int32)),
+            slot_of=on(reference.slot_of), class_of=on(size.class_of),
+            slot_base=on(np.array([10**6, 2 * 10**6])), slot_bytes=on(np.array(SLOT_BYTES)),
+            slots=on(np.array(size.slots, np.int32)), filled=on(np.zeros(2, np.int32)),
+            staging=on(71 + np.arange(k)), mode=on(np.array([mode], np.int32)),
             share=on(np.array(shares, np.int32)),
             counters=on(np.zeros(8, np.int64)), wishes=on(np.zeros((MOST_WISHES, 3), np.int32)),
         )  # fmt: skip
         work = SimpleNamespace(
-            source=on(np.zeros(K, np.int64)), target=on(np.zeros(K, np.int64)), rows=on(np.zeros(K, np.int32))
+            source=on(np.zeros(k, np.int64)), target=on(np.zeros(k, np.int64)), rows=on(np.zeros(k, np.int32))
         )
         counts = dict.fromkeys(("hit", "into", "wish", "pass"), 0)
         for token in range(tokens):
-            for layer in range(LAYERS):
+            for layer in range(size.layers):
                 chosen = trace[token, layer].astype(np.int32)
                 missed = chosen[reference.slot_of[layer, chosen] < 0]
                 share = shares[len(missed)]
@@ -123,7 +145,7 @@ def main(device, tokens):
                     share = 0
                 decisions = reference.layer(layer, chosen, home)
                 launch.resolve(tables, on(chosen), layer, work, FFN)
-                number = int(CLASS_OF[layer])
+                number = int(size.class_of[layer])
                 for c, (kind, slot) in enumerate(decisions):
                     counts[kind] += 1
                     in_slot = 10**6 * (number + 1) + (slot or 0) * SLOT_BYTES[number]
@@ -136,8 +158,9 @@ def main(device, tokens):
                     got = int(work.source[c]), int(work.target[c]), int(work.rows[c])
                     assert got == (*wanted, rows), (mode, token, layer, c, kind, got, wanted, rows)
                 assert np.array_equal(tables.slot_of.cpu().numpy(), reference.slot_of), (mode, token, layer)
-                if mode == 1 and reference.wishes and layer == LAYERS - 1:
-                    fulfil(reference, tables, rng)
+                if mode == 1 and layer == size.layers - 1:
+                    for wish in reference.wishes[-(size.layers * k // 8) :]:
+                        fulfil(wish, reference, tables, rng)
             for name, array in reference.statistics.arrays().items():
                 assert np.array_equal(getattr(tables, name).cpu().numpy(), array), (mode, token, name)
         wished = int(tables.counters[3])
@@ -145,7 +168,7 @@ def main(device, tokens):
         for n in range(max(0, wished - MOST_WISHES), wished):
             assert tuple(tables.wishes[n % MOST_WISHES].tolist()) == reference.wishes[n]
         assert int(tables.counters[0]) == counts["hit"]
-        assert int(tables.counters[1]) == tokens * LAYERS * K - counts["hit"]
+        assert int(tables.counters[1]) == tokens * size.layers * k - counts["hit"]
         assert int(tables.counters[2]) == counts["into"]
         assert min(counts["hit"], counts["pass"], counts["wish"]) > 0, counts
         assert mode == 1 or counts["into"] > 10, counts
@@ -153,4 +176,7 @@ def main(device, tokens):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "cpu", int(sys.argv[2]) if len(sys.argv) > 2 else 40)
+    given = sys.argv[1:]
+    many = int(given[1]) if len(given) > 1 else 40
+    for count, which in ((many, FEW), (many // 2, MANY)):
+        main(given[0] if given else "cpu", count, which)

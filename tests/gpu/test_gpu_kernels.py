@@ -17,4 +17,5 @@ def test_larger_kernels_agree_with_numpy(run_interpreted, name):
 
 
 def test_device_and_host_decide_the_same_at_every_step(run_interpreted):
-    assert run_interpreted("resolve_replay.py", "cpu", "25").count("hit") == 2
+    told = run_interpreted("resolve_replay.py", "cpu", "25")
+    assert told.count("hit") == 4  # few experts and many, in two modes
