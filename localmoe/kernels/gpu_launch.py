@@ -29,10 +29,13 @@ class Launcher(ManyLauncher):
     """Launches kernels on one device, on torch's current stream."""
 
     def _pieces(self, kind: int, cols: int, warps: int) -> dict[str, int]:
-        """How a matvec program with so many warps walks a row."""
+        """How a matvec program with so many warps walks a row. Fewer where a row has no piece for each of
+        their lanes: its activations would lie otherwise than its codes, and be exchanged, all of them.
+        """
         piece = GEOMETRY[kind].piece
-        at_once = min(32 * warps if self.gpu else 4096, power_of_two(cols // piece))
-        return {"PIECE": piece, "PIECES": at_once, "num_warps": warps}
+        pieces = power_of_two(cols // piece)
+        warps = max(1, min(warps, pieces // 32))
+        return {"PIECE": piece, "PIECES": min(32 * warps if self.gpu else 4096, pieces), "num_warps": warps}
 
     # ------------------------------------------------------------ elementwise
     def embed(self, ids: Tensor, x: Tensor, matrix: Matrix, tokens: int) -> None:
@@ -103,8 +106,8 @@ class Launcher(ManyLauncher):
         rows.
         """
         q, k, v = matrices
-        rows, warps = self.tiles.rows, self.tiles.linear_warps
-        options: dict[str, int] = {}
+        rows, options = self.tiles.rows, dict[str, int]()
+        warps = min(self._pieces(m.kind, m.cols, self.tiles.linear_warps)["num_warps"] for m in matrices)
         for name, m in zip("QKV", matrices, strict=True):
             of = self._pieces(m.kind, m.cols, warps)
             options |= {
@@ -137,14 +140,16 @@ class Launcher(ManyLauncher):
         down, k = shape.down, int(source.shape[0])
         block = FORMATS[down.type]
         warps = self.tiles.few_warps.get(down.type, self.tiles.down_warps)
-        pieces = self._pieces(down.kind, down.cols, warps)
-        # short rows have no work for so many
-        warps = pieces["num_warps"] = min(warps, ceil_div(pieces["PIECES"] * self.tiles.rows, 32))
-        V.down_kernel[(ceil_div(down.rows, self.tiles.rows),)](
+        at_once, pieces = self.tiles.rows, self._pieces(down.kind, down.cols, warps)
+        if self.gpu and pieces["PIECES"] < 32:
+            # a warp has several short rows; with one piece for every lane of four, nothing is exchanged
+            warps = pieces["num_warps"] = 4
+            at_once = 32 * warps // pieces["PIECES"]
+        V.down_kernel[(ceil_div(down.rows, at_once),)](
             hidden, y, weights, source, target, rows, k, DOWN_START=shape.starts[2], KIND=down.kind,
             FFN=down.cols,
             ROWS=down.rows, ROW_BYTES=down.row_bytes, ALIGN=alignment(down.row_bytes), BLOCK=block.block_size,
-            BLOCK_BYTES=block.block_bytes, R=self.tiles.rows,
+            BLOCK_BYTES=block.block_bytes, R=at_once,
             SPAN=self._span(down.row_bytes, warps), PLANES=planes_of(down.cols), **pieces,
             enable_fp_fusion=True,
         )  # fmt: skip

@@ -137,6 +137,8 @@ def down_kernel(
     """y[r] += sum over k choices, in router order, of weight * (down · hidden[choice]); R rows of `ROWS` per
     program. `k` is no constant: unrolled, the choices would take each other's registers.
     """
+    # rows that are copied together may be aligned for wider requests than one (630 bytes of Q6_K, say)
+    together: tl.constexpr = 16 if ROWS % R == 0 and R * ROW_BYTES % 16 == 0 else ALIGN
     first = tl.program_id(0) * R
     r = first + tl.arange(0, R)
     value = tl.load(y + r, mask=r < ROWS, other=0.0)
@@ -149,7 +151,7 @@ def down_kernel(
                 start = first.to(tl.int64) * ROW_BYTES
                 if limit == FFN:
                     size = tl.minimum(R, ROWS - first) * ROW_BYTES
-                    copy_bytes(read + start, write + start, size, ALIGN, SPAN)
+                    copy_bytes(read + start, write + start, size, together, SPAN)
                 # only the first columns of each row, in whole words: a row's bytes are a multiple of them
                 else:
                     size = (limit // BLOCK * BLOCK_BYTES + ALIGN - 1) // ALIGN * ALIGN

@@ -3,9 +3,9 @@ shapes, and at Qwen3-30B-A3B's where many small experts or normed heads make oth
 
     python compile_kernels.py ARCHES [TYPES] [--matvec]      such as 86,90 q4_k,q6_k
 
-Prints one line for each: kernel, architecture, type, registers, bytes of stack and local memory. Exits 1 on a
-spill in a
-matvec kernel (a stack frame or local memory).
+Prints one line for each: kernel, architecture, type, registers, bytes of stack and local memory, exchanges
+between lanes. Exits 1 on a spill in a matvec kernel (a stack frame or local memory), and where its lanes
+exchange more than the sums of rows.
 """
 
 import re
@@ -41,6 +41,8 @@ TYPES = {
 }  # fmt: skip
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 HIDDEN, FFN, VOCAB, K, EXPERTS, LAYERS, CONTEXT = 4096, 14336, 32000, 2, 8, 32, 8192
+# of a matrix's kernel, for the sums of rows; where a tile's tensors differ in layout there are more of either
+MOST_SHUFFLES, MOST_BARRIERS = 60, 18
 QWEN_HIDDEN, QWEN_FFN, QWEN_K, QWEN_EXPERTS, QWEN_LAYERS = 2048, 768, 8, 128, 48
 
 
@@ -88,14 +90,14 @@ def compiled(function, args, options, arch):
 
 
 def usage(kernel):
-    """(registers, stack bytes, local bytes)"""
+    """(registers, stack bytes, local bytes, shuffles, barriers)"""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
-        out = subprocess.run([CUOBJDUMP, "--dump-resource-usage", file.name], capture_output=True, text=True,
-            check=True).stdout
+        command = [CUOBJDUMP, "--dump-resource-usage", "--dump-sass", file.name]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", out)
-    return tuple(int(n) for n in found.groups())
+    return *(int(n) for n in found.groups()), out.count(" SHFL."), out.count(" BAR.")
 
 
 def meta(*shape, dtype=torch.float32):
@@ -107,9 +109,10 @@ def matvecs(launch, kind):
     far, i32, i64 = 1 << 46, torch.int32, torch.int64
     launch.linear(meta(HIDDEN), meta(VOCAB), Matrix(far, VOCAB, HIDDEN, kind))
     launch.linear(meta(HIDDEN), meta(HIDDEN), Matrix(far, HIDDEN, HIDDEN, kind), add=True)
-    kv = Matrix(far, HIDDEN // 4, HIDDEN, "q8_0")
-    launch.qkv(meta(HIDDEN), (meta(HIDDEN), meta(HIDDEN // 4), meta(HIDDEN // 4)),
-               (Matrix(far, HIDDEN, HIDDEN, kind), kv, kv))  # fmt: skip
+    launch.linear(meta(QWEN_HIDDEN), meta(HIDDEN), Matrix(far, HIDDEN, QWEN_HIDDEN, kind))
+    for hidden, kv_rows, kv_kind in ((HIDDEN, HIDDEN // 4, "q8_0"), (QWEN_HIDDEN, HIDDEN // 8, kind)):
+        q, kv = Matrix(far, HIDDEN, hidden, kind), Matrix(far, kv_rows, hidden, kv_kind)
+        launch.qkv(meta(hidden), (meta(HIDDEN), meta(kv_rows), meta(kv_rows)), (q, kv, kv))
     for hidden, ffn, k in ((HIDDEN, FFN, K), (QWEN_HIDDEN, QWEN_FFN, QWEN_K)):
         wide, tall = Matrix(far, ffn, hidden, kind), Matrix(far, hidden, ffn, kind)
         shape = ExpertShape(wide, wide, tall, (0, wide.nbytes, 2 * wide.nbytes))
@@ -211,18 +214,22 @@ def main(arches, kinds, matvec_only):
         the_rest(launch)
     for module, name, value in restore:
         setattr(module, name, value)
-    spills = 0
+    spills = exchanging = 0
     for function, args, options in launches:
         for arch in arches:
-            registers, stack, local = usage(compiled(function, args, options, arch))
+            registers, stack, local, shuffles, barriers = usage(compiled(function, args, options, arch))
             matvec = function.__name__ in ("linear_kernel", "qkv_kernel", "gate_up_kernel", "down_kernel")
             spilled = matvec and (stack > 0 or local > 0)
+            parts = 3 if function.__name__ == "qkv_kernel" else 1
+            exchanged = matvec and (shuffles > MOST_SHUFFLES * parts or barriers > MOST_BARRIERS * parts)
             spills += spilled
+            exchanging += exchanged
             print(function.__name__, f"sm_{arch}", f"type {options.get('KIND', '-')}",
-                f"{registers} registers",
-                  f"{stack} stack", f"{local} local", "SPILL" if spilled else "", flush=True)  # fmt: skip
-    print(f"{len(launches) * len(arches)} compiled, {spills} spill")
-    return 1 if spills else 0
+                f"{registers} registers", f"{stack} stack", f"{local} local", f"{shuffles} shuffles",
+                f"{barriers} barriers", "SPILL" if spilled else "", "EXCHANGES" if exchanged else "",
+                flush=True)  # fmt: skip
+    print(f"{len(launches) * len(arches)} compiled, {spills} spill, {exchanging} exchange")
+    return 1 if spills or exchanging else 0
 
 
 if __name__ == "__main__":

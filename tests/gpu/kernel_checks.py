@@ -191,9 +191,11 @@ def check_experts(lab):
     """A hit, a miss read through into a slot, a miss shared with the CPU and one that is all the CPU's, in
     one call.
     """
-    shapes = [(q, q, q) for q in QUANTIZED] + [("q4_k", "q4_k", "q6_k"), ("q5_k", "q5_k", "q8_0")]
-    for kinds in shapes:
-        hidden, inner, k = 256, 512 if lab.device == "cpu" else 1536, 4
+    wide = 512 if lab.device == "cpu" else 1536
+    shapes = [(q, q, q, wide) for q in QUANTIZED] + [("q5_k", "q5_k", "q8_0", wide)]
+    shapes += [("q4_k", "q4_k", "q6_k", wide), ("q4_k", "q4_k", "q6_k", 768)]  # rows of 630 bytes
+    for *kinds, inner in shapes:
+        hidden, k = 256, 4
         shape = expert_shape(kinds, hidden, inner)
         made = [make_expert(lab, shape) for _ in range(k)]
         x = lab.normal(hidden)

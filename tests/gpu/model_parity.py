@@ -23,8 +23,10 @@ from localmoe.model.gpu_runtime import open_gpu
 from localmoe.model.weights import bind
 from quant.gguf import GGUFFile
 
-TYPES = {"": "q4_k", "attn_k.weight": "q8_0", "attn_v": "q5_0", "blk.1.ffn_down": "q6_k", "attn_output": "q5_k",
-    "output.weight": "q6_k"}
+TYPES = {
+    "": "q4_k", "attn_k.weight": "q8_0", "attn_v": "q5_0", "blk.1.ffn_down": "q6_k", "attn_output": "q5_k",
+    "output.weight": "q6_k",
+}  # fmt: skip
 IDS = [1, 17, 300, 42, 99, 7, 250]
 STEPS = [5, 80, 200, 31]
 
@@ -193,5 +195,4 @@ def many(directory):
 
 
 if __name__ == "__main__":
-    cases = {"modes": modes, "prefill": prefill, "file_only": file_only, "dense": dense, "many": many, "qwen": qwen}
-    cases[sys.argv[2]](sys.argv[1])
+    {f.__name__: f for f in (modes, prefill, file_only, dense, many, qwen)}[sys.argv[2]](sys.argv[1])
