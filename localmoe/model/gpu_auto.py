@@ -36,25 +36,38 @@ SETTINGS = (Setting("stream"), Setting("cpu"))
 SPLIT_STEP, LEAST, MOST = 0.1, 0.1, 0.9  # between the shares that are tried, and their bounds
 
 
-def splits_for(stream: float, cpu: float) -> list[Setting]:
+def step_for(slices: int) -> float:
+    """Between the shares that are tried of an FFN of so many slices of rows, in which it is split."""
+    return max(SPLIT_STEP, 1 / slices)
+
+
+def split_at(share: float, slices: int) -> Setting:
+    """The `split` setting nearest to a share: of few slices, some of them, but not all."""
+    share = min(MOST, max(LEAST, share))
+    if step_for(slices) == SPLIT_STEP:
+        return Setting("split", round(share, 3))
+    return Setting("split", min(slices - 1, max(1, round(share * slices))) / slices)
+
+
+def splits_for(stream: float, cpu: float, slices: int) -> list[Setting]:
     """`split` settings worth trying, from the seconds of a miss in `stream` and in `cpu`: the share with
     which both engines would end together, and one step to each side.
     """
-    middle = cpu / (stream + cpu)
-    shares = {round(min(MOST, max(LEAST, middle + d)), 3) for d in (0.0, -SPLIT_STEP, SPLIT_STEP)}
-    return [Setting("split", share) for share in sorted(shares, key=lambda s: abs(s - middle))]
+    middle, step = cpu / (stream + cpu), step_for(slices)
+    found = dict.fromkeys(split_at(middle + d, slices) for d in (0.0, -step, step))
+    return sorted(found, key=lambda s: abs(s.share - middle))
 
 
-def further(seconds: dict[Setting, float]) -> list[Setting]:
+def further(seconds: dict[Setting, float], slices: int) -> list[Setting]:
     """The next share to try, where the best split so far is the outermost to one side (RAM's bandwidth, which
     both engines share, moves the best away from where they would end together).
     """
     splits = sorted((s for s in seconds if s.mode == "split"), key=lambda s: s.share)
-    best = min(splits, key=lambda s: seconds[s])
-    if best == splits[0] and best.share - SPLIT_STEP >= LEAST:
-        return [Setting("split", round(best.share - SPLIT_STEP, 3))]
-    if best == splits[-1] and best.share + SPLIT_STEP <= MOST:
-        return [Setting("split", round(best.share + SPLIT_STEP, 3))]
+    best, step = min(splits, key=lambda s: seconds[s]), step_for(slices)
+    if best == splits[0] and best.share - step >= LEAST:
+        return [split_at(best.share - step, slices)]
+    if best == splits[-1] and best.share + step <= MOST:
+        return [split_at(best.share + step, slices)]
     return []
 
 
@@ -62,15 +75,16 @@ class ModeChooser:
     """Fed with every step's seconds and misses, it says what to use for the next."""
 
     def __init__(self, settings: Sequence[Setting] = SETTINGS,
-        remembered: dict[Setting, Cost] | None = None, splits: bool = False) -> None:
+        remembered: dict[Setting, Cost] | None = None, slices: int = 0) -> None:
         """`remembered`: costs of settings measured before; if it has all of them, no trial is needed.
-        `splits`: after `stream` and `cpu`, splits between them are tried too.
+        `slices`, where there are several: after `stream` and `cpu`, splits of an expert's FFN between them
+        are tried too.
         """
         if not settings:
             raise ValueError("no settings to choose from")
         known = remembered or {}
-        self._splits = splits
-        self.settings = (*settings, *(s for s in known if splits and s.mode == "split"))
+        self._slices = slices if slices > 1 else 0
+        self.settings = (*settings, *(s for s in known if self._slices and s.mode == "split"))
         self.costs: dict[Setting, Cost] = {s: c for s, c in known.items() if s in self.settings}
         self._tried: dict[Setting, list[Step]] = {}
         self._misses = 1.0  # of a step: where settings are compared
@@ -91,16 +105,16 @@ class ModeChooser:
 
     def _extend(self) -> None:
         """Once everything so far has been timed: splits, or further ones."""
-        if self._splits and self.settled:
+        if self._slices and self.settled:
             first = not any(s.mode == "split" for s in self.settings)
-            more = self._first_splits() if first else further(self.seconds)
+            more = self._first_splits() if first else further(self.seconds, self._slices)
             self.settings += tuple(more)
 
     def _first_splits(self) -> list[Setting]:
         stream, cpu = (self.costs[s] for s in SETTINGS)
         if stream.per_miss > 0 and cpu.per_miss > 0:
-            return splits_for(stream.per_miss, cpu.per_miss)
-        return splits_for(stream.seconds(self._misses), cpu.seconds(self._misses))
+            return splits_for(stream.per_miss, cpu.per_miss, self._slices)
+        return splits_for(stream.seconds(self._misses), cpu.seconds(self._misses), self._slices)
 
     def _next_trial(self) -> Setting | None:
         return next((s for s in self.settings if s not in self.costs), None)

@@ -29,6 +29,7 @@ from localmoe.model.gpu_tables import BACKGROUND, STREAM, DeviceTables
 
 Tensor = Any  # torch.Tensor
 MODES = ("stream", "cpu", "split")
+SLICE = 256  # FFN rows that `split` does not divide: a block of a K-quant, of which down's columns are made
 MOST_POLLS = 4_000_000  # looks of the GPU at the CPU's flag, a microsecond or more each: several seconds
 
 
@@ -79,13 +80,13 @@ class GpuResidency:
         return [LayerExperts(self, i) for i in range(self.layout.layers)]
 
     def set_mode(self, mode: str, share: float = 0.5) -> None:
-        """`stream`, `cpu` or `split`; `share` of a miss's FFN rows, in slices of 256, is the GPU's in
+        """`stream`, `cpu` or `split`; `share` of a miss's FFN rows, in whole slices, is the GPU's in
         `split`.
         """
         if mode not in MODES or (mode != "stream" and self.worker is None):
             raise ValueError(f"no mode {mode!r} here")
-        rows = {"stream": self.ffn, "cpu": 0, "split": min(self.ffn, round(share * self.ffn / 256) * 256)}[
-            mode]
+        split = min(self.ffn, round(share * self.ffn / SLICE) * SLICE)
+        rows = {"stream": self.ffn, "cpu": 0, "split": split}[mode]
         self.mode, self.share = mode, rows / self.ffn
         self.tables.set_mode(STREAM if mode == "stream" else BACKGROUND, [rows] * (self.k + 1))
 

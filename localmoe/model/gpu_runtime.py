@@ -21,7 +21,7 @@ from localmoe.kernels.gpu_memory import HostArena
 from localmoe.kernels.gpu_tiles import ExpertShape
 from localmoe.model.config import ModelConfig
 from localmoe.model.gpu_auto import SETTINGS, ModeChooser, load_costs, save_costs
-from localmoe.model.gpu_experts import GpuResidency
+from localmoe.model.gpu_experts import SLICE, GpuResidency
 from localmoe.model.gpu_host import HostExperts
 from localmoe.model.gpu_plan import CHUNK, GpuPlan, budget_on, plan_gpu
 from localmoe.model.transformer import Layer, Transformer
@@ -75,7 +75,8 @@ class GpuRuntime:
             return
         self._machine = f"{self._device_name()}, {sum(self.plan.slots)} slots"
         self._costs_path = default_directory() / f"{identity}.modes.json"
-        self.chooser = ModeChooser(SETTINGS, load_costs(self._costs_path, self._machine), splits=True)
+        known = load_costs(self._costs_path, self._machine)
+        self.chooser = ModeChooser(SETTINGS, known, slices=residency.ffn // SLICE)
         residency.set_mode(self.chooser.current.mode, self.chooser.current.share)
         if not self.chooser.settled:
             self._calibrate()

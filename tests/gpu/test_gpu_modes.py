@@ -68,7 +68,7 @@ def test_a_mode_that_becomes_slower_is_left_after_two_windows():
 
 
 def test_splits_are_tried_around_the_share_with_which_both_engines_end_together():
-    chooser = ModeChooser(splits=True)
+    chooser = ModeChooser(slices=56)
     for mode, seconds in (("stream", 0.03), ("cpu", 0.01)):
         assert chooser.current == Setting(mode)
         while chooser.current == Setting(mode):
@@ -84,9 +84,31 @@ def test_splits_are_tried_around_the_share_with_which_both_engines_end_together(
     assert set(tried[1:3]) == {0.15, 0.35}
     assert tried[3:] == [0.45]  # 0.35 was the best of three and the outermost: so one more, which was worse
     assert chooser.current == Setting("split", 0.35)
-    again = ModeChooser(remembered=chooser.costs, splits=True)
+    again = ModeChooser(remembered=chooser.costs, slices=56)
     assert again.settled
     assert again.current == Setting("split", 0.35)
+
+
+@pytest.mark.parametrize(("slices", "tried"), [(3, [1 / 3, 2 / 3]), (2, [0.5]), (1, [])])
+def test_small_experts_are_split_at_whole_slices_only(slices, tried):
+    """Shares between them would round to the same rows, or to none."""
+    chooser = ModeChooser(slices=slices)
+    seconds = {"stream": 0.03, "cpu": 0.01, "split": 0.02}  # both engines would end together at 0.25
+    while not chooser.settled:
+        chooser.observe(seconds[chooser.current.mode])
+    assert [s.share for s in chooser.settings if s.mode == "split"] == tried
+    assert chooser.current == Setting("cpu")
+    assert ModeChooser(remembered=chooser.costs, slices=slices).settled
+
+
+def test_of_six_slices_the_best_neighbour_is_tried_too():
+    chooser = ModeChooser(slices=6)
+    while not chooser.settled:
+        now = chooser.current
+        chooser.observe(0.03 if now.mode != "split" else 0.01 + abs(now.share - 1 / 6))
+    shares = [s.share for s in chooser.settings if s.mode == "split"]
+    assert sorted(shares) == [1 / 6, 2 / 6, 3 / 6, 4 / 6]
+    assert shares[-1] == 1 / 6
 
 
 def test_settings_are_compared_at_the_same_number_of_misses():
