@@ -31,6 +31,9 @@ class Tiles:
     # prefill of up to so many tokens decodes weights tile by tile: tokens and rows of a tile
     tokens: int = 64
     columns: int = 64
+    # so does that of experts whose tokens times weights are no more: a small one alone leaves most of a GPU
+    # idle, and its launches take longer than its work (not measured yet)
+    alone: int = 1 << 33
     # prefill of more widens them first: tokens, rows and columns of a tile, and how many are loaded ahead
     many: tuple[int, int, int] = (128, 128, 64)
     stages: int = 3
@@ -40,7 +43,7 @@ class Tiles:
 ROUTED_AT_ONCE = 32  # experts: one program has a token's logits of no more
 
 INTERPRETED = Tiles(
-    rows=64, wide_rows={}, router_rows=64, tokens=32, columns=128, keys=128, many=(64, 128, 128)
+    rows=64, wide_rows={}, router_rows=64, tokens=32, columns=128, alone=0, keys=128, many=(64, 128, 128)
 )
 
 

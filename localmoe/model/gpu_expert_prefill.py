@@ -41,11 +41,12 @@ class ExpertPass:
         self, layer: int, shape: ExpertShape, chosen: NDArray[np.int32], weights: Tensor, x: Any, h: Any
     ) -> None:
         """x += the outputs of the experts `chosen` int32 [tokens, k], with `weights` float32 [tokens, k]:
-        resident ones first, the others one by one as they arrive.
+        resident ones first, the others as they arrive: half of the transit slots' together, while the next
+        half's are copied.
         """
         gpu = self.gpu
         flat = chosen.reshape(-1)
-        order = np.argsort(flat, kind="stable").astype(np.int32)
+        order = np.argsort(flat.astype(np.uint8), kind="stable").astype(np.int32)  # bytes: by radix
         counts = np.bincount(flat, minlength=self.layout.experts)
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
         place_of = np.empty_like(order)
@@ -58,19 +59,22 @@ class ExpertPass:
             place, starts, gpu.to_device(place), gpu.to_device(starts), gpu.to_device(order // self.k)
         )
         arrivals: list[Arrival] = []
-        used: list[Any] = []  # events: the transit slot of the n-th miss has been computed with
         ahead = len(self.tables.staging_addresses)
+        together = max(1, ahead // 2)
         for turn in range(min(ahead, len(misses))):
             arrivals.append(self._fetch(layer, misses[turn], targets[turn], self.copies.mark()))
         self._compute(h, shape, hits.tolist(), pairs)
-        for turn, expert in enumerate(misses):
-            arrivals[turn].before_next(self.copies.compute_stream())
-            self._compute(h, shape, [expert], pairs)
-            used.append(self.copies.mark())
-            if turn + ahead < len(misses):
-                arrivals.append(self._fetch(layer, misses[turn + ahead], targets[turn + ahead], used[turn]))
-            if targets[turn] >= 0:
-                self.tables.move(layer, expert, targets[turn])
+        for first in range(0, len(misses), together):
+            turns = range(first, min(first + together, len(misses)))
+            for turn in turns:
+                arrivals[turn].before_next(self.copies.compute_stream())
+            self._compute(h, shape, [misses[turn] for turn in turns], pairs)
+            used = self.copies.mark()  # an event: their transit slots have been computed with
+            for turn in turns:
+                if turn + ahead < len(misses):
+                    arrivals.append(self._fetch(layer, misses[turn + ahead], targets[turn + ahead], used))
+                if targets[turn] >= 0:
+                    self.tables.move(layer, misses[turn], targets[turn])
         place = gpu.to_device(place_of)
         gpu.launch.combine(x.values, gpu.out_many, weights, place, shape.down.rows, self.k, len(chosen))
 
@@ -79,9 +83,9 @@ class ExpertPass:
         as -1 - number, for the rest; and the address of every expert int64 [experts].
         """
         tables = self.tables
-        place = tables.home_host[layer].copy()
-        for expert in np.flatnonzero(tables.slot_of_host[layer] >= 0):
-            place[expert] = tables.slot_address(layer, int(tables.slot_of_host[layer, expert]))
+        slot_of = tables.slot_of_host[layer].astype(np.int64)
+        in_slot = tables.slot_address(layer, 0) + slot_of * tables.sizes[int(self.layout.class_of[layer])]
+        place = np.where(slot_of >= 0, in_slot, tables.home_host[layer])
         same = self.layout.classes[int(self.layout.class_of[layer])].layers
         share = -(-tables.free(layer) // sum(other >= layer for other in same))
         targets = []
@@ -103,9 +107,12 @@ class ExpertPass:
         return self.copies.start(layer, expert, tables.transit[at : at + tables.transit_bytes], after)
 
     def _compute(self, h: Any, shape: ExpertShape, active: list[int], pairs: Pairs) -> None:
-        """The active experts' outputs: one by one those of many tokens, all others together."""
-        gpu, counts = self.gpu, np.diff(pairs.starts_host)
-        few = [e for e in active if counts[e] <= gpu.launch.tiles.tokens]
+        """The active experts' outputs: one by one those whose tokens are work for a whole GPU, all others
+        together.
+        """
+        gpu, counts, tiles = self.gpu, np.diff(pairs.starts_host), self.gpu.launch.tiles
+        most_few = max(tiles.tokens, tiles.alone // (3 * shape.gate.rows * shape.gate.cols))
+        few = [e for e in active if counts[e] <= most_few]
         for expert in active:
             if expert not in few:
                 own = slice(int(pairs.starts_host[expert]), int(pairs.starts_host[expert + 1]))

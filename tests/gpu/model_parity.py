@@ -123,7 +123,7 @@ def modes(directory):
 
 def qwen(directory):
     """Many experts, normed heads wider together than the hidden state, rotary pairs half a head apart:
-    prefill and a step with all resident, and a token with few slots in each mode.
+    prefill with all resident and with few slots, a step, and a token with few slots in each mode.
     """
     case = Case(
         directory, architecture="qwen3moe", block_count=1, head_count_kv=1, expert_count=40,
@@ -133,6 +133,8 @@ def qwen(directory):
     resident, _ = case.run(IDS[:2], STEPS[:1], slots=40)
     wanted = case.reference(IDS[:2], STEPS[:1])
     close(resident, wanted, 2e-2)
+    few, _ = case.run(IDS[:2], [], slots=3)
+    assert np.array_equal(few, resident[:1]), "residency changed the result of prefill"
     first = case.reference(IDS[:1], [])
     for mode, bound in (("stream", 2e-3), ("cpu", 3e-2), ("split", 3e-2)):
         got, status = case.run(IDS[:1], [], slots=3, mode=mode, prefill=False)
