@@ -15,6 +15,11 @@ soon as it has them. A part that fails is recorded with its error, and the other
     profile   where a decoded token's time goes, by kernel, all experts resident
     prefill   2,048 tokens with cold experts: share of the bus's bandwidth; and with all resident
     large     Mixtral 8x22B, as many layers as fit
+
+and, only where it is asked for (the file's other results stay):
+
+    qwen      Qwen3-30B-A3B (128 experts, 8 used): a tiny one beside the CPU, tokens/s by budget and mode; all
+              experts are equally popular, and 65 % of tokens share one with the token before
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,34 +43,48 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/gpu"), str(ROOT / "tests/model"), s
 for name in ("LOCALMOE_CACHE_DIR", "LOCALMOE_DATA_DIR", "LOCALMOE_CONFIG_DIR"):
     os.environ.setdefault(name, tempfile.mkdtemp(prefix="localmoe-gpu-suite-"))
 
+import gpu_synthetic as synthetic  # noqa: E402
+from gpu_suite_base import APART  # noqa: E402
 from gpu_suite_kernels import compile_tiles  # noqa: E402
 from gpu_suite_speed import Speed  # noqa: E402
 
 PARTS = ("kernels", "speed", "prefill", "profile", "parity", "large")
-BUDGETS = [24, 12, 16, 8]  # GiB
 
 
 class AllParts(Speed):
     """Every part is a method of its name."""
 
-    def parity(self) -> None:
+    def qwen(self) -> None:
+        import model_parity
+
+        self.results.pop("qwen", None)  # an earlier run's
+        self.note("qwen", "run", self.circumstances)
+        if self.dry:
+            self.table("qwen", synthetic.TINY_QWEN3, {"little": [8]}, 1, 1, own=True)
+            return
+        self.parity("qwen", model_parity.QWEN3)
+        model = self.model(synthetic.QWEN3_30B_A3B)
+        self.table("qwen", model.size, self.slots(model, [12, 8, 4]), 40, 56, own=True)
+
+    def parity(self, part: str = "parity", metadata: dict[str, Any] | None = None) -> None:
         import model_parity
 
         with tempfile.TemporaryDirectory() as directory:
-            case = model_parity.Case(directory)
+            case = model_parity.Case(directory, **(metadata or {}))
+            everything = case.config.layers * case.config.experts
             case.device = self.device
             steps = 2 if self.dry else 500
             ids = np.random.default_rng(9).integers(3, 320, steps + 2).tolist()
             wanted = case.reference(ids[:2], ids[2:12])
-            resident, _ = case.run(ids[:2], ids[2:], prefill=False, context=steps + 12)
+            resident, _ = case.run(ids[:2], ids[2:], everything, prefill=False, context=steps + 12)
             count = min(len(wanted), len(resident) - 1)
             spread = np.abs(wanted).max()
-            self.note("parity", "logits, greatest error beside the CPU's greatest", float(
+            self.note(part, "logits, greatest error beside the CPU's greatest", float(
                 np.abs(resident[1 : 1 + count] - wanted[:count]).max() / spread))  # fmt: skip
             for mode in ("stream", "cpu", "split"):
-                got, status = case.run(ids[:2], ids[2:], slots=2, mode=mode, prefill=False,
+                got, status = case.run(ids[:2], ids[2:], slots=everything // 4, mode=mode, prefill=False,
                                        context=steps + 12)  # fmt: skip
-                self.note("parity", f"{steps} tokens, {mode}", {
+                self.note(part, f"{steps} tokens, {mode}", {
                     "same bits": bool(np.array_equal(got, resident)), "hit rate": status["hit_rate"],
                     "greatest error": float(np.abs(got - resident).max() / spread),
                     "median error": float(np.median(np.abs(got - resident).max(1)) / spread),
@@ -75,9 +95,10 @@ class AllParts(Speed):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", action="append", choices=PARTS, help="only these (default: all)")
+    parser.add_argument("--part", action="append", choices=PARTS + APART,
+        help=f"only these (default: {', '.join(PARTS)})")
     parser.add_argument("--layers", type=int, help="of Mixtral 8x7B, for a quick look (budgets shrink alike)")
-    parser.add_argument("--budget", type=int, action="append", help=f"GiB of GPU memory (default: {BUDGETS})")
+    parser.add_argument("--budget", type=int, action="append", help="GiB of GPU memory, of every part")
     parser.add_argument("--compile", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--dry", action="store_true", help="tiny shapes in Triton's interpreter")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/gpu.json")
@@ -88,8 +109,9 @@ def main() -> int:
     if given.compile is not None:
         compile_tiles(given.compile)
         return 0
-    suite, failed = AllParts(given.dry, given.out, given.layers, given.budget or BUDGETS), 0
-    for part in given.part or PARTS:
+    parts, failed = given.part or PARTS, 0
+    suite = AllParts(given.dry, given.out, given.layers, given.budget, parts)
+    for part in parts:
         begin = time.perf_counter()
         try:
             getattr(suite, part)()

@@ -7,6 +7,7 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,29 @@ from typing import Any
 import gpu_synthetic as synthetic
 import torch
 
+APART = ("qwen",)  # parts that run only when asked for: a run of them alone keeps the file's other results
+
 
 class Suite:
-    def __init__(self, dry: bool, out: Path, layers: int | None, budgets: list[int]) -> None:
+    def __init__(
+        self, dry: bool, out: Path, layers: int | None, budgets: list[int] | None, parts: Sequence[str]
+    ) -> None:
+        """`budgets` in GiB, where not every part's own are meant."""
         self.dry, self.out, self.device = dry, out, "cpu" if dry else "cuda"
         self.budgets, self.began = budgets, time.perf_counter()
         self.mixtral = replace(synthetic.MIXTRAL_8X7B, layers=layers or synthetic.MIXTRAL_8X7B.layers)
-        self.results: dict[str, Any] = {
+        self.circumstances = {
             "measured": not dry,
             "device": "interpreter" if dry else torch.cuda.get_device_name(),
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-            "torch": torch.__version__, "layers": self.mixtral.layers, "cores": os.cpu_count(),
-        }
+            "torch": torch.__version__, "cores": os.cpu_count(),
+        }  # fmt: skip
+        before = json.loads(out.read_text()) if out.exists() else {}
+        self.results: dict[str, Any] = {**self.circumstances, "layers": self.mixtral.layers}
+        if before and set(parts) <= set(APART):
+            self.results = before
+        else:
+            self.results |= {part: before[part] for part in APART if part in before}
         self._models: dict[str, synthetic.Synthetic] = {}
 
     def note(self, part: str, name: str, value: Any) -> None:

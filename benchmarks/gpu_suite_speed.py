@@ -8,6 +8,8 @@ import gc
 import statistics
 import time
 from dataclasses import replace
+from functools import partial
+from math import comb
 from typing import Any
 
 import gpu_synthetic as synthetic
@@ -24,28 +26,37 @@ class Speed(Kernels):
             return
         model = self.model(self.mixtral)
         part = self.mixtral.layers / synthetic.MIXTRAL_8X7B.layers  # of the model, and so of the budgets
-        budgets = {"unlimited": model.slots_for(1 << 60, 2048)}
-        budgets |= {f"{g} GiB": model.slots_for(int(g * part * GIB), 2048) for g in self.budgets}
-        self.table("speed", self.mixtral, budgets, 40, 56)
+        self.table("speed", self.mixtral, self.slots(model, [24, 12, 16, 8], part), 40, 56)
 
-    def table(self, part: str, size: synthetic.Size, budgets: dict[str, list[int]], steps: int,
-        warm: int) -> None:
-        """Tokens/s by budget and mode; then, with bandwidths measured once more, the formula beside them."""
+    def slots(self, model: synthetic.Synthetic, usual: list[int], part: float = 1.0) -> dict[str, list[int]]:
+        """Slots by budget: without a bound, and in as many GiB (times `part`) as usual or asked for."""
+        budgets = {"unlimited": model.slots_for(1 << 60, 2048)}
+        sizes = {g: int(g * part * GIB) for g in self.budgets or usual}
+        return budgets | {f"{g} GiB": model.slots_for(size, 2048) for g, size in sizes.items()}
+
+    def table(
+        self, part: str, size: synthetic.Size, budgets: dict[str, list[int]], steps: int, warm: int,
+        own: bool = False,
+    ) -> None:  # fmt: skip
+        """Tokens/s by budget and mode; then, with bandwidths measured once more, the formula beside them.
+        `own`: the CPU's are measured with experts of this size.
+        """
         model, rows = self.model(size), {}
+        bandwidths = partial(self.bandwidths, part=part, of=size) if own else self.bandwidths
         for name, slots in budgets.items():
             share = sum(slots) / (size.layers * size.experts)
             for mode in ["stream"] if share == 1.0 else ["static", "stream", "cpu", "split", "auto"]:
                 runtime = model.open(self.device, slots, 1, 2048 if not self.dry else 256,
                                      0 if mode == "static" else None, spread=mode != "static")  # fmt: skip
                 try:
-                    rows[f"{name}, {mode}"] = found = self.rate(runtime, mode, steps, warm)
+                    rows[f"{name}, {mode}"] = found = self.rate(runtime, mode, steps, warm, bandwidths())
                     print(f"{part}: {name}, {mode}: {found}", flush=True)
                 finally:
                     runtime.close()
                     del runtime
                     gc.collect()  # its slots, before the next one's
-            self.judge(part, model, rows, self.bandwidths())
-        self.judge(part, model, rows, self.bandwidths(again=True))
+            self.judge(part, model, rows, bandwidths())
+        self.judge(part, model, rows, bandwidths(again=True))
 
     def judge(self, part: str, model: Any, rows: dict[str, Any], bands: dict[str, float]) -> None:
         """Adds the formula's rate, and what was measured as a share of it."""
@@ -56,9 +67,10 @@ class Speed(Kernels):
             found["measured_over_formula"] = round(found["tokens_per_s"] / expected, 3)
         self.note(part, "rates", rows)
 
-    def rate(self, runtime: Any, mode: str, steps: int, warm: int) -> dict[str, Any]:
+    def rate(
+        self, runtime: Any, mode: str, steps: int, warm: int, bands: dict[str, float]
+    ) -> dict[str, Any]:
         """Tokens/s of decoding (median step) and what the residency did meanwhile."""
-        bands = self.bandwidths()
         if mode == "auto":  # as at a model's first start: trials of at most 3 s, on another part of the trace
             runtime.residency.shift_trace(2048)
             runtime.use_mode("auto", f"suite-{time.monotonic_ns()}")
@@ -169,16 +181,17 @@ def tried(chooser: Any) -> dict[str, list[float]]:
 
 
 def formula(model: Any, bands: dict[str, float], hit_rate: float, mode: str, share: float) -> float:
-    """Seconds per token by design section 6, for two experts per layer; the GPU's memory counts as 2 TB/s at
-    most."""
+    """Seconds per token by design section 6, for as many experts per layer as are used; the GPU's memory
+    counts as 2 TB/s at most.
+    """
     bg, bp, bc, bd = (bands[k] * 1e9 for k in ("Bg", "Bp", "Bc", "Bd"))
     bg = min(bg, MOST_BG)
-    layers = model.size.layers
-    a = 2 * float(model.layout.expert_bytes.sum())
+    layers, n = model.size.layers, model.size.experts_used
+    a = n * float(model.layout.expert_bytes.sum())
     d = float(sum(x.nbytes for x in model.kept)) - model.weights.embedding.nbytes
     if mode == "static":
         return d / bg + share * a / bg + (1 - share) * a / bc
     x = {"stream": bp, "cpu": bc, "split": min(bp + bc, bd)}[mode]
-    e, m = a / 2 / layers, 1 - hit_rate
-    odds = ((1 - m) ** 2, 2 * m * (1 - m), m * m)
-    return d / bg + layers * sum(p * max((2 - k) * e / bg, k * e / x) for k, p in enumerate(odds))
+    e, m = a / n / layers, 1 - hit_rate
+    odds = (comb(n, k) * m**k * (1 - m) ** (n - k) for k in range(n + 1))
+    return d / bg + layers * sum(p * max((n - k) * e / bg, k * e / x) for k, p in enumerate(odds))

@@ -1,11 +1,12 @@
-"""Mixtral-shaped models made in memory for GPU measurements: true shapes and block types, one random expert
-repeated, and
-routing that follows a trace of Mixtral's locality instead of the (meaningless) router."""
+"""Models of Mixtral's and Qwen3's shapes made in memory for GPU measurements: true shapes and block types,
+one random expert repeated, and routing that follows a trace (`trace_of`), not the (meaningless) router.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from math import comb
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +33,7 @@ from localmoe.model.weights import LayerWeights, Weights
 from quant.blocks import FORMATS
 from quant.families import FAMILIES
 from quant.parts import PartFiles
-from quant.recipes import more_bits
+from quant.recipes import Model, choose, recipe_named
 
 ALIGN = 256
 
@@ -48,11 +49,16 @@ class Size:
     head_dim: int
     experts: int
     vocab: int
+    experts_used: int = 2
+    architecture: str = "llama"
 
 
 MIXTRAL_8X7B = Size("Mixtral 8x7B", 32, 4096, 14336, 32, 8, 128, 8, 32000)
 MIXTRAL_8X22B = Size("Mixtral 8x22B", 56, 6144, 16384, 48, 8, 128, 8, 32768)
+QWEN3_30B_A3B = Size("Qwen3-30B-A3B", 48, 2048, 768, 32, 4, 128, 128, 151936, 8, "qwen3moe")
 TINY = Size("tiny", 2, 256, 512, 4, 2, 64, 4, 320)
+TINY_QWEN3 = Size("tiny Qwen3", 1, 256, 512, 4, 1, 128, 40, 320, 5, "qwen3moe")
+SHARED = 0.65  # of tokens that have an expert in common with the one before, in traces
 
 
 def random_rows(rows: int, cols: int, kind: str, rng: np.random.Generator) -> np.ndarray:
@@ -75,21 +81,23 @@ class Synthetic:
         self.size, rng = size, np.random.default_rng(1)
         self.kept: list[Any] = []
         self._placed: tuple[dict[int, Any], dict[int, Any]] | None = None
-        s = size
+        s, family = size, FAMILIES[size.architecture]
         self.config: Any = SimpleNamespace(
             name=s.name, layers=s.layers, hidden=s.hidden, ffn=s.ffn, heads=s.heads, kv_heads=s.kv_heads,
             head_dim=s.head_dim,
             rope_dim=s.head_dim, rope_base=1e6, rope_scale=1.0, epsilon=1e-5, experts=s.experts,
-            experts_used=2, vocab=s.vocab,
-            window=0, family=FAMILIES["llama"],
+            experts_used=s.experts_used, vocab=s.vocab,
+            window=0, family=family,
         )  # fmt: skip
         self.shape: Any = SimpleNamespace(
-            **{**vars(self.config), "rope_pairs": s.head_dim // 2, "rope_halves": False}
+            **{**vars(self.config), "rope_pairs": s.head_dim // 2, "rope_halves": family.rope_halves}
         )
         nbytes = np.zeros((s.layers, 3), np.int64)
-        kinds = [("q4_k", "q4_k", "q6_k" if more_bits(i, s.layers) else "q4_k") for i in range(s.layers)]
-        shapes = ((s.ffn, s.hidden), (s.ffn, s.hidden), (s.hidden, s.ffn))
-        matrices = [[Matrix(0, *shape, k) for shape, k in zip(shapes, row, strict=True)] for row in kinds]
+        shapes = {"gate": (s.ffn, s.hidden), "up": (s.ffn, s.hidden), "down": (s.hidden, s.ffn)}
+        matrices = [
+            [Matrix(0, *x, self._kind(f"blk.{i}.ffn_{part}_exps", *x)) for part, x in shapes.items()]
+            for i in range(s.layers)
+        ]
         for i, row in enumerate(matrices):
             nbytes[i] = [m.nbytes for m in row]
         zeros = np.zeros((s.layers, s.experts, 3), np.int64)
@@ -101,10 +109,16 @@ class Synthetic:
         self.host = SyntheticHost(self.layout, self.shapes, rng, pin)
         self.weights = self._weights(rng, matrices)
 
+    def _kind(self, name: str, rows: int, cols: int) -> str:
+        """The type that q4_k_m gives a matrix."""
+        model = Model(self.size.layers, self.size.experts)
+        return choose(f"{name}.weight", (rows, cols), recipe_named("q4_k_m"), model).type
+
     def _weights(self, rng: np.random.Generator, experts: list[list[Matrix]]) -> Weights:
         s = self.size
 
-        def matrix(rows: int, cols: int, kind: str) -> Matrix:
+        def matrix(name: str, rows: int, cols: int) -> Matrix:
+            kind = self._kind(name, rows, cols)
             data = random_rows(rows, cols, kind, rng)
             self.kept.append(data)
             return Matrix(int(data.ctypes.data), rows, cols, kind)
@@ -114,15 +128,17 @@ class Synthetic:
                 np.float32)
 
         queries, keys = s.heads * s.head_dim, s.kv_heads * s.head_dim
+        norms = (floats(s.head_dim), floats(s.head_dim)) if self.config.family.head_norms else None
         layers = [
             LayerWeights(
-                floats(s.hidden), matrix(queries, s.hidden, "q4_k"), matrix(keys, s.hidden, "q8_0"),
-                matrix(keys, s.hidden, "q8_0"), None, matrix(s.hidden, queries, "q5_k"), floats(s.hidden),
+                floats(s.hidden), matrix(f"blk.{i}.attn_q", queries, s.hidden),
+                matrix(f"blk.{i}.attn_k", keys, s.hidden), matrix(f"blk.{i}.attn_v", keys, s.hidden), norms,
+                matrix(f"blk.{i}.attn_output", s.hidden, queries), floats(s.hidden),
                 floats(s.experts, s.hidden), None, None,
             )
-            for _ in experts
+            for i in range(len(experts))
         ]  # fmt: skip
-        embedding, output = matrix(s.vocab, s.hidden, "q4_k"), matrix(s.vocab, s.hidden, "q6_k")
+        embedding, output = (matrix(name, s.vocab, s.hidden) for name in ("token_embd", "output"))
         return Weights(embedding, layers, floats(s.hidden), output, None)
 
     def open(self, device: str, slots: list[int], chunk: int, context: int, bytes_per_step: int | None = None,
@@ -133,10 +149,10 @@ class Synthetic:
         baseline)."""
         s = self.size
         gpu = Gpu(self.shape, device, chunk, rope_table(self.config, context))
-        fresh = ExpertStatistics(s.layers, s.experts, 2)
+        fresh = ExpertStatistics(s.layers, s.experts, s.experts_used)
         pool = Pool(max(1, usable_cores() - 1), PATIENCE)  # as open_gpu
-        arena = HostArena(Region.nbytes_for(s.hidden, 2), device != "cpu")
-        region = Region(arena.address, s.hidden, 2, arena)
+        arena = HostArena(Region.nbytes_for(s.hidden, s.experts_used), device != "cpu")
+        region = Region(arena.address, s.hidden, s.experts_used, arena)
         worker = Worker(region, pool, [LayerFormats(x.gate, x.up, x.down) for x in self.shapes],
             self.host.parts, s.ffn)
         residency = TracedResidency(gpu, self.layout, self.shapes, fresh, slots, self.host, worker,
@@ -211,9 +227,18 @@ class SyntheticHost:
 
 
 @cache
-def mixtral_trace(layers: int, experts: int, chosen: int) -> np.ndarray:
-    """uint8 [4096, layers, chosen]"""
-    return generate_trace(4096, layers, experts, chosen, seed=3)
+def trace_of(layers: int, experts: int, chosen: int) -> np.ndarray:
+    """uint8 [4096, layers, chosen], with Mixtral's locality (65 % of tokens share an expert with the one
+    before, popularities as `generate_trace` has them).
+
+    Of many experts, of whose popularity nothing is assumed, all are equally popular, and as many tokens share
+    one: with probability `repeat` a token keeps one of the last token's, at random, and draws the others.
+    """
+    if chosen == 2:
+        return generate_trace(4096, layers, experts, chosen, seed=3)
+    by_chance = 1 - comb(experts - chosen, chosen) / comb(experts, chosen)
+    repeat = max(0.0, (SHARED - by_chance) / (1 - by_chance))
+    return generate_trace(4096, layers, experts, chosen, repeat=repeat, skew=0.0, seed=3)
 
 
 @triton.jit
@@ -225,11 +250,11 @@ def follow_kernel(trace: tl.tensor, position: tl.tensor, chosen: tl.tensor, K: t
 
 
 class TracedResidency(GpuResidency):
-    """Routing follows a trace of Mixtral's locality (65 % repeat), by position."""
+    """Routing follows a trace, by position."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        trace = mixtral_trace(self.layout.layers, self.layout.experts, self.k)
+        trace = trace_of(self.layout.layers, self.layout.experts, self.k)
         self._trace = self.gpu.to_device(np.ascontiguousarray(trace.transpose(1, 0, 2).astype(np.int32)))
 
     def shift_trace(self, tokens: int) -> None:

@@ -80,12 +80,12 @@ class GpuResidency:
         return [LayerExperts(self, i) for i in range(self.layout.layers)]
 
     def set_mode(self, mode: str, share: float = 0.5) -> None:
-        """`stream`, `cpu` or `split`; `share` of a miss's FFN rows, in whole slices, is the GPU's in
-        `split`.
+        """`stream`, `cpu` or `split`; `share` of a miss's FFN rows, in whole slices, but not all of them, is
+        the GPU's in `split`.
         """
         if mode not in MODES or (mode != "stream" and self.worker is None):
             raise ValueError(f"no mode {mode!r} here")
-        split = min(self.ffn, round(share * self.ffn / SLICE) * SLICE)
+        split = min(max(1, round(share * self.ffn / SLICE)), (self.ffn - 1) // SLICE) * SLICE
         rows = {"stream": self.ffn, "cpu": 0, "split": split}[mode]
         self.mode, self.share = mode, rows / self.ffn
         self.tables.set_mode(STREAM if mode == "stream" else BACKGROUND, [rows] * (self.k + 1))

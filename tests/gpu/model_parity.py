@@ -27,6 +27,10 @@ TYPES = {
     "": "q4_k", "attn_k.weight": "q8_0", "attn_v": "q5_0", "blk.1.ffn_down": "q6_k", "attn_output": "q5_k",
     "output.weight": "q6_k",
 }  # fmt: skip
+QWEN3 = {
+    "architecture": "qwen3moe", "head_count_kv": 1, "expert_count": 40, "expert_used_count": 5,
+    "expert_feed_forward_length": 512, "dimension_count": 128, "key_length": 128, "value_length": 128,
+}  # fmt: skip
 IDS = [1, 17, 300, 42, 99, 7, 250]
 STEPS = [5, 80, 200, 31]
 
@@ -125,11 +129,7 @@ def qwen(directory):
     """Many experts, normed heads wider together than the hidden state, rotary pairs half a head apart:
     prefill with all resident and with few slots, a step, and a token with few slots in each mode.
     """
-    case = Case(
-        directory, architecture="qwen3moe", block_count=1, head_count_kv=1, expert_count=40,
-        expert_used_count=5, expert_feed_forward_length=512, dimension_count=128, key_length=128,
-        value_length=128,
-    )  # fmt: skip
+    case = Case(directory, block_count=1, **QWEN3)
     resident, _ = case.run(IDS[:2], STEPS[:1], slots=40)
     wanted = case.reference(IDS[:2], STEPS[:1])
     close(resident, wanted, 2e-2)

@@ -15,7 +15,7 @@ from localmoe.kernels.matrix import Matrix
 from localmoe.kernels.pool import Pool
 from quant.blocks import FORMATS
 
-HIDDEN, FFN, EXPERTS, K, FIRSTS = 256, 768, 4, 2, (0, 256, 512)
+HIDDEN, FFN, EXPERTS, K, FIRSTS = 256, 768, 9, 8, (0, 256, 512)
 KINDS = (("q4_k", "q4_k", "q4_k"), ("q4_k", "q5_0", "q6_k"), ("q8_0", "q8_0", "f16"))
 
 
