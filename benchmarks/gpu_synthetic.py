@@ -90,7 +90,7 @@ class Synthetic:
             window=0, family=family,
         )  # fmt: skip
         self.shape: Any = SimpleNamespace(
-            **{**vars(self.config), "rope_pairs": s.head_dim // 2, "rope_halves": family.rope_halves}
+            **{**vars(self.config), "rope_pairs": s.head_dim // 2, "rope_halves": not family.interleaved}
         )
         nbytes = np.zeros((s.layers, 3), np.int64)
         shapes = {"gate": (s.ffn, s.hidden), "up": (s.ffn, s.hidden), "down": (s.hidden, s.ffn)}
