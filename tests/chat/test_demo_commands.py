@@ -66,6 +66,7 @@ def test_all_commands(demo: Demo) -> None:
         chat.say("/set max_tokens 3")
         chat.say("Give me a tour.", "3 tokens")
         chat.say("/set max_tokens unset")
+        chat.say("/thoughts", "came without thoughts")
         chat.say("/continue", "lists all commands")
         chat.say("/edit some text", ">>> some text")  # the editor leaves it as it is
         chat.say(f"/save {demo.home}/talk.jsonl", "Written to")
