@@ -81,3 +81,10 @@ def test_a_step_tells_how_many_experts_it_missed(residency):
         residency.end_step()
         told.append(residency.missed)
     assert told == [3, 0, 2]
+
+
+@pytest.mark.parametrize(("share", "rows"), [(0.05, 256), (0.5, 256), (0.95, 256)])
+def test_split_leaves_both_engines_some_rows(residency, share, rows):
+    residency.set_mode("split", share)
+    assert residency.tables.share.tolist() == [rows] * 3
+    assert residency.share == rows / residency.ffn == 0.5
