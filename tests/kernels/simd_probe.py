@@ -10,6 +10,7 @@ import numba
 import numpy as np
 
 from localmoe.kernels import dot, dot_blocks, dot_tile_amx, geometry, kv_append, simd
+from localmoe.kernels.cpu import bits
 from localmoe.kernels.elementwise import quantize_row, rms_norm, swiglu
 from localmoe.kernels.orders import LONE, ORDERS, int8_rows
 from quant.blocks import FORMATS
@@ -55,18 +56,23 @@ def results() -> dict[str, str]:
     weight, normed = rng.standard_normal(cols).astype(np.float32), np.zeros(cols, np.float32)
     rms_norm(address(x[0]), address(weight), cols, 1e-5, address(normed))
     swiglu(address(x[1]), address(x[2]), cols)
-    return out | {"rms_norm": digest(normed), "swiglu": digest(x[2]), "append": appended(rng)}
+    out |= {"rms_norm": digest(normed), "swiglu": digest(x[2]), "append": appended(rng)}
+    return out | {"append, halves, normed": appended(rng, head_dim=64, pairs=29, halves=1, normed=True)}
 
 
-def appended(rng: np.random.Generator) -> str:
+def appended(
+    rng: np.random.Generator, head_dim: int = 32, pairs: int = 13, halves: int = 0, normed: bool = False
+) -> str:
     """Of a token's rotated q and k, and of a float16 KV cache to which it was appended."""
-    heads, kv_heads, head_dim, pairs, context = 4, 2, 32, 13, 256
+    heads, kv_heads, context = 4, 2, 256
+    norm = rng.standard_normal(head_dim).astype(np.float32)
+    norms = [address(norm) if normed else 0] * 2
     q, k, v = (rng.standard_normal((n, head_dim)).astype(np.float32) for n in (heads, kv_heads, kv_heads))
     table, step = rng.standard_normal((context, pairs, 2)).astype(np.float32), np.array([37])
     keys, values = (np.zeros((kv_heads, context, head_dim), np.float16) for _ in range(2))
     args = np.array([
         address(q), address(k), address(v), address(step), heads, kv_heads, head_dim, address(table), pairs,
-        context, address(keys), 0, address(values), 0, geometry.KV_F16, 0,
+        context, address(keys), 0, address(values), 0, geometry.KV_F16, halves, *norms, bits(1e-5), 0,
     ])  # fmt: skip
     kv_append.append_task.ctypes(address(args), 0, 0)
     assert np.count_nonzero(keys) == np.count_nonzero(values) == kv_heads * head_dim
