@@ -23,12 +23,12 @@ from localmoe.kernels.gpu import Gpu
 from localmoe.kernels.gpu_memory import HostArena
 from localmoe.kernels.gpu_tiles import ExpertShape
 from localmoe.kernels.handshake import PATIENCE, LayerFormats, Region, Worker
-from localmoe.kernels.matrix import Matrix
+from localmoe.kernels.matrix import Heads, Matrix, Router
 from localmoe.kernels.pool import Pool
-from localmoe.model.decoder import rope_table
 from localmoe.model.gpu_experts import GpuResidency
 from localmoe.model.gpu_plan import GpuPlan
 from localmoe.model.gpu_runtime import GpuRuntime, _place_all, _transformer
+from localmoe.model.rope import rope_table
 from localmoe.model.weights import LayerWeights, Weights
 from quant.blocks import FORMATS
 from quant.families import FAMILIES
@@ -87,7 +87,7 @@ class Synthetic:
             head_dim=s.head_dim,
             rope_dim=s.head_dim, rope_base=1e6, rope_scale=1.0, epsilon=1e-5, experts=s.experts,
             experts_used=s.experts_used, vocab=s.vocab,
-            window=0, family=family,
+            window=0, family=family, yarn=None, clamped=False,
         )  # fmt: skip
         self.shape: Any = SimpleNamespace(
             **{**vars(self.config), "rope_pairs": s.head_dim // 2, "rope_halves": not family.interleaved}
@@ -129,12 +129,13 @@ class Synthetic:
 
         queries, keys = s.heads * s.head_dim, s.kv_heads * s.head_dim
         norms = (floats(s.head_dim), floats(s.head_dim)) if self.config.family.head_norms else None
+        heads = Heads(norms)
         layers = [
             LayerWeights(
                 floats(s.hidden), matrix(f"blk.{i}.attn_q", queries, s.hidden),
-                matrix(f"blk.{i}.attn_k", keys, s.hidden), matrix(f"blk.{i}.attn_v", keys, s.hidden), norms,
+                matrix(f"blk.{i}.attn_k", keys, s.hidden), matrix(f"blk.{i}.attn_v", keys, s.hidden), heads,
                 matrix(f"blk.{i}.attn_output", s.hidden, queries), floats(s.hidden),
-                floats(s.experts, s.hidden), None, None,
+                Router(floats(s.experts, s.hidden)), None, None,
             )
             for i in range(len(experts))
         ]  # fmt: skip

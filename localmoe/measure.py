@@ -111,9 +111,10 @@ def bytes_read(model: Model, prompt: int, generated: int) -> int:
     """Bytes that decoding a token reads, as a mean over `generated` tokens after `prompt` others: weights,
     and the keys and values of the positions that it attends to.
     """
-    status, window = model.status(), model.config.window
+    status, config = model.status(), model.config
+    windows = [config.window_of(layer) or config.context for layer in range(config.layers)]
     ends = range(prompt + 1, prompt + generated + 1)
-    positions = statistics.fmean(min(end, window) if window else end for end in ends)
+    positions = statistics.fmean(min(end, window) for end in ends for window in windows)
     return int(status["bytes_per_token"]) + round(positions * int(status["kv_bytes_per_position"]))
 
 

@@ -1,4 +1,6 @@
-"""What the architectures differ in; they share grouped queries, RMSNorm, SwiGLU and rotary positions."""
+"""What the architectures differ in; they share grouped queries, RMSNorm, gated units and rotary
+positions.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,12 @@ class Family:
     interleaved: bool = False  # rotary pairs are coordinates 2i, 2i + 1 of a head; else i, i + half a head
     head_norms: bool = False  # each head of queries and keys passes an RMSNorm; its width is always stated
     ffn: str = "feed_forward_length"  # the key of an expert's inner width, or of a dense layer's
+    ffn_norm: str = "ffn_norm"  # what the norm before the FFN is called
+    biased: bool = False  # every projection, every expert and the router add a bias
+    sinks: bool = False  # each head's softmax has one more score, which weighs no value
+    clamped: bool = False  # the gated unit is (clamp(up) + 1) * min(gate) * sigmoid(1.702 gate), of +-7
+    window_every: int = 1  # layers 0, n, 2n... have the sliding window, if there is one
+    yarn_truncates: bool = True  # YaRN's bounds are rounded to whole coordinates
     least_experts: int = 0
     most_experts: int = 0
 
@@ -31,6 +39,18 @@ FAMILIES: Mapping[str, Family] = {
             "qwen3moe",
             head_norms=True,
             ffn="expert_feed_forward_length",
+            least_experts=1,
+            most_experts=1 << 12,
+        ),
+        Family(
+            "gpt-oss",
+            ffn="expert_feed_forward_length",
+            ffn_norm="post_attention_norm",
+            biased=True,
+            sinks=True,
+            clamped=True,
+            window_every=2,
+            yarn_truncates=False,
             least_experts=1,
             most_experts=1 << 12,
         ),

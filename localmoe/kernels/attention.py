@@ -24,6 +24,7 @@ from localmoe.kernels.elementwise import exp1, quantize_group, store_f32_at
 from localmoe.kernels.geometry import BLOCK, GROUP, SCALED, TASK, TILE
 from localmoe.kernels.simd import (
     args20,
+    args21,
     bits_to_f32,
     fma16,
     load_f32,
@@ -53,8 +54,14 @@ def _merge(into: int, part: int, head_dim: int) -> None:
 
 
 @compiled()
-def _finish(part: int, head_dim: int, out: int) -> None:
-    inverse = np.float32(1) / load_f32(part + 4)
+def _finish(part: int, head_dim: int, out: int, sink: int) -> None:
+    """One head's output: its values over the sum of its softmax; the score at `sink` joins it (0: none)."""
+    most, total, share = load_f32(part), load_f32(part + 4), np.float32(1)
+    if sink:
+        top = max(most, load_f32(sink))
+        share = exp1(most - top)
+        total = total * share + exp1(load_f32(sink) - top)
+    inverse = share / total
     for d in range(0, head_dim * 4, 64):
         store_f32x16(out + d, mul16(load_f32x16(part + 8 + d), splat_f32x16(inverse)))
 
@@ -65,7 +72,7 @@ def attend_task(args: int, item: int, worker: int) -> None:
     head_dim].
     """
     (q, out, step, heads, kv_heads, head_dim, context, keys, key_scales, values, value_scales,
-     kind, scale, window, scratch, scratch_bytes, _, _, _, _) = args20(args)  # fmt: skip
+     kind, scale, window, scratch, scratch_bytes, _, _, _, _, sinks) = args21(args)  # fmt: skip
     token, head = item // kv_heads, item % kv_heads
     position, group = load_i64(step) + token, heads // kv_heads
     oldest = max(0, position - window + 1) if window > 0 else 0
@@ -88,7 +95,8 @@ def attend_task(args: int, item: int, worker: int) -> None:
             for h in range(group):
                 _merge(whole + h * stride, part + h * stride, head_dim)
     for h in range(group):
-        _finish(whole + h * stride, head_dim, out + (token * heads + head * group + h) * head_dim * 4)
+        _finish(whole + h * stride, head_dim, out + (token * heads + head * group + h) * head_dim * 4,
+                sinks + (head * group + h) * 4 if sinks else 0)
 
 
 @compiled(forceinline=True)
@@ -113,7 +121,7 @@ def heads_together(heads: int, kv_heads: int, head_dim: int) -> int:
 
 
 @compiled()
-def _merge_heads(partial, first, end, heads, head_dim, blocks, out, q, scales, sums) -> None:
+def _merge_heads(partial, first, end, heads, head_dim, blocks, out, q, scales, sums, sinks) -> None:
     """Merges what is known of heads first..end-1, block after block, into out [heads, head_dim], and their
     int8 form unless q is 0.
     """
@@ -122,7 +130,7 @@ def _merge_heads(partial, first, end, heads, head_dim, blocks, out, q, scales, s
         whole = partial + h * stride
         for block in range(1, blocks):
             _merge(whole, partial + (block * heads + h) * stride, head_dim)
-        _finish(whole, head_dim, out + h * head_dim * 4)
+        _finish(whole, head_dim, out + h * head_dim * 4, sinks + h * 4 if sinks else 0)
     if q:
         cols, last = heads * head_dim, end * head_dim
         for g in range(first * head_dim // GROUP, (last + GROUP - 1) // GROUP):
@@ -139,7 +147,7 @@ def block_task(args: int, item: int, worker: int) -> None:
     What is done is counted from `step + COUNTERS` on, int64 [kv_heads] that are zero, and zero again after.
     """
     (q, out, step, heads, kv_heads, head_dim, context, keys, key_scales, values, value_scales,
-     kind, scale, window, scratch, scratch_bytes, partial, out_q, out_scales, out_sums) = args20(args)
+     kind, scale, window, scratch, scratch_bytes, partial, out_q, out_scales, out_sums, sinks) = args21(args)
     position = load_i64(step)
     oldest = max(0, position - window + 1) if window > 0 else 0
     first, blocks = blocks_seen(position, window)
@@ -163,4 +171,4 @@ def block_task(args: int, item: int, worker: int) -> None:
     if fetch_add(counter, 1) == together * blocks - 1:
         store_release(counter, 0)
         _merge_heads(partial, first_head * group, (first_head + together) * group, heads, head_dim, blocks,
-                     out, out_q, out_scales, out_sums)  # fmt: skip
+                     out, out_q, out_scales, out_sums, sinks)  # fmt: skip

@@ -34,8 +34,8 @@ class Shape:
     vocab: int
     rope_pairs: int
     epsilon: float
-    window: int  # 0: attention sees every position
     rope_halves: bool = False  # a head's rotary pairs are (i, i + rope_pairs), not (2i, 2i + 1)
+    clamped: bool = False  # the gated unit is `elementwise.clamped_swiglu`
     float_ffn: bool = False  # the FFN's inner activations are kept in float32 too
 
 

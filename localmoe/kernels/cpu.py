@@ -21,12 +21,12 @@ from localmoe.kernels import tasks as T
 from localmoe.kernels import tasks_experts as E
 from localmoe.kernels.buffers import Block, Buffers, Floats, Rows, Shape
 from localmoe.kernels.geometry import BLOCK, GROUP, TILE
-from localmoe.kernels.matrix import Matrix
+from localmoe.kernels.matrix import Heads, Matrix, Router
 from localmoe.kernels.pool import Pool
 from localmoe.kernels.program import Job, Program
 from localmoe.kernels.sources import ExpertSource, LayerCache
 
-POSITION, BLOCK_ITEMS = range(2)  # places in `Buffers.step`: the first token's, a lone token's in attention
+POSITION = 0  # in `Buffers.step`: the first token's; then, for each window, a lone token's items in attention
 ROUTED_AT_ONCE = 32  # experts: the logits of more are a job of their own, which a lone token's threads share
 SMALL_ITEM = 1 << 14  # weights: about a microsecond's work, below which handing it out costs too much
 
@@ -51,7 +51,8 @@ class Cpu:
         self._epsilon, self._scale = bits(shape.epsilon), bits(shape.head_dim**-0.5)
         self._recording: Program | None = None
         self._linears: dict[tuple[int, ...], tuple[NDArray[np.int64], int, int]] = {}
-        self._formats: dict[tuple[int, ...], Block] = {}
+        self._formats: dict[tuple[int, ...], tuple[Block, ...]] = {}
+        self._windows: dict[int, int] = {}  # each layer's, and their places in `Buffers.step`
         self._addresses: dict[int, int] = {}  # of norms and routers, by id: the model keeps them alive
 
     def close(self) -> None:
@@ -106,13 +107,13 @@ class Cpu:
         row: Floats = b.logits.array[0]
         return row
 
-    def _begin_at(self, position: int) -> int:
-        """Tells attention's tasks the position of the first token; returns a lone token's items."""
-        s, step = self.shape, self.buffers.step.array
-        oldest = max(0, position - s.window + 1) if s.window else 0
-        items = (position // BLOCK + 1 - oldest // BLOCK) * s.kv_heads
-        step[POSITION], step[BLOCK_ITEMS] = position, items
-        return items
+    def _begin_at(self, position: int) -> None:
+        """Tells attention's tasks the position of the first token, and a lone token's items."""
+        step = self.buffers.step.array
+        step[POSITION] = position
+        for window, place in self._windows.items():
+            oldest = max(0, position - window + 1) if window else 0
+            step[place] = (position // BLOCK + 1 - oldest // BLOCK) * self.shape.kv_heads
 
     # -- the steps of a layer --------------------------------------------------------------------------------
 
@@ -142,28 +143,29 @@ class Cpu:
         self._linear(h, (q, k, v), (b.q, b.k, b.v), self.tokens)
         return b.q, b.k, b.v
 
-    def attend(
-        self, q: Rows, k: Rows, v: Rows, cache: LayerCache, position: int,
-        norms: tuple[Floats, Floats] | None = None,
-    ) -> Rows:  # fmt: skip
-        """Norms (by weights [head_dim] of a query and of a key) and rotates each head of q and k, appends k
-        and v at `position`.., attends. → [tokens, heads * head_dim]
+    def attend(self, q: Rows, k: Rows, v: Rows, cache: LayerCache, position: int, heads: Heads) -> Rows:
+        """Norms, where there are norms, and rotates each head of q and k, appends k and v at `position`..,
+        attends. → [tokens, heads * head_dim]
         """
         s, b, out = self.shape, self.buffers, self.buffers.attended
-        q_norm, k_norm = map(self._at, norms) if norms else (0, 0)
-        items = self._begin_at(position)
+        int8 = (out.q, out.scales, out.sums) if out.quantized else (0, 0, 0)
+        q_norm, k_norm = map(self._at, heads.norms) if heads.norms else (0, 0)
+        sinks = self._at(heads.sinks) if heads.sinks is not None else 0
+        place = self._windows.setdefault(heads.window, len(self._windows) + 1)
+        self._begin_at(position)
         self._run(
             K.append_task.address, self.tokens, q.x, k.x, v.x, b.step.at, s.heads, s.kv_heads, s.head_dim,
             self._at(self.rope), s.rope_pairs, cache.context, *cache.addresses, cache.kind,
             int(s.rope_halves), q_norm, k_norm, self._epsilon,
         )  # fmt: skip
         alone = self.tokens == 1  # then its blocks go to all threads
-        task, items = (A.block_task, items) if alone else (A.attend_task, self.tokens * s.kv_heads)
+        task = A.block_task if alone else A.attend_task
+        items = int(b.step.array[place]) if alone else self.tokens * s.kv_heads
         self._run(
             task.address, items, q.x, out.x, b.step.at, s.heads, s.kv_heads, s.head_dim,
-            cache.context, *cache.addresses, cache.kind, self._scale, s.window, b.scratch.at, b.scratch_bytes,
-            b.partials.at, *((out.q, out.scales, out.sums) if out.quantized else (0, 0, 0)),
-            items_at=b.step.at + BLOCK_ITEMS * 8, start=S.block_start.address,
+            cache.context, *cache.addresses, cache.kind, self._scale, heads.window, b.scratch.at,
+            b.scratch_bytes, b.partials.at, *int8, sinks,
+            items_at=b.step.at + place * 8, start=S.block_start.address,
         )  # fmt: skip
         if out.quantized and not alone:
             self._run(
@@ -186,8 +188,8 @@ class Cpu:
             self._narrow(x, h)
         self._linear(h, (gate, up), (b.gate, inner), self.tokens)
         self._run(
-            T.swiglu_task.address, self.tokens, b.gate.x, inner.x, inner.cols, inner.quantized,
-            inner.q, inner.scales, inner.sums,
+            T.gated_task.address, self.tokens, b.gate.x, inner.x, inner.cols, inner.quantized,
+            inner.q, inner.scales, inner.sums, int(self.shape.clamped),
         )  # fmt: skip
         self._linear(inner, (down,), (x,), self.tokens, add=True)
 
@@ -241,7 +243,7 @@ class Cpu:
         if alone:
             chunks = [min(chunks)] * len(chunks)
         for m, y, chunk in zip(matrices, outputs, chunks, strict=True):
-            rows.append((m.address, m.rows, m.row_bytes, m.kind, m.block_bytes, y.x, items, chunk))
+            rows.append((m.address, m.rows, m.row_bytes, m.kind, m.block_bytes, y.x, items, chunk, m.bias))
             items += -(-m.rows // chunk)
         description = np.array(rows, np.int64)
         return description, int(description.ctypes.data), items
@@ -259,7 +261,7 @@ class Cpu:
     # -- mixture of experts ----------------------------------------------------------------------------------
 
     def add_experts(
-        self, x: Rows, h: Rows, router: Floats, source: ExpertSource, last_only: bool = False
+        self, x: Rows, h: Rows, router: Router, source: ExpertSource, last_only: bool = False
     ) -> None:
         """x += the weighted sum of the chosen experts' FFNs, in router order.
 
@@ -270,11 +272,12 @@ class Cpu:
         k, chosen = s.experts_used, b.chosen.at if program is None else program.choices()
         many = s.experts > ROUTED_AT_ONCE
         if many:
-            matrix = Matrix(self._at(router), s.experts, h.cols, "f32")
+            matrix = Matrix(self._at(router.weight), s.experts, h.cols, "f32")
             self._linear(h, (matrix,), (b.router_logits,), self.tokens)
+        bias = self._at(router.bias) if router.bias is not None else 0
         self._run(
-            E.route_task.address, self.tokens, h.x, h.cols, 0 if many else self._at(router), s.experts, k,
-            chosen, b.weights.at, b.router_logits.x,
+            E.route_task.address, self.tokens, h.x, h.cols, 0 if many else self._at(router.weight), s.experts,
+            k, chosen, b.weights.at, b.router_logits.x, bias,
         )  # fmt: skip
         routed, computed = b.chosen.array[: self.tokens], slice(0, self.tokens)
         if last_only and self.tokens > 1:
@@ -295,8 +298,9 @@ class Cpu:
         else:
             program.constant = False
         self._run(
-            E.combine_task.address, tokens, x.x, s.hidden, k, b.weights.at, b.place_of.at, b.out.at
-        )
+            E.combine_task.address, tokens, x.x, s.hidden, k, b.weights.at, b.place_of.at, b.out.at, chosen,
+            source.down.bias,
+        )  # fmt: skip
 
     def _experts(self, h: Rows, active: int, count: int, addresses: int, source: ExpertSource) -> None:
         """out[pair] = the FFN of each pair of a token and one of the `count` experts int32 at `active`."""
@@ -312,8 +316,8 @@ class Cpu:
         )  # fmt: skip
 
     def _gate_up(self, h: Rows, active: int, count: int, addresses: int, source: ExpertSource) -> None:
-        """inner[pair] = silu(gate · h) * (up · h), for the same. A lone token's items are half an item of
-        more tokens: of one matrix, and shorter where a thread would have fewer than eight.
+        """inner[pair] = the gated unit of gate · h and up · h, for the same. A lone token's items are
+        half an item of more tokens: of one matrix, and shorter where a thread would have fewer than eight.
         """
         s, b, gate, inner = self.shape, self.buffers, source.gate, self.buffers.inner
         task, rows, items = E.gate_up_task, GROUP, count * -(-s.ffn // GROUP)
@@ -324,16 +328,23 @@ class Cpu:
             task.address, items, active, rows, addresses, b.starts.at, b.token_of.at,
             h.cols, s.ffn, gate.kind, gate.block_bytes, gate.row_bytes, b.table.at,
             h.x, h.q, h.scales, h.sums, inner.x, int(self.exact), b.scratch.at, b.scratch_bytes,
-            self._formats_of(source.up, source.down), start=S.UNKNOWN,
+            self._formats_of(source), start=S.UNKNOWN,
         )  # fmt: skip
 
-    def _formats_of(self, up: Matrix, down: Matrix) -> int:
-        """The address of what else `_gate_up` tells: up's type, where and how inner rows are kept."""
-        b, floats = self.buffers, self.exact or down.type in ("f32", "f16", "bf16")
-        words = (
-            up.kind, up.block_bytes, up.row_bytes, int(floats), b.inner.q, b.inner.scales, b.inner.sums,
-            b.stored.at, b.gate_up.at,
-        )  # fmt: skip
-        if words not in self._formats:
-            self._formats[words] = Block(np.array(words, np.int64))
-        return self._formats[words].at
+    def _formats_of(self, source: ExpertSource) -> int:
+        """The address of what else `_gate_up` tells, int64 each: up's type, block and row bytes, whether
+        inner rows are kept in float32, the three parts of their int8 form, what `task_pieces` needs, where
+        biases are (0: nowhere), whether the unit is clamped.
+        """
+        s, b, up = self.shape, self.buffers, source.up
+        floats = self.exact or source.down.type in ("f32", "f16", "bf16")
+        key = (up.kind, up.block_bytes, up.row_bytes, int(floats), source.gate.bias, up.bias)
+        if key not in self._formats:
+            steps = np.arange(s.experts, dtype=np.int64)[:, None] * (s.ffn * 4)
+            biases = Block(np.array([source.gate.bias, up.bias]) + steps)  # [experts, 2]
+            words = (
+                *key[:4], b.inner.q, b.inner.scales, b.inner.sums, b.stored.at, b.gate_up.at,
+                biases.at if up.bias else 0, int(s.clamped),
+            )  # fmt: skip
+            self._formats[key] = Block(np.array(words, np.int64)), biases
+        return self._formats[key][0].at

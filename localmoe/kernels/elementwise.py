@@ -42,6 +42,7 @@ from quant.compiled import compiled
 
 _F = np.float32
 _ZERO, _ONE, _TOP, _SIXTEENTH = _F(0), _F(1), _F(127), _F(1 / 16)
+_LIMIT, _STEEPNESS = _F(7), _F(1.702)  # of the clamped unit
 _LOWEST, _HIGHEST = _F(-87.0), _F(88.0)
 _LOG2E, _LN2_HIGH, _LN2_LOW = _F(1.44269504), _F(-0.693359375), _F(2.12194440e-4)
 _C = [_F(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1,
@@ -78,6 +79,37 @@ def swiglu(gate: int, up: int, n: int) -> None:
         negative = mul16(g, splat_f32x16(_F(-1)))
         silu = div16(g, add16(exp16(negative), splat_f32x16(_ONE)))
         store_f32x16(up + i, mul16(silu, load_f32x16(up + i)))
+
+
+@compiled()
+def clamped_swiglu(gate: int, up: int, n: int) -> None:
+    """up[i] = (u + 1) * g * sigmoid(1.702 g), where g = min(gate[i], 7) and u is up[i] within +-7: gpt-oss's
+    unit (OpenAI 2025, https://arxiv.org/abs/2508.10925). n as in `swiglu`.
+    """
+    for i in range(0, n * 4, 64):
+        g = min16(splat_f32x16(_LIMIT), load_f32x16(gate + i))
+        u = max16(splat_f32x16(-_LIMIT), min16(splat_f32x16(_LIMIT), load_f32x16(up + i)))
+        glu = div16(g, add16(exp16(mul16(g, splat_f32x16(-_STEEPNESS))), splat_f32x16(_ONE)))
+        store_f32x16(up + i, mul16(glu, add16(u, splat_f32x16(_ONE))))
+
+
+@compiled()
+def gated(clamped: int, gate: int, up: int, n: int) -> None:
+    """The model's gated unit of n float32, in place of `up`."""
+    if clamped:
+        clamped_swiglu(gate, up, n)
+    else:
+        swiglu(gate, up, n)
+
+
+@compiled()
+def add_row(to: int, row: int, n: int) -> None:
+    """to[i] += row[i] for n float32. Addresses."""
+    whole = n // 16 * 16
+    for i in range(0, whole * 4, 64):
+        store_f32x16(to + i, add16(load_f32x16(to + i), load_f32x16(row + i)))
+    for i in range(whole, n):
+        store_f32_at(to, i, load_f32(to + i * 4) + load_f32(row + i * 4))
 
 
 @compiled()

@@ -25,7 +25,7 @@ from localmoe.kernels.gpu_launch import Launcher
 from localmoe.kernels.gpu_memory import upload
 from localmoe.kernels.gpu_tiles import ROUTED_AT_ONCE, ExpertShape, Tiles
 from localmoe.kernels.gpu_words import PLANE_LIFTS, planes_of
-from localmoe.kernels.matrix import Matrix
+from localmoe.kernels.matrix import Heads, Matrix, Router
 
 if TYPE_CHECKING:
     from localmoe.kernels.buffers import Shape
@@ -202,13 +202,12 @@ class Gpu:
             self.launch.linear_many(h.half, y, placed, self.tokens, self.scratch, add)
 
     def attend(
-        self, q: GpuRows, k: GpuRows, v: GpuRows, cache: Any, position: int,
-        norms: tuple[Floats, Floats] | None = None,
-    ) -> GpuRows:  # fmt: skip
-        """Norms (where there are `norms`) and rotates q and k, appends k and v at the position that
+        self, q: GpuRows, k: GpuRows, v: GpuRows, cache: Any, position: int, heads: Heads
+    ) -> GpuRows:
+        """Norms (where there are norms) and rotates q and k, appends k and v at the position that
         `set_inputs` got, attends. → [tokens, heads * head_dim]
         """
-        s, out = self.shape, self.attended
+        s, out, norms, window = self.shape, self.attended, heads.norms, heads.window
         placed = (self.place_floats(norms[0]), self.place_floats(norms[1])) if norms else None
         self.launch.append(
             q.values, k.values, v.values, placed, s.epsilon, self.rope, s.rope_halves, cache, self.position,
@@ -218,10 +217,10 @@ class Gpu:
         if self.tokens == 1:
             self.room_for_partials(cache.context)
             blocks = cache.context // BLOCK if self.recording else position // BLOCK + 1
-            self.launch.attend(q.values, out.planes, cache, self.position, self._partial, scale, s.window,
+            self.launch.attend(q.values, out.planes, cache, self.position, self._partial, scale, window,
                 blocks)
         else:
-            self.launch.attend_many(q.values, out.half, cache, self.position, self.tokens, scale, s.window)
+            self.launch.attend_many(q.values, out.half, cache, self.position, self.tokens, scale, window)
         return out
 
     def add_linear(self, x: GpuRows, h: GpuRows, matrix: Matrix) -> None:
@@ -229,13 +228,13 @@ class Gpu:
         self._linear(h, matrix, x.values, add=True)
 
     def add_experts(
-        self, x: GpuRows, h: GpuRows, router: Floats, source: Any, last_only: bool = False
+        self, x: GpuRows, h: GpuRows, router: Router, source: Any, last_only: bool = False
     ) -> None:
         """x += the weighted sum of the chosen experts' FFNs, in router order; `source` is a layer's
         GpuExperts. Every token's are computed, `last_only` or not.
         """
         run = source.decode if self.tokens == 1 else source.prefill
-        run(self, x, h, self.place_floats(router))
+        run(self, x, h, self.place_floats(router.weight))
 
     def add_dense(
         self, x: GpuRows, h: GpuRows, gate: Matrix, up: Matrix, down: Matrix, last_only: bool = False

@@ -249,7 +249,7 @@ class Worker:
             _ADDRESSES: np.zeros((k, 3), np.int64),
             _STARTS: np.arange(k + 1, dtype=np.int32),
             _ZEROS: np.zeros(k, np.int32),
-            _FORMATS: np.zeros(9, np.int64),
+            _FORMATS: np.zeros(11, np.int64),
             _SCRATCH: np.zeros(pool.threads * scratch // 4, np.float32),
             _LEVELS: IQ4_NL_TABLE,
             _STORED: np.zeros(k * inner_groups, np.int64),
@@ -266,7 +266,7 @@ class Worker:
         }  # fmt: skip
         words.update({place: int(array.ctypes.data) for place, array in self._arrays.items()})
         kept = (_INNER_Q, _INNER_SCALES, _INNER_SUMS, _STORED, _GATE_AND_UP)
-        self._arrays[_FORMATS][4:] = [words[i] for i in kept]
+        self._arrays[_FORMATS][4:9] = [words[i] for i in kept]
         self._words = np.array([words[i] for i in range(len(words))], np.int64)
         self._wakeup, self._ending = threading.Event(), threading.Event()
         self._thread = threading.Thread(

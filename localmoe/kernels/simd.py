@@ -254,7 +254,7 @@ def _load_args(n: int) -> Any:
     return define(result(types.int64), emit)
 
 
-args4, args10, args16, args20 = (_load_args(n) for n in (4, 10, 16, 20))
+args4, args10, args16, args20, args21 = (_load_args(n) for n in (4, 10, 16, 20, 21))
 
 
 # ---------------------------------------------------------------- arithmetic on float lanes

@@ -11,6 +11,7 @@ from localmoe.kernels.simd import args20, load_i32, load_i64
 from quant.compiled import compiled, compiled_callback
 
 START = "int64(int64, int64)"
+MATRIX = 9 * 8  # bytes that `linear_task` is told of a matrix
 NOTHING, UNKNOWN = 0, -1  # instead of a start: the job reads little; what it reads is decided just before it
 
 
@@ -18,9 +19,9 @@ NOTHING, UNKNOWN = 0, -1  # instead of a start: the job reads little; what it re
 def matrix_of(matrices: int, count: int, item: int) -> int:
     """The address of what `linear_task` is told of the matrix that the item is of."""
     which = 0
-    while which + 1 < count and item >= load_i64(matrices + (which + 1) * 64 + 48):
+    while which + 1 < count and item >= load_i64(matrices + (which + 1) * MATRIX + 48):
         which += 1
-    return matrices + which * 64
+    return matrices + which * MATRIX
 
 
 @compiled_callback(START)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from localmoe.kernels.atomics import fetch_add, store_release
 from localmoe.kernels.dot import dot_rows
-from localmoe.kernels.elementwise import quantize_group, store_f32_at, swiglu
+from localmoe.kernels.elementwise import add_row, gated, quantize_group, store_f32_at
 from localmoe.kernels.geometry import GROUP, TASK, TILE
 from localmoe.kernels.simd import args20, load_f32, load_f32x16, load_i32, load_i64, store_f32x16
 from quant.compiled import compiled, compiled_callback
@@ -29,10 +29,10 @@ def _copy(start: int, to: int, n: int) -> None:
 @compiled_callback(TASK)
 def gate_up_piece_task(args: int, item: int, worker: int) -> None:
     """`chunk` rows (a part of 256) of one expert's gate or up for one token. From 256 rows of both: hidden =
-    silu(gate · x) * (up · x), or its int8 form.
+    their gated unit, or its int8 form.
 
-    Arguments as `tasks_experts.gate_up_task` takes them, but for `chunk`. `formats` ends with the addresses
-    of int64 [experts, groups] that are zero, and zero again afterwards, and of room for float32 [experts, 2,
+    Arguments as `tasks_experts.gate_up_task` takes them, but for `chunk`. `formats` has the addresses of
+    int64 [experts, groups] that are zero, and zero again afterwards, and of room for float32 [experts, 2,
     groups * 256]: gate · x and up · x.
     """
     (active, chunk, addresses, starts, index, cols, ffn, kind, size, row_bytes,
@@ -58,7 +58,11 @@ def gate_up_piece_task(args: int, item: int, worker: int) -> None:
         return
     store_release(stored, 0)
     gates, ups = gates + g * GROUP * 4, ups + g * GROUP * 4
-    swiglu(gates, ups, (of_group + TILE - 1) // TILE * TILE)
+    biases = load_i64(formats + 72)
+    if biases:
+        add_row(gates, load_i64(biases + expert * 16) + g * GROUP * 4, of_group)
+        add_row(ups, load_i64(biases + expert * 16 + 8) + g * GROUP * 4, of_group)
+    gated(load_i64(formats + 80), gates, ups, (of_group + TILE - 1) // TILE * TILE)
     if load_i64(formats + 24):
         _copy(ups, hidden + (pair * ffn + g * GROUP) * 4, of_group)
     else:

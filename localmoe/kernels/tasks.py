@@ -10,10 +10,11 @@ from __future__ import annotations
 from localmoe.kernels.dot import dot_rows, dot_two, place
 from localmoe.kernels.dot_float import decode_row
 from localmoe.kernels.elementwise import (
+    add_row,
+    gated,
     quantize_row,
     rms_norm,
     store_f32_at,
-    swiglu,
 )
 from localmoe.kernels.geometry import TASK, TILE
 from localmoe.kernels.simd import (
@@ -43,6 +44,13 @@ def _add_tile(tile: int, tokens: int, count: int, to: int, stride: int) -> None:
                 store_f32_at(at, i, load_f32(at + i * 4) + load_f32(tile + (t * TILE + i) * 4))
 
 
+@compiled(forceinline=True)
+def _add_bias(tile: int, tokens: int, count: int, bias: int) -> None:
+    """Adds float32 [count] at `bias` to each token's part of a tile."""
+    for t in range(tokens):
+        add_row(tile + t * TILE * 4, bias, count)
+
+
 @compiled_callback(TASK)
 def embed_task(args: int, item: int, worker: int) -> None:
     """Row ids[item] of the embedding matrix → x[item]."""
@@ -70,7 +78,8 @@ def quantize_task(args: int, item: int, worker: int) -> None:
 def linear_task(args: int, item: int, worker: int) -> None:
     """y[t, rows of this item] (+)= W · x[t], for up to three matrices that share their input.
 
-    `matrices` holds 8 int64 each: address, rows, row bytes, type, block bytes, y, first item, rows per item.
+    `matrices` holds 9 int64 each: address, rows, row bytes, type, block bytes, y, first item, rows per item,
+    bias (0: none).
     """
     (
         matrices,
@@ -95,7 +104,7 @@ def linear_task(args: int, item: int, worker: int) -> None:
     other = out + tokens * TILE * 4
     m = matrix_of(matrices, count, item)
     address, rows, row_bytes, kind = load_i64(m), load_i64(m + 8), load_i64(m + 16), load_i64(m + 24)
-    size, y, chunk = load_i64(m + 32), load_i64(m + 40), load_i64(m + 56)
+    size, y, chunk, bias = load_i64(m + 32), load_i64(m + 40), load_i64(m + 56), load_i64(m + 64)
     first = (item - load_i64(m + 48)) * chunk
     last = min(first + chunk, rows)
     for r in range(first, last, 2 * TILE):
@@ -108,6 +117,9 @@ def linear_task(args: int, item: int, worker: int) -> None:
         else:
             dot_rows(exact, kind, row, row_bytes, n, cols, size, table, x, q, scales, sums, index, tokens,
                      out, mine, then)
+        if bias:
+            _add_bias(out, tokens, n, bias + r * 4)
+            _add_bias(other, tokens, max(0, more), bias + (r + TILE) * 4)
         if add:
             _add_tile(out, tokens, n, y + r * 4, rows)
             _add_tile(other, tokens, max(0, more), y + (r + TILE) * 4, rows)
@@ -117,9 +129,9 @@ def linear_task(args: int, item: int, worker: int) -> None:
 
 
 @compiled_callback(TASK)
-def swiglu_task(args: int, item: int, worker: int) -> None:
-    """A dense model's FFN: up[item] = silu(gate[item]) * up[item], and its int8 form."""
-    gate, up, ffn, quantized, q, scales, sums, _, _, _ = args10(args)
-    swiglu(gate + item * ffn * 4, up + item * ffn * 4, ffn)
+def gated_task(args: int, item: int, worker: int) -> None:
+    """A dense model's FFN: up[item] = its gated unit, and its int8 form."""
+    gate, up, ffn, quantized, q, scales, sums, clamped, _, _ = args10(args)
+    gated(clamped, gate + item * ffn * 4, up + item * ffn * 4, ffn)
     if quantized:
         quantize_row(up + item * ffn * 4, ffn, q, scales, sums, item)

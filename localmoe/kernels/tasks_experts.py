@@ -7,10 +7,11 @@ import numpy as np
 from localmoe.kernels.dot import FEW, dot_rows, dot_two, place
 from localmoe.kernels.dot_float import dot_f32
 from localmoe.kernels.elementwise import (
+    add_row,
     exp1,
+    gated,
     quantize_group,
     store_f32_at,
-    swiglu,
 )
 from localmoe.kernels.geometry import GROUP, TASK, TILE
 from localmoe.kernels.simd import (
@@ -32,14 +33,17 @@ from quant.compiled import compiled_callback
 @compiled_callback(TASK)
 def route_task(args: int, item: int, worker: int) -> None:
     """Token `item`'s experts: the k largest router logits (lowest index first on ties), softmax over
-    those. All weights are NaN if a logit is not finite. The logits are there already where `router` is 0.
+    those. All weights are NaN if a logit is not finite. The logits are there already, but for the bias (0:
+    there is none), where `router` is 0.
     """
-    h, cols, router, experts, k, chosen, weights, logits, _, _ = args10(args)
+    h, cols, router, experts, k, chosen, weights, logits, bias, _ = args10(args)
     mine, doubt = logits + item * experts * 4, np.float32(0)
     for e in range(experts):
         value = load_f32(mine + e * 4)
         if router:
             value = dot_f32(router + e * cols * 4, cols, h + item * cols * 4)
+        if bias:
+            value += load_f32(bias + e * 4)
         doubt += value - value  # NaN, or nothing: no comparison below would choose such an expert
         store_f32_at(mine, e, value)
     largest = np.float32(0)
@@ -90,11 +94,11 @@ def group_task(args: int, item: int, worker: int) -> None:
 
 @compiled_callback(TASK)
 def gate_up_task(args: int, item: int, worker: int) -> None:
-    """256 rows of one expert's FFN for all of its tokens: hidden = silu(gate · x) * (up · x), and its int8
-    form.
+    """256 rows of one expert's FFN for all of its tokens: hidden = the gated unit of gate · x and up · x, and
+    its int8 form.
 
     `active` lists the experts in hand, `addresses` int64 [experts, 3] where their gate, up and down weights
-    are.
+    are; what `formats` is, `Cpu._formats_of` says.
     """
     (active, _, addresses, starts, token_of, cols, ffn, kind, size, row_bytes,
      table, x, q, scales, sums, hidden, exact, scratch, scratch_bytes, formats) = args20(args)  # fmt: skip
@@ -106,6 +110,7 @@ def gate_up_task(args: int, item: int, worker: int) -> None:
     up_kind, up_size, up_bytes = load_i64(formats), load_i64(formats + 8), load_i64(formats + 16)
     keep_float, hq = load_i64(formats + 24), load_i64(formats + 32)
     hscales, hsums = load_i64(formats + 40), load_i64(formats + 48)
+    biases, clamped = load_i64(formats + 72), load_i64(formats + 80)
     index, rows = token_of + start * 4, min(GROUP, ffn - first)
     mine = scratch + worker * scratch_bytes
     out = mine + scratch_bytes - tokens * 2 * (TILE + GROUP) * 4
@@ -137,7 +142,10 @@ def gate_up_task(args: int, item: int, worker: int) -> None:
             place(other, tokens, n, ups + r * 4, GROUP)
     for t in range(tokens):
         row = ups + t * GROUP * 4
-        swiglu(gates + t * GROUP * 4, row, (rows + 15) // 16 * 16)
+        if biases:
+            add_row(gates + t * GROUP * 4, load_i64(biases + expert * 16) + first * 4, rows)
+            add_row(row, load_i64(biases + expert * 16 + 8) + first * 4, rows)
+        gated(clamped, gates + t * GROUP * 4, row, (rows + 15) // 16 * 16)
         pair, g = start + t, first // GROUP
         if keep_float:
             for r in range(rows):
@@ -174,12 +182,17 @@ def down_task(args: int, item: int, worker: int) -> None:
 
 @compiled_callback(TASK)
 def combine_task(args: int, item: int, worker: int) -> None:
-    """x[t] += sum over the chosen experts, in router order, of weight * out[its pair]."""
-    x, cols, k, weights, place_of, out, _, _, _, _ = args10(args)
+    """x[t] += sum over the chosen experts, in router order, of weight * (out[its pair] + its bias).
+
+    bias: address of float32 [experts, cols], 0 if there is none.
+    """
+    x, cols, k, weights, place_of, out, chosen, bias, _, _ = args10(args)
     whole, to = cols // TILE * TILE, x + item * cols * 4
     for c in range(k):
         weight = load_f32(weights + (item * k + c) * 4)
         row = out + load_i32(place_of + (item * k + c) * 4) * cols * 4
+        if bias:
+            add_row(row, bias + load_i32(chosen + (item * k + c) * 4) * cols * 4, cols)
         for i in range(0, whole * 4, TILE * 4):
             store_f32x16(to + i, fma16(splat_f32x16(weight), load_f32x16(row + i), load_f32x16(to + i)))
         for i in range(whole, cols):

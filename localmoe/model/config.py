@@ -7,16 +7,18 @@ architecture's name. Mixtral, Mistral and Llama files all have the architecture 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from localmoe.model.rope import Yarn
 from quant.errors import ModelFileError
 from quant.families import FAMILIES, Family
 from quant.gguf import GGUFFile
 
-SUPPORTED = "Mixtral, Mistral, Llama and Qwen3"  # as messages name them
+SUPPORTED = "Mixtral, Mistral, Llama, Qwen3 and gpt-oss"  # as messages name them
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,9 @@ class ModelConfig:
     experts_used: int
     vocab: int
     context: int
-    window: int  # sliding attention window; 0: none
+    window: int  # sliding attention window, of the layers that have one (`window_of`); 0: none
     family: Family = FAMILIES["llama"]
+    yarn: Yarn | None = None
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> ModelConfig:
@@ -63,6 +66,7 @@ class ModelConfig:
         fewest = family.least_experts
         experts = read.count(".expert_count", least=fewest, default=None if fewest else 0)
         head_dim = read.count(".attention.key_length", default=max(1, hidden // heads))
+        rope_scale, yarn = _rope_scaling(read, family)
         config = cls(
             name=read.text("general.name", default=path.stem),
             layers=read.count(".block_count"),
@@ -73,7 +77,7 @@ class ModelConfig:
             head_dim=head_dim,
             rope_dim=read.count(".rope.dimension_count", default=head_dim),
             rope_base=read.number(".rope.freq_base", default=10000.0),
-            rope_scale=_rope_scale(read),
+            rope_scale=rope_scale,
             epsilon=read.number(".attention.layer_norm_rms_epsilon"),
             experts=experts,
             experts_used=read.count(".expert_used_count", default=2) if experts else 0,
@@ -81,6 +85,7 @@ class ModelConfig:
             context=read.count(".context_length"),
             window=read.count(".attention.sliding_window", least=0, default=0),
             family=family,
+            yarn=yarn,
         )
         config._check(read)
         return config
@@ -108,6 +113,10 @@ class ModelConfig:
                 f"{self.layers} layers of {self.experts} experts, {self.experts_used} per token, are beyond "
                 "what is supported (1024, 256, 32)"
             )
+
+    def window_of(self, layer: int) -> int:
+        """The positions that a layer's attention sees; 0: all."""
+        return 0 if layer % self.family.window_every else self.window
 
     @property
     def is_mixture(self) -> bool:
@@ -164,13 +173,26 @@ class _Metadata:
         return float(value)
 
 
-def _rope_scale(read: _Metadata) -> float:
+def _rope_scaling(read: _Metadata, family: Family) -> tuple[float, Yarn | None]:
+    """What positions are divided by, and how frequencies are stretched. Factors as llama.cpp applies them."""
     kind = read.text(".rope.scaling.type", default="none")
     if kind == "none":
-        return 1.0
-    if kind != "linear":
-        raise read.error(f"rotary scaling of type {kind!r} is not supported (none and linear are)")
-    return read.number(".rope.scaling.factor", default=1.0)
+        return 1.0, None
+    factor = read.number(".rope.scaling.factor", default=1.0)
+    if kind == "linear":
+        return factor, None
+    if kind != "yarn" or read.number(".rope.scaling.yarn_ext_factor", default=1.0) != 1.0:
+        raise read.error(f"rotary scaling of type {kind!r} is not supported (none, linear and yarn are)")
+    names = ("attn_factor", "yarn_attn_factor")
+    yarn = Yarn(
+        factor=factor,
+        original=read.count(".rope.scaling.original_context_length", default=read.count(".context_length")),
+        truncates=family.yarn_truncates,
+        attention=math.prod(read.number(f".rope.scaling.{name}", default=1.0) for name in names),
+        beta_fast=read.number(".rope.scaling.yarn_beta_fast", default=32.0),
+        beta_slow=read.number(".rope.scaling.yarn_beta_slow", default=1.0),
+    )
+    return 1.0, yarn
 
 
 def _vocabulary_size(file: GGUFFile) -> int:

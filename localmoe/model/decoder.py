@@ -18,24 +18,6 @@ from localmoe.model.kv_file import load_state, save_state
 from localmoe.model.transformer import Compute, Transformer
 
 Floats = NDArray[np.float32]
-_ROPE_PIECE = 4096  # positions
-
-
-def rope_table(config: ModelConfig, context: int, factors: Floats | None = None) -> Floats:
-    """cos and sin of every position's angles (Su et al. 2021): float32 [context, rope_dim / 2, 2], or, where
-    pairs are halves apart, all cosines of a position before its sines: [context, 2, rope_dim / 2].
-    """
-    inverse = config.rope_base ** (-np.arange(0, config.rope_dim, 2, dtype=np.float64) / config.rope_dim)
-    if factors is not None:
-        inverse = inverse / factors
-    apart = not config.family.interleaved
-    table = np.empty((context, 2, len(inverse)) if apart else (context, len(inverse), 2), np.float32)
-    cos, sin = (table[:, 0], table[:, 1]) if apart else (table[..., 0], table[..., 1])
-    for start in range(0, context, _ROPE_PIECE):  # in float64, all at once would take five times the table
-        here = slice(start, min(start + _ROPE_PIECE, context))
-        angles = np.arange(here.start, here.stop)[:, None] / config.rope_scale * inverse
-        cos[here], sin[here] = np.cos(angles), np.sin(angles)
-    return table
 
 
 def checked_context(asked: int | None, most: int) -> int:

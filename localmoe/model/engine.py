@@ -16,10 +16,11 @@ from localmoe.experts.store import StatisticsStore
 from localmoe.kernels.cpu import Cpu
 from localmoe.kernels.simd import FORM
 from localmoe.model.config import ModelConfig
-from localmoe.model.decoder import Decoder, checked_context, rope_table
+from localmoe.model.decoder import Decoder, checked_context
 from localmoe.model.experts import LayerExperts
 from localmoe.model.kv_cache import KVCache
 from localmoe.model.memory import CHUNK, shape_of
+from localmoe.model.rope import rope_table
 from localmoe.model.transformer import Layer, Transformer
 from localmoe.model.weights import LayerWeights, Weights, bind
 from quant.gguf import GGUFFile
@@ -68,7 +69,7 @@ class Engine:
         if w.experts is not None and self.residency is not None:
             experts = LayerExperts(number, w.experts, self.residency)
         return Layer(
-            w.attention_norm, w.q, w.k, w.v, w.head_norms, w.output, w.ffn_norm, w.router, experts, w.dense
+            w.attention_norm, w.q, w.k, w.v, w.heads, w.output, w.ffn_norm, w.router, experts, w.dense
         )  # fmt: skip
 
     def decoder(self, context: int | None = None) -> Decoder:
@@ -121,10 +122,9 @@ def bytes_per_token(weights: Weights, config: ModelConfig) -> int:
     total = weights.output.nbytes
     for layer in weights.layers:
         total += layer.q.nbytes + layer.k.nbytes + layer.v.nbytes + layer.output.nbytes
-        norms = (layer.attention_norm, layer.ffn_norm, *(layer.head_norms or ()))
-        total += sum(norm.nbytes for norm in norms)
+        total += sum(floats.nbytes for floats in layer.floats())
         if layer.experts is not None and layer.router is not None:
-            total += layer.router.nbytes + config.experts_used * layer.experts.nbytes
+            total += config.experts_used * layer.experts.nbytes
         elif layer.dense is not None:
             total += sum(matrix.nbytes for matrix in layer.dense)
     return total

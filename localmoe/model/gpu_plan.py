@@ -63,8 +63,7 @@ def plan_gpu(
     for layer in weights.layers:
         dense = layer.dense or ()
         fixed += sum(m.nbytes for m in (layer.q, layer.k, layer.v, layer.output, *dense))
-        norms = (layer.attention_norm, *(layer.head_norms or ()), layer.ffn_norm)
-        fixed += sum(a.nbytes for a in norms) + (layer.router.nbytes if layer.router is not None else 0)
+        fixed += sum(a.nbytes for a in layer.floats())
     room = -(-context // 256) * 256
     kv = KVCache.bytes_for(c, context, kv_type)
     pairs = chunk * max(1, c.experts_used)

@@ -154,8 +154,8 @@ def open_gpu(
     """
     from localmoe.kernels.handshake import PATIENCE, LayerFormats, Region, Worker
     from localmoe.kernels.pool import Pool
-    from localmoe.model.decoder import rope_table
     from localmoe.model.memory import shape_of
+    from localmoe.model.rope import rope_table
 
     on_gpu = device != "cpu"
     chunk = min(chunk, context)
@@ -192,9 +192,8 @@ def _place_all(gpu: Gpu, weights: Weights) -> None:
     for layer in weights.layers:
         for matrix in (layer.q, layer.k, layer.v, layer.output):
             gpu.place(matrix)
-        for array in (layer.attention_norm, *(layer.head_norms or ()), layer.ffn_norm, layer.router):
-            if array is not None:
-                gpu.place_floats(array)
+        for array in layer.floats():
+            gpu.place_floats(array)
 
 
 def _expert_shape(layer: LayerWeights, layout: ExpertLayout, number: int) -> ExpertShape:
@@ -207,7 +206,7 @@ def _expert_shape(layer: LayerWeights, layout: ExpertLayout, number: int) -> Exp
 def _transformer(weights: Weights, experts: list[Any]) -> Transformer:
     layers = [
         Layer(
-            w.attention_norm, w.q, w.k, w.v, w.head_norms, w.output, w.ffn_norm, w.router, source, w.dense
+            w.attention_norm, w.q, w.k, w.v, w.heads, w.output, w.ffn_norm, w.router, source, w.dense
         )
         for w, source in zip(weights.layers, experts, strict=True)
     ]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from localmoe.errors import UsageError
 from localmoe.kernels.buffers import Floats, Rows, Shape
 from localmoe.kernels.cpu import Cpu
-from localmoe.kernels.matrix import Matrix
+from localmoe.kernels.matrix import Matrix, Router
 from localmoe.kernels.sources import ExpertSource
 from localmoe.runner import Model
 from quant.gguf import GGUFFile
@@ -59,7 +59,7 @@ class CollectingCpu(Cpu):
             self._add(matrix, rows.array[: self.tokens])
 
     def add_experts(
-        self, x: Rows, h: Rows, router: Floats, source: ExpertSource, last_only: bool = False
+        self, x: Rows, h: Rows, router: Router, source: ExpertSource, last_only: bool = False
     ) -> None:
         """Of every token: see `add_dense`."""
         super().add_experts(x, h, router, source)

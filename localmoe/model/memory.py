@@ -28,7 +28,7 @@ def shape_of(config: ModelConfig, file: GGUFFile, exact: bool = False) -> Shape:
         rope_pairs=c.rope_dim // 2,
         rope_halves=not c.family.interleaved,
         epsilon=c.epsilon,
-        window=c.window,
+        clamped=c.family.clamped,
         float_ffn=exact or _has_float_down(file),
     )
 

@@ -1,5 +1,6 @@
 """A Mixtral on one page (Jiang et al. 2024, https://arxiv.org/abs/2401.04088); a Mistral or Llama is one
-without experts, a Qwen3 (Qwen Team 2025, https://arxiv.org/abs/2505.09388) one whose heads are normed.
+without experts, a Qwen3 (Qwen Team 2025, https://arxiv.org/abs/2505.09388) one whose heads are normed, a
+gpt-oss (OpenAI 2025, https://arxiv.org/abs/2508.10925) one with biases and attention sinks.
 
 What computes and where the weights are is behind two interfaces: `Compute` does the arithmetic, an
 `ExpertSource` says where a layer's experts lie while they are computed. Neither shows here.
@@ -14,11 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from localmoe.kernels.matrix import Matrix
+from localmoe.kernels.matrix import Heads, Matrix, Router
 from localmoe.kernels.sources import ExpertSource
 
 Floats = NDArray[np.float32]
-HeadNorms = tuple[Floats, Floats]  # of each head's query and of its key: [head_dim]
 
 
 class Compute(Protocol):
@@ -29,12 +29,10 @@ class Compute(Protocol):
     def embed(self, ids: Sequence[int], matrix: Matrix) -> Any: ...
     def norm(self, x: Any, weight: Floats) -> Any: ...
     def qkv(self, h: Any, q: Matrix, k: Matrix, v: Matrix) -> tuple[Any, Any, Any]: ...
-    def attend(
-        self, q: Any, k: Any, v: Any, cache: Any, position: int, norms: HeadNorms | None
-    ) -> Any: ...
+    def attend(self, q: Any, k: Any, v: Any, cache: Any, position: int, heads: Heads) -> Any: ...
     def add_linear(self, x: Any, h: Any, matrix: Matrix) -> None: ...
     def add_experts(
-        self, x: Any, h: Any, router: Floats, source: ExpertSource, last_only: bool = False
+        self, x: Any, h: Any, router: Router, source: ExpertSource, last_only: bool = False
     ) -> None: ...
     def add_dense(
         self, x: Any, h: Any, gate: Matrix, up: Matrix, down: Matrix, last_only: bool = False
@@ -49,10 +47,10 @@ class Layer:
     q: Matrix  # [heads * head_dim, hidden]
     k: Matrix  # [kv_heads * head_dim, hidden]
     v: Matrix  # [kv_heads * head_dim, hidden]
-    head_norms: HeadNorms | None
+    heads: Heads
     output: Matrix  # [hidden, heads * head_dim]
     ffn_norm: Floats  # [hidden]
-    router: Floats | None  # [experts, hidden]; None: a dense layer
+    router: Router | None  # None: a dense layer
     experts: ExpertSource | None  # gate, up [ffn, hidden] and down [hidden, ffn] of each expert
     dense: tuple[Matrix, Matrix, Matrix] | None  # gate, up, down of a dense layer
 
@@ -80,7 +78,7 @@ class Transformer:
             q, k, v = compute.qkv(
                 h, layer.q, layer.k, layer.v
             )  # [tokens, heads * head_dim]; kv_heads for k and v
-            attended = compute.attend(q, k, v, layer_cache, position, layer.head_norms)
+            attended = compute.attend(q, k, v, layer_cache, position, layer.heads)
             compute.add_linear(x, attended, layer.output)
             h = compute.norm(x, layer.ffn_norm)
             narrow = last_only and layer is self.layers[-1]

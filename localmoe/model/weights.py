@@ -9,13 +9,13 @@ projection (`blk.N.ffn_gate_exps.weight`) or, in files from before April 2024, o
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from localmoe.kernels.matrix import KERNEL_TYPES, Matrix
+from localmoe.kernels.matrix import KERNEL_TYPES, Heads, Matrix, Router
 from localmoe.model.config import SUPPORTED, ModelConfig
 from quant.errors import ModelFileError
 from quant.gguf import GGUFFile, Tensor
@@ -49,12 +49,24 @@ class LayerWeights:
     q: Matrix
     k: Matrix
     v: Matrix
-    head_norms: tuple[Floats, Floats] | None
+    heads: Heads
     output: Matrix
     ffn_norm: Floats
-    router: Floats | None
+    router: Router | None
     experts: ExpertTensors | None
     dense: tuple[Matrix, Matrix, Matrix] | None
+
+    def floats(self) -> Iterator[Floats]:
+        """Every array of the layer that is not a matrix; biases of matrices are not among them."""
+        yield self.attention_norm
+        yield from self.heads.norms or ()
+        if self.heads.sinks is not None:
+            yield self.heads.sinks
+        yield self.ffn_norm
+        if self.router is not None:
+            yield self.router.weight
+            if self.router.bias is not None:
+                yield self.router.bias
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,24 +117,33 @@ def _rope_factors(b: _Binder, c: ModelConfig) -> Floats | None:
 def _layer(b: _Binder, c: ModelConfig, i: int) -> LayerWeights:
     at = f"blk.{i}."
     queries, keys = c.heads * c.head_dim, c.kv_heads * c.head_dim
-    mixture, norms = c.is_mixture, c.family.head_norms
+    mixture, biased = c.is_mixture, c.family.biased
     return LayerWeights(
         attention_norm=b.floats(at + "attn_norm.weight", (c.hidden,)),
-        q=b.matrix(at + "attn_q.weight", (queries, c.hidden)),
-        k=b.matrix(at + "attn_k.weight", (keys, c.hidden)),
-        v=b.matrix(at + "attn_v.weight", (keys, c.hidden)),
-        head_norms=_head_norms(b, c, at) if norms else None,
-        output=b.matrix(at + "attn_output.weight", (c.hidden, queries)),
-        ffn_norm=b.floats(at + "ffn_norm.weight", (c.hidden,)),
-        router=b.floats(at + "ffn_gate_inp.weight", (c.experts, c.hidden)) if mixture else None,
+        q=b.matrix(at + "attn_q.weight", (queries, c.hidden), biased),
+        k=b.matrix(at + "attn_k.weight", (keys, c.hidden), biased),
+        v=b.matrix(at + "attn_v.weight", (keys, c.hidden), biased),
+        heads=_heads(b, c, i, at),
+        output=b.matrix(at + "attn_output.weight", (c.hidden, queries), biased),
+        ffn_norm=b.floats(f"{at}{c.family.ffn_norm}.weight", (c.hidden,)),
+        router=_router(b, c, at + "ffn_gate_inp") if mixture else None,
         experts=_experts(b, c, at) if mixture else None,
         dense=None if mixture else _dense(b, c, at),
     )
 
 
-def _head_norms(b: _Binder, c: ModelConfig, at: str) -> tuple[Floats, Floats]:
-    query, key = (b.floats(f"{at}attn_{which}_norm.weight", (c.head_dim,)) for which in "qk")
-    return query, key
+def _heads(b: _Binder, c: ModelConfig, layer: int, at: str) -> Heads:
+    norms = None
+    if c.family.head_norms:
+        query, key = (b.floats(f"{at}attn_{which}_norm.weight", (c.head_dim,)) for which in "qk")
+        norms = query, key
+    sinks = b.floats(at + "attn_sinks.weight", (c.heads,)) if c.family.sinks else None
+    return Heads(norms, sinks, c.window_of(layer))
+
+
+def _router(b: _Binder, c: ModelConfig, name: str) -> Router:
+    bias = b.floats(name + ".bias", (c.experts,)) if c.family.biased else None
+    return Router(b.floats(name + ".weight", (c.experts, c.hidden)), bias)
 
 
 def _ffn_shape(c: ModelConfig, projection: str) -> tuple[int, int]:
@@ -153,7 +174,8 @@ def _experts(b: _Binder, c: ModelConfig, at: str) -> ExpertTensors:
             matrices.append(Matrix(each[0].address, *shape, each[0].type))
             continue
         whole = b.tensor(f"{at}ffn_{projection}_exps.weight", (c.experts, *shape), KERNEL_TYPES)
-        one = Matrix(whole.address, *shape, whole.type)
+        bias = b.bias(f"{at}ffn_{projection}_exps", (c.experts, shape[0])) if c.family.biased else 0
+        one = Matrix(whole.address, *shape, whole.type, bias)
         addresses.append([whole.address + e * one.nbytes for e in range(c.experts)])
         offsets.append([whole.offset + e * one.nbytes for e in range(c.experts)])
         matrices.append(one)
@@ -188,8 +210,14 @@ class _Binder:
         self.used.add(name)
         return found
 
-    def matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
-        return Matrix(self.tensor(name, shape, KERNEL_TYPES).address, *shape, self.file.tensors[name].type)
+    def matrix(self, name: str, shape: tuple[int, int], biased: bool = False) -> Matrix:
+        found = self.tensor(name, shape, KERNEL_TYPES)
+        bias = self.bias(name.removesuffix(".weight"), shape[:1]) if biased else 0
+        return Matrix(found.address, *shape, found.type, bias)
+
+    def bias(self, name: str, shape: tuple[int, ...]) -> int:
+        """The address of what is added to a matrix's products, which are read where the file shows them."""
+        return self.tensor(name + ".bias", shape, ("f32",)).address
 
     def floats(self, name: str, shape: tuple[int, ...]) -> Floats:
         """A small tensor (a norm, a router), as float32."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from localmoe.kernels.buffers import Block, Rows, Shape
 from localmoe.kernels.cpu import Cpu
 from localmoe.kernels.matrix import Matrix
-from localmoe.model.decoder import rope_table
+from localmoe.model.rope import rope_table
 from quant.families import Family
 
 
@@ -40,9 +40,16 @@ class Weight:
 class Experts:
     """An `ExpertSource` over arrays; `parts` > 1 hands them out in that many batches, as a pager would."""
 
-    def __init__(self, gate: list[Weight], up: list[Weight], down: list[Weight], parts: int = 1) -> None:
-        self.weights, self.parts = (gate, up, down), parts
-        self.gate, self.up, self.down = gate[0].matrix, up[0].matrix, down[0].matrix
+    def __init__(
+        self, gate: list[Weight], up: list[Weight], down: list[Weight], parts: int = 1,
+        biases: tuple[Floats, ...] | None = None,
+    ) -> None:  # fmt: skip
+        """`biases`: of gate, up and down [experts, rows]"""
+        self.weights, self.parts, self.biases = (gate, up, down), parts, biases
+        first = [w[0].matrix for w in self.weights]
+        if biases:
+            first = [replace(m, bias=address(b)) for m, b in zip(first, biases, strict=True)]
+        self.gate, self.up, self.down = first
         each = zip(gate, up, down, strict=True)
         self.table = np.array([[w.matrix.address for w in three] for three in each], np.int64)
         self.observed: list[NDArray[np.int32]] = []
@@ -60,7 +67,7 @@ def shape(**changes: Any) -> Shape:
     """A small layer's widths."""
     small = Shape(
         hidden=256, heads=4, kv_heads=2, head_dim=32, ffn=288, experts=4, experts_used=2, vocab=40,
-        rope_pairs=16, epsilon=1e-5, window=0,
+        rope_pairs=16, epsilon=1e-5,
     )  # fmt: skip
     return replace(small, **changes)
 
@@ -73,7 +80,8 @@ class Machine:
     ) -> None:
         family = Family("llama", interleaved=not widths.rope_halves)
         config: Any = SimpleNamespace(
-            rope_dim=2 * widths.rope_pairs, rope_base=10000.0, rope_scale=1.0, family=family
+            rope_dim=2 * widths.rope_pairs, rope_base=10000.0, rope_scale=1.0, family=family,
+            yarn=None,
         )
         self.cpu = Cpu(replace(widths, float_ffn=True), threads, chunk, rope_table(config, context), exact)
         self._kept: list[Any] = []  # a model keeps its weights alive; so must we

@@ -5,6 +5,8 @@ Shapes are those of one chunk of tokens: x [tokens, cols]. Nothing here knows of
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -71,11 +73,14 @@ def softmax(x: Floats) -> Floats:
     return e / e.sum(-1, keepdims=True)
 
 
-def attention(q: Floats, k: Floats, v: Floats, first: int, window: int = 0) -> Floats:
+def attention(
+    q: Floats, k: Floats, v: Floats, first: int, window: int = 0, sinks: Floats | None = None
+) -> Floats:
     """Causal grouped-query attention of the queries at positions first.. over all keys (from position 0).
 
     q [tokens, heads, head_dim]; k and v [positions, kv_heads, head_dim] → [tokens, heads, head_dim].
-    window > 0: a token sees that many positions, its own among them.
+    window > 0: a token sees that many positions, its own among them. sinks [heads]: a score more for each
+    head's softmax, whose weight is of no value.
     """
     tokens, heads, head_dim = q.shape
     group = heads // k.shape[1]
@@ -85,13 +90,18 @@ def attention(q: Floats, k: Floats, v: Floats, first: int, window: int = 0) -> F
         seen = slice(max(0, at - window + 1) if window else 0, at + 1)
         for h in range(heads):
             keys, values = k[seen, h // group], v[seen, h // group]
-            out[t, h] = softmax(keys @ q[t, h] / np.sqrt(head_dim)) @ values
+            scores = keys @ q[t, h] / np.sqrt(head_dim)
+            if sinks is not None:
+                scores = np.append(scores, sinks[h])
+            out[t, h] = softmax(scores)[: len(values)] @ values
     return out
 
 
-def route(h: NDArray[np.floating], router: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], Floats]:
+def route(
+    h: NDArray[np.floating], router: NDArray[np.float32], k: int, bias: Floats | float = 0.0
+) -> tuple[NDArray[np.int64], Floats]:
     """The k experts with the largest logits, best first (lowest index on ties); the softmax over those."""
-    logits = matvec(router, h)
+    logits = matvec(router, h) + bias
     chosen = np.argsort(-logits, axis=1, kind="stable")[:, :k]
     return chosen, softmax(np.take_along_axis(logits, chosen, 1))
 
@@ -102,6 +112,12 @@ def swiglu(gate: Floats, up: Floats) -> Floats:
         return gate / (1 + np.exp(-gate)) * up
 
 
+def clamped_swiglu(gate: Floats, up: Floats) -> Floats:
+    """gpt-oss's unit (OpenAI 2025)."""
+    g, u = np.minimum(gate, 7), np.clip(up, -7, 7)
+    return (u + 1) * swiglu(g * 1.702, 1 / np.float64(1.702))
+
+
 def requantized(x: Floats, int8: bool) -> Floats:
     return as_int8(x.astype(np.float32)) if int8 else x
 
@@ -109,18 +125,21 @@ def requantized(x: Floats, int8: bool) -> Floats:
 def mixture(
     h: NDArray[np.float32], chosen: NDArray[np.int64], weights: Floats, gate: NDArray[np.float32],
     up: NDArray[np.float32], down: NDArray[np.float32], int8: tuple[bool, bool, bool],
+    biases: tuple[NDArray[np.float32], ...] | None = None, unit: Callable[[Floats, Floats], Floats] = swiglu,
 ) -> Floats:  # fmt: skip
     """The weighted sum of the chosen experts' FFNs.
 
     h [tokens, hidden]; gate, up [experts, ffn, hidden]; down [experts, hidden, ffn] → [tokens, hidden].
 
-    `int8`: whether gate, up and down meet activations in int8 (quantized types do) or in float.
+    `int8`: whether gate, up and down meet activations in int8 (quantized types do) or in float; `biases` of
+    gate, up and down [experts, rows].
     """
     out = np.zeros((len(h), down.shape[1]))
     for t in range(len(h)):
         row = h[t : t + 1]
         for e, w in zip(chosen[t], weights[t], strict=True):
             g, u = matvec(gate[e], requantized(row, int8[0])), matvec(up[e], requantized(row, int8[1]))
-            inner = swiglu(g, u)
-            out[t] += w * matvec(down[e], requantized(inner, int8[2]))[0]
+            g_bias, u_bias, d_bias = (b[e] for b in biases) if biases else (0.0, 0.0, 0.0)
+            inner = unit(g + g_bias, u + u_bias)
+            out[t] += w * (matvec(down[e], requantized(inner, int8[2]))[0] + d_bias)
     return out

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import kernel_reference as reference
 import numpy as np
 import pytest
 from kernel_machine import Experts, Machine, Weight, shape, taken
-from kernel_rows import FLOAT_TYPES, QUANTIZED
+from kernel_rows import FLOAT_TYPES, QUANTIZED, address
 
 from localmoe.kernels.attention import COUNTERS
+from localmoe.kernels.buffers import Rows
 from localmoe.kernels.cpu import ROUTED_AT_ONCE
-from localmoe.kernels.matrix import KERNEL_TYPES
+from localmoe.kernels.matrix import KERNEL_TYPES, Heads, Router
+
+PLAIN = Heads()
 
 MIXES = (  # gate, up, down
     ("q4_k", "q4_k", "q6_k"), ("q5_k", "q4_k", "q5_0"), ("q4_0", "q4_1", "q8_0"), ("f16", "q8_0", "f32"),
@@ -49,6 +54,26 @@ def test_qkv_is_the_references(name, rng):
                 seen = reference.as_int8(seen)
             for weight, rows in zip((q, k, v), out, strict=True):
                 close(taken(rows, 5), reference.matvec(weight.values, seen))
+
+
+@pytest.mark.parametrize("tokens", [1, 9])
+def test_a_linear_layers_bias_is_added_once(tokens, rng):
+    """To outputs of their own, and to what is added to a residual stream; rows that are no whole tiles."""
+    x, weights = normal(rng, tokens, 256), [Weight.random("q8_0", rows, 256, rng) for rows in (128, 72, 40)]
+    biases = [normal(rng, len(w.values)) for w in weights]
+    matrices = [replace(w.matrix, bias=address(b)) for w, b in zip(weights, biases, strict=True)]
+    with Machine(shape(), exact=True) as machine:
+        h = machine.normed(x)
+        seen = taken(h, tokens)
+        outputs = tuple(Rows(16, len(w.values), False) for w in weights)
+        machine.cpu._linear(h, tuple(matrices), outputs, tokens, keep=False)
+        for w, bias, rows in zip(weights, biases, outputs, strict=True):
+            close(taken(rows, tokens), reference.matvec(w.values, seen) + bias)
+        square = Weight.random("q8_0", 256, 256, rng)
+        residual = machine.rows(x)
+        h = machine.norm(residual)
+        machine.cpu.add_linear(residual, h, replace(square.matrix, bias=address(x)))
+        close(taken(residual, tokens), x + reference.matvec(square.values, taken(h, tokens)) + x[0])
 
 
 def test_a_lone_tokens_query_key_and_value_are_handed_out_in_items_of_one_size(rng):
@@ -110,21 +135,21 @@ def heads_of(widths, n, rng):
     return [normal(rng, n, heads, widths.head_dim) for heads in counts]
 
 
-def attended(machine, cache, q, k, v, position, norms=None):
+def attended(machine, cache, q, k, v, position, heads=PLAIN):
     """One chunk through `attend`: float32 [tokens, heads * head_dim]."""
     cpu, b, tokens = machine.cpu, machine.cpu.buffers, len(q)
     machine.rows(np.zeros((tokens, machine.cpu.shape.hidden), np.float32))
     for rows, values in zip((b.q, b.k, b.v), (q, k, v), strict=True):
         rows.array[:tokens] = values.reshape(tokens, -1)
-    return taken(cpu.attend(b.q, b.k, b.v, cache.layers[0], position, norms), tokens)
+    return taken(cpu.attend(b.q, b.k, b.v, cache.layers[0], position, heads), tokens)
 
 
-def in_pieces(machine, cache, q, k, v, sizes, norms=None):
+def in_pieces(machine, cache, q, k, v, sizes, heads=PLAIN):
     """All positions, in chunks of these sizes: float32 [positions, heads * head_dim]."""
     out, at = [], 0
     for size in sizes:
         piece = slice(at, at + size)
-        out.append(attended(machine, cache, q[piece], k[piece], v[piece], at, norms))
+        out.append(attended(machine, cache, q[piece], k[piece], v[piece], at, heads))
         at += size
     assert at == len(q)
     return np.concatenate(out)
@@ -144,14 +169,14 @@ SHAPES = [
 @pytest.mark.parametrize("changes", SHAPES)
 def test_attention_is_the_references(changes, kv_type, window, rng):
     """300 positions: two blocks of 256 are merged. Heads of other widths, partly rotated, in groups."""
-    widths, n = shape(window=window, **changes), 300
+    widths, n = shape(**changes), 300
     q, k, v = heads_of(widths, n, rng)
     at, pairs, halves = np.arange(n), widths.rope_pairs, widths.rope_halves
     expected = reference.attention(
         reference.rotate(q, at, pairs, halves), reference.rotate(k, at, pairs, halves), v, 0, window
     )
     with Machine(widths, chunk=n) as machine:
-        got = in_pieces(machine, cache_of(widths, kv_type), q, k, v, [n])
+        got = in_pieces(machine, cache_of(widths, kv_type), q, k, v, [n], Heads(window=window))
     close(got, expected.reshape(n, -1), {"f16": 2e-3, "q8_0": 3e-2, "f32": 1e-5}[kv_type])
 
 
@@ -167,20 +192,39 @@ def test_each_head_is_normed_before_it_is_rotated(halves, rng):
     expected = reference.attention(*turned, v, 0).reshape(n, -1)
     for sizes in ([n], [1] * n):
         with Machine(widths, chunk=n) as machine:
-            close(in_pieces(machine, cache_of(widths, "f32"), q, k, v, sizes, norms), expected, 1e-5)
+            close(in_pieces(machine, cache_of(widths, "f32"), q, k, v, sizes, Heads(norms)), expected, 1e-5)
+
+
+@pytest.mark.parametrize("sinks", [False, True])
+@pytest.mark.parametrize("head_dim", [32, 128])
+def test_a_sink_takes_its_share_of_each_heads_softmax(head_dim, sinks, rng):
+    """Far above all scores, among them, far below; with a window; in prefill and decoding, the same bits."""
+    widths, n = shape(heads=4, kv_heads=2, head_dim=head_dim, rope_pairs=head_dim // 2), 300
+    q, k, v = heads_of(widths, n, rng)
+    scores = np.array([60, 1, -60, 0], np.float32) if sinks else None
+    turned = [reference.rotate(x, np.arange(n), head_dim // 2) for x in (q, k)]
+    expected = reference.attention(*turned, v, 0, 100, scores).reshape(n, -1)
+    results = []
+    for sizes in ([n], [n - 20, *[1] * 20]):
+        with Machine(widths, chunk=n) as machine:
+            cache, heads = cache_of(widths, "f32"), Heads(None, scores, 100)
+            results.append(in_pieces(machine, cache, q, k, v, sizes, heads))
+    close(results[0], expected, 1e-5)
+    np.testing.assert_array_equal(*results)
 
 
 @pytest.mark.parametrize("window", [0, 100, 300])
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0", "f32"])
 def test_decoding_and_prefill_attend_alike_to_the_bit(kv_type, window, rng):
     """Beyond 512 positions a decoded token's blocks are computed apart and merged: in the same order."""
-    widths, n = shape(window=window, heads=6), 530
+    widths, n = shape(heads=6), 530
     q, k, v = heads_of(widths, n, rng)
+    heads = Heads(window=window)
     ways = ([n], [1] * n, [255, 1, 1, 254, 1, 18], [7] * 75 + [5])
     results = []
     for threads, sizes in zip((2, 3, 1, 2), ways, strict=True):
         with Machine(widths, threads=threads, chunk=max(sizes)) as machine:
-            results.append(in_pieces(machine, cache_of(widths, kv_type), q, k, v, sizes))
+            results.append(in_pieces(machine, cache_of(widths, kv_type), q, k, v, sizes, heads))
     for other in results[1:]:
         np.testing.assert_array_equal(other, results[0])
 
@@ -222,11 +266,11 @@ def experts_of(rng, types, hidden, ffn, count, parts=1):
     return Experts(*each, parts)
 
 
-def mixed(machine, x, router, experts):
+def mixed(machine, x, router, experts, bias=None):
     """x and what the experts add to it."""
     residual = machine.rows(x)
     h = machine.norm(residual)
-    machine.cpu.add_experts(residual, h, router, experts)
+    machine.cpu.add_experts(residual, h, Router(router, bias), experts)
     return taken(residual, len(x)), taken(h, len(x))
 
 
@@ -248,6 +292,33 @@ def test_experts_are_the_references(types, count, used, rng):
         int8 = tuple(name not in FLOAT_TYPES and not exact for name in types)
         expected = reference.mixture(h, chosen, weights, *values, int8)
         (close_through_int8 if int8[2] else close)(got - x, expected)
+
+
+@pytest.mark.parametrize(("types", "count"), [(MIXES[2], 5), (MIXES[3], 5), (MIXES[5], ROUTED_AT_ONCE + 4)])
+def test_biases_and_clamped_units_are_the_references_in_any_company(types, count, rng):
+    """Of the router, of gate, up and down; tokens at once, threads, and how the experts are handed out."""
+    widths = shape(hidden=352, ffn=288, experts=count, experts_used=4, clamped=True)
+    plain = experts_of(rng, types, 352, 288, count)
+    biases = tuple(normal(rng, count, rows) * 4 for rows in (288, 288, 352))
+    experts = Experts(*plain.weights, biases=biases)
+    x, router, bias = normal(rng, 9, 352), normal(rng, count, 352), normal(rng, count) * 9
+    values = [np.stack([w.values for w in weights]) for weights in experts.weights]
+    assert (np.abs(biases[1]) > 7).any()
+    assert (biases[0] > 7).any()
+    for exact in (False, True):
+        with Machine(widths, exact=exact) as machine:
+            got, h = mixed(machine, x, router, experts, bias)
+        chosen, weights = reference.route(h, router, 4, bias)
+        np.testing.assert_array_equal(experts.observed[-1], chosen)
+        int8 = tuple(name not in FLOAT_TYPES and not exact for name in types)
+        expected = reference.mixture(h, chosen, weights, *values, int8, biases, reference.clamped_swiglu)
+        (close_through_int8 if int8[2] else close)(got - x, expected)
+        for threads, parts, sizes in ((1, 1, [1] * 9), (2, 2, [4, 5]), (3, 1, [8, 1])):
+            experts.parts = parts
+            with Machine(widths, threads=threads, exact=exact) as machine:
+                each = [mixed(machine, piece, router, experts, bias)[0]
+                        for piece in np.split(x, np.cumsum(sizes)[:-1])]  # fmt: skip
+            np.testing.assert_array_equal(np.concatenate(each), got)
 
 
 @pytest.mark.parametrize("count", [6, ROUTED_AT_ONCE + 6])

@@ -25,8 +25,10 @@ def pool():
     pool.close()
 
 
-def inner(pool, task, items, chunk, gates, ups, kinds, x, chosen, ffn, floats):
-    """(int8, scales, sums, float32) of the inner activations of the chosen experts, as `task` writes them."""
+def inner(pool, task, items, chunk, gates, ups, kinds, x, chosen, ffn, floats, clamped=False):
+    """(int8, scales, sums, float32) of the inner activations of the chosen experts, as `task` writes them.
+    `clamped`: the unit is; gate and up have biases.
+    """
     rng, groups = np.random.default_rng(9), -(-ffn // GROUP)
     q = int8_rows(np.zeros((LONE * ORDERS + 1, HIDDEN), np.int8))
     scales = np.zeros(HIDDEN // GROUP, np.float32)
@@ -44,9 +46,11 @@ def inner(pool, task, items, chunk, gates, ups, kinds, x, chosen, ffn, floats):
     token_of, stored = np.zeros(k, np.int32), np.zeros(k * groups, np.int64)
     scratch = np.zeros(pool.threads * SCRATCH, np.uint8)
     gate, up = (FORMATS[kind] for kind in kinds)
+    bias = rng.standard_normal((k, 2, ffn)).astype(np.float32) * 5
+    biases = np.array([[at(bias[c, 0]), at(bias[c, 1])] for c in range(k)], np.int64)
     formats = np.array([
         up.ggml_type, up.block_bytes, up.row_bytes(HIDDEN), int(floats), at(out_q), at(out_scales),
-        at(out_sums), at(stored), at(gate_up),
+        at(out_sums), at(stored), at(gate_up), at(biases) if clamped else 0, int(clamped),
     ])  # fmt: skip
     pool.wake()
     pool.run(
@@ -58,16 +62,17 @@ def inner(pool, task, items, chunk, gates, ups, kinds, x, chosen, ffn, floats):
     return out_q, out_scales, out_sums, hidden
 
 
+@pytest.mark.parametrize("clamped", [False, True])
 @pytest.mark.parametrize("chunk", [64, 128, 256])
 @pytest.mark.parametrize("floats", [False, True])
 @pytest.mark.parametrize("ffn", [32, 256, 352, 1024])
 @pytest.mark.parametrize("kinds", [("q4_k", "q4_k"), ("q6_k", "q5_0"), ("f16", "q8_0")])
-def test_small_pieces_give_the_same_bits(pool, kinds, ffn, floats, chunk):
+def test_small_pieces_give_the_same_bits(pool, kinds, ffn, floats, chunk, clamped):
     rng = np.random.default_rng(ffn)
     x = rng.standard_normal(HIDDEN).astype(np.float32)
     gates, ups = ([FORMATS[kind].encode(rng.standard_normal((ffn, HIDDEN)).astype(np.float32) / 16)
                    for _ in range(EXPERTS)] for kind in kinds)  # fmt: skip
-    arguments = gates, ups, kinds, x, (2, 0), ffn, floats
+    arguments = gates, ups, kinds, x, (2, 0), ffn, floats, clamped
     expected = inner(pool, tasks_experts.gate_up_task, 2 * -(-ffn // GROUP), GROUP, *arguments)
     for _ in range(10):  # in another order each time
         got = inner(pool, gate_up_piece_task, 4 * -(-ffn // chunk), chunk, *arguments)

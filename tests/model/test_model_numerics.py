@@ -13,7 +13,8 @@ import localmoe
 from localmoe.errors import UsageError
 from localmoe.kernels.cpu import Cpu
 from localmoe.model.config import ModelConfig
-from localmoe.model.decoder import Decoder, rope_table
+from localmoe.model.decoder import Decoder
+from localmoe.model.rope import rope_table
 
 LONG = 530  # beyond two blocks of 256 positions, and beyond one chunk of prefill
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.blocks import FORMATS
+from quant.families import FAMILIES
 from quant.gguf import GGUFFile, GGUFWriter
 
 VOCAB = 320
@@ -59,6 +60,8 @@ def metadata(architecture: str = "llama", **changes: Any) -> dict[str, Any]:
             "type": f"{a}.rope.scaling.type",
             "key_length": f"{a}.attention.key_length",
             "expert_feed_forward_length": f"{a}.expert_feed_forward_length",
+            "factor": f"{a}.rope.scaling.factor",
+            "original_context_length": f"{a}.rope.scaling.original_context_length",
         }.get(name, name)
         values[full] = value
     return {key: value for key, value in values.items() if value is not None}
@@ -80,10 +83,12 @@ def shapes(values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             "attn_k": (kv_heads * head, hidden),
             "attn_v": (kv_heads * head, hidden),
             "attn_output": (hidden, heads * head),
-            "ffn_norm": (hidden,),
+            FAMILIES[a].ffn_norm: (hidden,),
         }
-        if a != "llama":
+        if FAMILIES[a].head_norms:
             layer |= {"attn_q_norm": (head,), "attn_k_norm": (head,)}
+        if FAMILIES[a].sinks:
+            layer["attn_sinks"] = (heads,)
         own = {"gate": (ffn, hidden), "up": (ffn, hidden), "down": (hidden, ffn)}
         if experts:
             layer["ffn_gate_inp"] = (experts, hidden)
@@ -91,6 +96,10 @@ def shapes(values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         else:
             layer |= {f"ffn_{name}": shape for name, shape in own.items()}
         result |= {f"blk.{i}.{name}.weight": shape for name, shape in layer.items()}
+        if FAMILIES[a].biased:
+            biased = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate_inp")
+            result |= {f"blk.{i}.{name}.bias": layer[name][:1] for name in biased}
+            result |= {f"blk.{i}.ffn_{name}_exps.bias": (experts, shape[0]) for name, shape in own.items()}
     return result | {"output_norm.weight": (hidden,), "output.weight": (vocab, hidden)}
 
 
@@ -147,18 +156,20 @@ def split_model(path: Path, *starts: int, stem: Path | None = None) -> list[Path
 
 
 def kind_of(name: str, shape: Sequence[int], types: Mapping[str, str] | str) -> str:
-    small = len(shape) == 1 or "ffn_gate_inp" in name
+    small = len(shape) == 1 or "ffn_gate_inp" in name or name.endswith("bias")
     if isinstance(types, str):
         return "f32" if small else types
-    named = [kind for part, kind in types.items() if part and part in name]
+    named = [kind for part, kind in types.items() if part and part in name and not name.endswith("bias")]
     return named[0] if named else "f32" if small else types.get("", "f32")
 
 
 # ---------------------------------------------------------------- beside transformers
 def transformers_model(kind: str, **changes: Any) -> Any:
-    """A random "mixtral", "mistral", "qwen3moe" or "qwen3" in float32."""
+    """A random "mixtral", "mistral", "qwen3moe", "qwen3" or "gpt-oss" in float32."""
     import torch
     from transformers import (
+        GptOssConfig,
+        GptOssForCausalLM,
         MistralConfig,
         MistralForCausalLM,
         MixtralConfig,
@@ -182,6 +193,16 @@ def transformers_model(kind: str, **changes: Any) -> Any:
     elif kind == "qwen3moe":
         own = {"num_experts": 40, "num_experts_per_tok": 5, "moe_intermediate_size": 256, "head_dim": 128}
         model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**{**common, **own, "norm_topk_prob": True, **changes}))
+    elif kind == "gpt-oss":
+        own = {
+            "num_local_experts": 8, "num_experts_per_tok": 4, "head_dim": 64, "sliding_window": 20,
+            "rope_parameters": {
+                "rope_type": "yarn", "rope_theta": 150000.0, "factor": 32.0, "beta_fast": 32.0,
+                "beta_slow": 1.0, "truncate": False, "original_max_position_embeddings": 512,
+            },
+            "max_position_embeddings": 16384, "intermediate_size": 288,
+        }  # fmt: skip
+        model = GptOssForCausalLM(GptOssConfig(**{**common, **own, **changes}))
     elif kind == "qwen3":
         model = Qwen3ForCausalLM(Qwen3Config(**{**common, "head_dim": 128, **changes}))
     else:
@@ -190,6 +211,8 @@ def transformers_model(kind: str, **changes: Any) -> Any:
         for name, parameter in model.named_parameters():
             if "norm" in name:
                 parameter.copy_(1 + 0.2 * torch.randn_like(parameter))
+            if "bias" in name or "sinks" in name:
+                parameter.copy_(torch.randn_like(parameter))
     return model.eval()
 
 
@@ -227,7 +250,7 @@ def load_weights(model: Any, path: Path) -> None:
     head = config.hidden_size // config.num_attention_heads
     state = model.state_dict()
     with GGUFFile.open(path) as file:
-        llama = file.metadata["general.architecture"] == "llama"
+        family = FAMILIES[file.metadata["general.architecture"]]
 
         def values(name: str) -> Floats:
             tensor = file.tensors[name]
@@ -235,7 +258,7 @@ def load_weights(model: Any, path: Path) -> None:
 
         def halves(x: Floats, heads: int) -> Floats:
             """Rows (2i, 2i + 1) of a head to (i, i + half), as transformers rotates them."""
-            if not llama:
+            if not family.interleaved:
                 return x
             return x.reshape(heads, head // 2, 2, -1).swapaxes(1, 2).reshape(x.shape)
 
@@ -247,15 +270,21 @@ def load_weights(model: Any, path: Path) -> None:
         for i in range(config.num_hidden_layers):
             here, there = f"blk.{i}.", f"model.layers.{i}."
             new[there + "input_layernorm.weight"] = values(here + "attn_norm.weight")
-            new[there + "post_attention_layernorm.weight"] = values(here + "ffn_norm.weight")
+            new[there + "post_attention_layernorm.weight"] = values(f"{here}{family.ffn_norm}.weight")
             attention = there + "self_attn."
             for name, heads in (("q", config.num_attention_heads), ("k", config.num_key_value_heads)):
                 new[f"{attention}{name}_proj.weight"] = halves(values(f"{here}attn_{name}.weight"), heads)
-                if not llama:
+                if family.head_norms:
                     new[f"{attention}{name}_norm.weight"] = values(f"{here}attn_{name}_norm.weight")
             new[attention + "v_proj.weight"] = values(here + "attn_v.weight")
             new[attention + "o_proj.weight"] = values(here + "attn_output.weight")
-            if f"{here}ffn_gate_inp.weight" in file.tensors:
+            if family.biased:
+                for p in "qkvo":
+                    stored = here + ("attn_output" if p == "o" else f"attn_{p}")
+                    new[f"{attention}{p}_proj.bias"] = values(stored + ".bias")
+                new[attention + "sinks"] = values(here + "attn_sinks.weight")
+                new |= gpt_oss_experts(here, there + "mlp.", values)
+            elif f"{here}ffn_gate_inp.weight" in file.tensors:
                 gate, up, down = (values(f"{here}ffn_{p}_exps.weight") for p in ("gate", "up", "down"))
                 new[there + "mlp.gate.weight"] = values(here + "ffn_gate_inp.weight")
                 new[there + "mlp.experts.gate_up_proj"] = np.concatenate([gate, up], axis=1)
@@ -265,6 +294,22 @@ def load_weights(model: Any, path: Path) -> None:
                     new[f"{there}mlp.{p}_proj.weight"] = values(f"{here}ffn_{p}.weight")
     assert new.keys() == state.keys()
     model.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in new.items()})
+
+
+def gpt_oss_experts(here: str, there: str, values: Callable[[str], Floats]) -> dict[str, Floats]:
+    """transformers' tensors of a layer's router and experts: columns of gate and up alternate."""
+    gate, up, down = ({kind: values(f"{here}ffn_{p}_exps.{kind}") for kind in ("weight", "bias")}
+                      for p in ("gate", "up", "down"))  # fmt: skip
+    both = {kind: np.stack([gate[kind], up[kind]], 2).reshape(len(up[kind]), -1, *up[kind].shape[2:])
+            for kind in up}  # fmt: skip
+    return {
+        there + "router.weight": values(here + "ffn_gate_inp.weight"),
+        there + "router.bias": values(here + "ffn_gate_inp.bias"),
+        there + "experts.gate_up_proj": both["weight"].swapaxes(1, 2),
+        there + "experts.gate_up_proj_bias": both["bias"],
+        there + "experts.down_proj": down["weight"].swapaxes(1, 2),
+        there + "experts.down_proj_bias": down["bias"],
+    }
 
 
 def transformers_logits(model: Any, ids: Sequence[int]) -> tuple[Floats, Floats]:
