@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from localmoe.kernels.geometry import BLOCK, GROUP, IQ4_NL_TABLE, SUMS, TILE, scratch_bytes
+from localmoe.kernels.geometry import BLOCK, GROUP, LEVELS, SUMS, TILE, scratch_bytes
 from localmoe.kernels.orders import LONE, ORDERS, reorder
 
 Floats = NDArray[np.float32]
@@ -99,7 +99,7 @@ class Buffers:
         self.q, self.k, self.v = (Rows(chunk, cols, False) for cols in (attention_cols, kv_cols, kv_cols))
         self.attended = Rows(chunk, attention_cols, int8)
         self.logits = Rows(1, s.vocab, False)
-        self.table = Block(IQ4_NL_TABLE)
+        self.table = Block(LEVELS)
         self.ids = Block.zeros((chunk,), np.int32)
         self.step = Block.zeros((8 + s.kv_heads,), np.int64)  # `kernels.cpu.POSITION`, `attention.COUNTERS`
         self.identity = Block(np.arange(chunk * max(1, s.experts_used), dtype=np.int32))

@@ -1,5 +1,5 @@
-"""Dot products of 32-weight block rows (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL) with int8 activations, four
-rows at a time.
+"""Dot products of 32-weight block rows (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4) with int8 activations,
+four rows at a time.
 
 Each block's dot with its 32 activations is an exact integer; the eight blocks of an activation group are
 scaled, added in one fixed tree, and enter the row's float32 sum as one term:
@@ -14,7 +14,7 @@ holds zeros beyond them, so that nothing is read past the row. Arguments as in `
 from __future__ import annotations
 
 from localmoe.kernels.ahead import ask_after, in_halves, requests
-from localmoe.kernels.geometry import GROUP, SUMS
+from localmoe.kernels.geometry import GROUP, MXFP4_AT, SUMS
 from localmoe.kernels.simd import (
     flip_sign_bytes,
     fma4,
@@ -48,6 +48,7 @@ from localmoe.kernels.simd_blocks import (
     gather_block_halves,
     halves_to_quads,
     high_block_sums,
+    last_quarters17,
     last_quarters18,
     last_quarters20,
     last_quarters22,
@@ -56,6 +57,7 @@ from localmoe.kernels.simd_blocks import (
     low_block_sums,
     near_halves18,
     near_halves20,
+    near_powers17,
     second_16_of_32,
     second_fifths22,
     second_fifths24,
@@ -65,15 +67,18 @@ from localmoe.kernels.simd_formats import bits_to_16, nibbles16, select_bytes
 from localmoe.kernels.simd_quad import quad_sums, tree_terms
 from quant.compiled import compiled, compiled_once
 
-Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL = 2, 3, 6, 7, 8, 20  # ggml's type numbers
+Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4 = 2, 3, 6, 7, 8, 20, 39  # ggml's type numbers
 BLOCK = 32
 Q8_0_OFFSET, IQ4_NL_OFFSET = (0, 0) if SIGNED else (128, 127)  # what codes stand above their weights
+MXFP4_OFFSET = 12  # likewise; its levels are few enough to be multiplied as codes of 5 bits are
 _TAIL = 8 * 34  # bytes of eight blocks, of the largest kind
 
 
 @compiled(forceinline=True)
 def block_bytes(kind: int) -> int:
     """Bytes of one block of 32 weights."""
+    if kind == MXFP4:
+        return 17
     if kind == Q4_0 or kind == IQ4_NL:
         return 18
     if kind == Q4_1:
@@ -86,6 +91,8 @@ def block_bytes(kind: int) -> int:
 @compiled(forceinline=True)
 def _codes(kind: int, b: int):
     """The 32 unsigned codes of a 4- or 5-bit block."""
+    if kind == MXFP4:
+        return nibbles16(load_i8x16(b + 1))
     if kind == Q4_0 or kind == IQ4_NL:
         return nibbles16(load_i8x16(b + 2))
     if kind == Q4_1:
@@ -102,8 +109,10 @@ def _eight_bits(weights):
 
 
 @compiled(forceinline=True)
-def _looked_up(table: int, codes):
-    """IQ4_NL's levels of its codes, as `dot_levels` takes them."""
+def _looked_up(kind: int, table: int, codes):
+    """The levels of codes: MXFP4's unsigned, IQ4_NL's as `dot_levels` takes them."""
+    if kind == MXFP4:
+        return select_bytes(load_i8x16(table + MXFP4_AT), codes)
     return levels_above_127(select_bytes(load_i8x16(table), codes))
 
 
@@ -113,12 +122,14 @@ def two_blocks(kind: int, b: int, size: int, table: int):
     if kind == Q8_0:
         return _eight_bits(join_i8x32(load_i8x32(b + 2), load_i8x32(b + size + 2)))
     both = join_i8x32(_codes(kind, b), _codes(kind, b + size))
-    return _looked_up(table, both) if kind == IQ4_NL else both
+    return _looked_up(kind, table, both) if kind == IQ4_NL or kind == MXFP4 else both
 
 
 @compiled(forceinline=True)
 def _packed(kind: int, b: int):
     """The nibbles of four neighbouring blocks: each one's last 16 bytes."""
+    if kind == MXFP4:
+        return last_quarters17(b)
     if kind == Q4_0 or kind == IQ4_NL:
         return last_quarters18(b)
     if kind == Q4_1:
@@ -128,7 +139,11 @@ def _packed(kind: int, b: int):
 
 @compiled(forceinline=True)
 def _halves(kind: int, b0: int, b1: int, b2: int, b3: int):
-    """The float16 at b0..b3 and in the three blocks after: block k of row r in lane 4k + r."""
+    """The float16, or MXFP4's power of two, at b0..b3 and in the three blocks after: block k of row r in lane
+    4k + r.
+    """
+    if kind == MXFP4:
+        return near_powers17(b0, b1, b2, b3)
     if kind == Q4_0 or kind == IQ4_NL:
         return near_halves18(b0, b1, b2, b3)
     if kind == Q4_1:
@@ -148,8 +163,8 @@ def _four_blocks(kind: int, b: int, size: int, table: int, wide: bool, x0, x1):
         return halves_to_quads(dot_levels(zero_i32x16(), first, x0), dot_levels(zero_i32x16(), second, x1))
     packed = _packed(kind, b)
     first, second = low_nibbles(packed), high_nibbles(packed)
-    if kind == IQ4_NL:
-        first, second = _looked_up(table, first), _looked_up(table, second)
+    if kind == IQ4_NL or kind == MXFP4:
+        first, second = _looked_up(kind, table, first), _looked_up(kind, table, second)
     if kind == Q5_0:
         first, second = or_bytes(first, first_fifths22(b)), or_bytes(second, second_fifths22(b))
     if kind == Q5_1:
@@ -260,6 +275,9 @@ def quad_blocks(kind, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch
     elif kind == Q8_0:
         _quad(Q8_0, True, Q8_0_OFFSET, False, r0, r1, r2, r3, cols, table, q, scales, sums, out,
               scratch)  # fmt: skip
-    else:
+    elif kind == IQ4_NL:
         _quad(IQ4_NL, True, IQ4_NL_OFFSET, False, r0, r1, r2, r3, cols, table, q, scales, sums, out,
+              scratch)  # fmt: skip
+    else:
+        _quad(MXFP4, False, MXFP4_OFFSET, False, r0, r1, r2, r3, cols, table, q, scales, sums, out,
               scratch)  # fmt: skip

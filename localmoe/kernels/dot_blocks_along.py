@@ -9,6 +9,8 @@ from localmoe.kernels.dot_along import AT_ONCE, ROWS, keep, sums_of_rows
 from localmoe.kernels.dot_blocks import (
     IQ4_NL,
     IQ4_NL_OFFSET,
+    MXFP4,
+    MXFP4_OFFSET,
     Q4_0,
     Q4_1,
     Q5_0,
@@ -74,6 +76,9 @@ def rows_along_blocks(kind, rows, row_bytes, count, cols, table, x, scales, sums
     elif kind == Q8_0:
         _rows(Q8_0, True, Q8_0_OFFSET, False, rows, row_bytes, count, cols, table, x, scales, sums, out,
               terms, then)  # fmt: skip
-    else:
+    elif kind == IQ4_NL:
         _rows(IQ4_NL, True, IQ4_NL_OFFSET, False, rows, row_bytes, count, cols, table, x, scales, sums, out,
+              terms, then)  # fmt: skip
+    else:
+        _rows(MXFP4, False, MXFP4_OFFSET, False, rows, row_bytes, count, cols, table, x, scales, sums, out,
               terms, then)  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from localmoe.kernels.elementwise import store_f32_at
-from localmoe.kernels.geometry import GROUP, TILE
+from localmoe.kernels.geometry import GROUP, MXFP4_AT, TILE
 from localmoe.kernels.simd import (
     add16,
     bits_to_f32,
@@ -31,7 +31,7 @@ from localmoe.kernels.simd import (
 from quant.compiled import compiled, compiled_once
 
 F32, F16, BF16 = 0, 1, 30  # ggml's type numbers
-Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL = 2, 3, 6, 7, 8, 12, 13, 14, 20
+Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL, MXFP4 = 2, 3, 6, 7, 8, 12, 13, 14, 20, 39
 
 
 @compiled(forceinline=True)
@@ -173,6 +173,13 @@ def _decode_q6_k(b: int, out: int) -> None:
 
 @compiled()
 def _decode_block32(kind: int, b: int, table: int, out: int) -> None:
+    if kind == MXFP4:
+        e = load_u8(b)
+        power = bits_to_f32(max((e - 1) << 23, (e + 1) << 21))  # 2^(e - 128), see `simd_blocks.half_powers`
+        for i in range(32):
+            code = (load_u8(b + 1 + i % 16) >> (4 * (i // 16))) & 15
+            store_f32_at(out, i, power * np.float32(load_u8(table + MXFP4_AT + code) - 12))
+        return
     d = load_f16(b)
     if kind == Q8_0:
         for i in range(32):

@@ -1,10 +1,15 @@
-"""`dot_tile` for rows of 32-weight blocks (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL): eight fill a panel."""
+"""`dot_tile` for rows of 32-weight blocks (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4): eight fill a
+panel.
+"""
 
 from __future__ import annotations
 
 from localmoe.kernels.ahead import prefetch_lines
 from localmoe.kernels.dot_blocks import (
+    IQ4_NL,
     IQ4_NL_OFFSET,
+    MXFP4,
+    MXFP4_OFFSET,
     Q4_0,
     Q4_1,
     Q5_0,
@@ -33,6 +38,7 @@ from localmoe.kernels.simd import (
     load_f16,
     load_f32,
     load_f32x16,
+    load_i32x16,
     load_u8,
     mul16,
     splat_f32x16,
@@ -40,10 +46,12 @@ from localmoe.kernels.simd import (
     store_f32,
     store_f32x16,
     store_i8,
+    store_i32,
     to_f32x16,
     zero_f32x16,
     zero_i32x16,
 )
+from localmoe.kernels.simd_blocks import half_powers
 from localmoe.kernels.simd_dot import dot_pairs
 from localmoe.kernels.simd_quad import NARROW, again
 from localmoe.kernels.simd_tile import (
@@ -71,11 +79,17 @@ def _build_blocks(kind: int, rows: int, row_bytes: int, count: int, offset: int,
         v2, v3 = two_blocks(kind, b + 4 * size, size, table), two_blocks(kind, b + 6 * size, size, table)
         store_row(tile + ROWS + row * GROUP, v0, v1, v2, v3)
         for k in range(8):
-            store_f32(tile + D + (k * TILE + row) * 4, load_f16(b + k * size))
+            if kind == MXFP4:
+                store_i32(tile + D + (k * TILE + row) * 4, load_u8(b + k * size))
+            else:
+                store_f32(tile + D + (k * TILE + row) * 4, load_f16(b + k * size))
             if kind == Q4_1 or kind == Q5_1:
                 store_f32(tile + M + (k * TILE + row) * 4, load_f16(b + k * size + 2))
     for part in range(4):
         transpose16(tile + ROWS + part * 64, GROUP, tile + PANEL + part * 1024)
+    if kind == MXFP4:
+        for k in range(8):
+            store_f32x16(tile + D + k * 64, half_powers(load_i32x16(tile + D + k * 64)))
 
 
 @compiled(forceinline=True)
@@ -166,6 +180,9 @@ def tile_blocks(kind, rows, row_bytes, count, cols, table, q, scales, sums, inde
             _tokens_blocks(False, RUN_5, 16, False, tile, groups, g, q, scales, sums, index, tokens, acc)
         elif kind == Q8_0:
             _tokens_blocks(True, 0, Q8_0_OFFSET, False, tile, groups, g, q, scales, sums, index, tokens, acc)
-        else:
+        elif kind == IQ4_NL:
             _tokens_blocks(True, 0, IQ4_NL_OFFSET, False, tile, groups, g, q, scales, sums, index, tokens,
+                           acc)  # fmt: skip
+        else:
+            _tokens_blocks(False, RUN_5, MXFP4_OFFSET, False, tile, groups, g, q, scales, sums, index, tokens,
                            acc)  # fmt: skip

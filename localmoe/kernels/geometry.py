@@ -21,9 +21,12 @@ TILE_BYTES = 13824 + 2048
 HIGH_PANELS, AMX_TOKENS, AMX_TOTALS, AMX_CONFIG = 0, 8192, 12288, 16384
 AMX_BYTES = 16384 + 64
 
-# IQ4_NL's levels, plus 127 to make them unsigned (ggml's kvalues_iq4nl).
-_LEVELS = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int16) + 127
-IQ4_NL_TABLE = _LEVELS.astype(np.uint8)
+# Levels that are not evenly spaced, made unsigned: IQ4_NL's plus 127 (ggml's kvalues_iq4nl), then MXFP4's
+# plus 12 (kvalues_mxfp4).
+_IQ4_NL = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int16) + 127
+_MXFP4 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int16) + 12
+LEVELS = np.concatenate([_IQ4_NL, _MXFP4]).astype(np.uint8)
+MXFP4_AT = 16  # where those begin
 
 
 def scratch_bytes(cols: int, tokens: int) -> int:

@@ -35,7 +35,7 @@ from localmoe.errors import LocalMoeError
 from localmoe.kernels import tasks_experts
 from localmoe.kernels.atomics import load_acquire, pause, store_release
 from localmoe.kernels.elementwise import quantize_row
-from localmoe.kernels.geometry import GROUP, IQ4_NL_TABLE, SUMS
+from localmoe.kernels.geometry import GROUP, LEVELS, SUMS
 from localmoe.kernels.handshake_layout import (
     ACTIVATIONS,
     ACTIVE,
@@ -251,7 +251,7 @@ class Worker:
             _ZEROS: np.zeros(k, np.int32),
             _FORMATS: np.zeros(11, np.int64),
             _SCRATCH: np.zeros(pool.threads * scratch // 4, np.float32),
-            _LEVELS: IQ4_NL_TABLE,
+            _LEVELS: LEVELS,
             _STORED: np.zeros(k * inner_groups, np.int64),
             _GATE_AND_UP: np.zeros(k * 2 * inner_groups * GROUP, np.float32),
         }

@@ -16,6 +16,7 @@ from localmoe.kernels.simd import (
     AVX512,
     _constant,
     _f16_to_f32,
+    _larger,
     _shuffle,
     define,
     f32x16,
@@ -74,6 +75,10 @@ def _last_quarters(size: int) -> Any:
 
 last_quarters18, last_quarters20, last_quarters22, last_quarters24 = (
     _last_quarters(size) for size in (18, 20, 22, 24)
+)
+last_quarters17 = define(
+    i8x64(types.int64),
+    lambda b, at: _load_quarters(b, b.add(at, ir.Constant(_I64, 1)), ir.Constant(_I64, 17)),
 )
 
 
@@ -158,6 +163,35 @@ def _near_halves(size: int) -> Any:
 
 
 near_halves18, near_halves20 = _near_halves(18), _near_halves(20)
+
+
+def _half_powers(builder: Any, e: Any) -> Any:
+    """2^(e - 128) of sixteen int32 in [0, 255]. The powers of 0 and 1 are subnormal: for these the second
+    number is the larger one, and their power; for all others the first.
+    """
+    one, by_23, by_21 = (_constant(i32x16.llvm, n) for n in (1, 23, 21))
+    normal = builder.shl(builder.sub(e, one), by_23)
+    subnormal = builder.shl(builder.add(e, one), by_21)
+    return builder.bitcast(_larger(builder, normal, subnormal), f32x16.llvm)
+
+
+half_powers = define(f32x16(i32x16), _half_powers)
+
+
+def _near_powers(builder: Any, *rows: Any) -> Any:
+    """Lane 4k + r: `half_powers` of the first byte of block k, of 17 bytes, at row r's address: byte k of the
+    16 k bytes further on.
+    """
+    wide = [_read(builder, row, i32x16.llvm) for row in rows]
+    two = [i for k in range(0, 16, 4) for i in (k, k + 16, k + 1, k + 17)]
+    first, second = (_shuffle(builder, a, b, two) for a, b in (wide[:2], wide[2:]))
+    four = [i for k in range(0, 16, 4) for i in (k, k + 1, k + 16, k + 17)]
+    words = _shuffle(builder, first, second, four)
+    shifts = ir.Constant(i32x16.llvm, [8 * k for k in range(4) for _ in range(4)])
+    return _half_powers(builder, builder.and_(builder.lshr(words, shifts), _constant(i32x16.llvm, 255)))
+
+
+near_powers17 = define(f32x16(*_four_addresses), _near_powers)
 
 
 def _block_sums(first: int) -> Callable[[Any, Any], Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from localmoe.kernels.dot import dot_rows, dot_two
 from localmoe.kernels.elementwise import quantize_row
-from localmoe.kernels.geometry import IQ4_NL_TABLE, scratch_bytes
+from localmoe.kernels.geometry import LEVELS, scratch_bytes
 from localmoe.kernels.matrix import KERNEL_TYPES
 from localmoe.kernels.orders import LONE, ORDERS, int8_rows
 from quant.blocks import FORMATS
@@ -32,6 +32,9 @@ def random_blocks(name: str, rows: int, cols: int, rng: np.random.Generator) -> 
         return kind.encode(rng.standard_normal((rows, cols)).astype(np.float32))
     blocks = rng.integers(0, 256, (rows, cols // kind.block_size, kind.block_bytes), dtype=np.uint8)
     halves = {"q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,), "q4_1": (0, 2), "q5_1": (0, 2)}.get(name, (0,))
+    if name == "mxfp4":
+        blocks[..., 0] = rng.integers(118, 125, blocks.shape[:2])
+        return blocks.reshape(rows, -1)
     for at in halves:
         scales = (rng.standard_normal(blocks.shape[:2]) * 0.01).astype(np.float16)
         blocks[..., at : at + 2] = scales[..., None].view(np.uint8)
@@ -93,7 +96,7 @@ def row_dots(
     scratch = np.full(scratch_bytes(cols, len(order)) // 4, np.nan, np.float32)
     dot_rows(
         int(exact), kind.ggml_type, address(blocks), blocks.shape[1], len(blocks), cols, kind.block_bytes,
-        address(IQ4_NL_TABLE), address(a.x), address(a.q), address(a.scales), address(a.sums),
+        address(LEVELS), address(a.x), address(a.q), address(a.scales), address(a.sums),
         address(order), len(order), address(out), address(scratch), 0,
     )  # fmt: skip
     return out[:, : len(blocks)].copy()
@@ -109,7 +112,7 @@ def two_tiles(
     scratch = np.full(scratch_bytes(cols, len(order)) // 4, np.nan, np.float32)
     dot_two(
         int(exact), kind.ggml_type, address(blocks), len(blocks), address(others), len(others),
-        blocks.shape[1], cols, kind.block_bytes, address(IQ4_NL_TABLE), address(a.x), address(a.q),
+        blocks.shape[1], cols, kind.block_bytes, address(LEVELS), address(a.x), address(a.q),
         address(a.scales), address(a.sums), address(order), len(order), address(outs[0]), address(outs[1]),
         address(scratch), 0,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from localmoe.kernels.orders import LONE, ORDERS, int8_rows
 from quant.blocks import FORMATS
 
 INSTRUCTIONS = ("vpdpbusd", "vpmaddubsw", "pmaddubsw", "zmm", "ymm", "{vex}")
-QUANTIZED = ("q4_k", "q5_k", "q6_k", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl")
+QUANTIZED = ("q4_k", "q5_k", "q6_k", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "mxfp4")
 
 
 def address(array: np.ndarray) -> int:
@@ -41,7 +41,7 @@ def results() -> dict[str, str]:
             y, scratch = np.zeros((count, 16), np.float32), np.zeros(1 << 16, np.uint8)
             dot.dot_rows(
                 0, kind.ggml_type, address(blocks), blocks.shape[1], 8, cols, kind.block_bytes,
-                address(geometry.IQ4_NL_TABLE), address(x), *activations, count, address(y), address(scratch),
+                address(geometry.LEVELS), address(x), *activations, count, address(y), address(scratch),
                 0,
             )  # fmt: skip
             out[f"{name} {count}"] = digest(np.ascontiguousarray(y[:, :8]))
@@ -49,7 +49,7 @@ def results() -> dict[str, str]:
             y, y4, scratch = (np.zeros(size, np.float32) for size in ((count, 16), (count, 16), 1 << 15))
             dot.dot_two(
                 0, kind.ggml_type, address(blocks), 4, address(blocks[4]), 4, blocks.shape[1], cols,
-                kind.block_bytes, address(geometry.IQ4_NL_TABLE), address(x), *activations, count, address(y),
+                kind.block_bytes, address(geometry.LEVELS), address(x), *activations, count, address(y),
                 address(y4), address(scratch), 0,
             )  # fmt: skip
             out[f"{name} two tiles, {count}"] = digest(np.hstack([y[:, :4], y4[:, :4]]))
@@ -82,6 +82,9 @@ def appended(
 def random_blocks(name: str, cols: int, rng: np.random.Generator) -> np.ndarray:
     kind = FORMATS[name]
     blocks = rng.integers(0, 256, (8, cols // kind.block_size, kind.block_bytes), dtype=np.uint8)
+    if name == "mxfp4":
+        blocks[..., 0] = rng.integers(0, 125, blocks.shape[:2])  # subnormal too
+        return blocks.reshape(8, -1)
     for at in {"q6_k": (208,), "q4_0": (0,), "q5_0": (0,), "q8_0": (0,), "iq4_nl": (0,)}.get(name, (0, 2)):
         scales = (rng.standard_normal(blocks.shape[:2]) * 0.01).astype(np.float16)
         blocks[..., at : at + 2] = scales[..., None].view(np.uint8)

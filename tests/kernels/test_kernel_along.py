@@ -11,7 +11,7 @@ from localmoe.kernels.dot import reads_along
 from localmoe.kernels.dot_blocks_along import rows_along_blocks
 from localmoe.kernels.dot_float import F32, Q4_K, Q5_K, Q6_K
 from localmoe.kernels.dot_k_along import rows_along_k
-from localmoe.kernels.geometry import IQ4_NL_TABLE, SUMS
+from localmoe.kernels.geometry import LEVELS, SUMS
 from localmoe.kernels.orders import HALVES, LONE, ORDERS, PLACES, SUB_BLOCKS, int8_rows, reorder
 from quant.blocks import FORMATS
 from quant.compiled import compiled, link
@@ -46,7 +46,7 @@ def test_rows_along_give_the_bits_of_four_at_a_time(name, cols, rows, rng):
     expected = row_dots(name, blocks, a, [2, 1])[0]
     out, terms = np.full(20, 7, np.float32), np.full(cols // 64, np.nan, np.float32)
     _along(
-        FORMATS[name].ggml_type, address(blocks), blocks.shape[1], rows, cols, address(IQ4_NL_TABLE),
+        FORMATS[name].ggml_type, address(blocks), blocks.shape[1], rows, cols, address(LEVELS),
         address(in_order_of(name, a.memory, 2)), address(a.scales[2]), address(a.sums[2]), address(out),
         address(terms), 0,
     )  # fmt: skip

@@ -21,7 +21,7 @@ from kernel_rows import (
 )
 
 from localmoe.kernels.dot_float import decode_row
-from localmoe.kernels.geometry import IQ4_NL_TABLE
+from localmoe.kernels.geometry import LEVELS
 from localmoe.kernels.matrix import KERNEL_TYPES
 from quant.blocks import FORMATS
 
@@ -98,7 +98,8 @@ def test_largest_codes_and_activations_do_not_overflow(name, rng):
     x[1] = -1
     blocks = random_blocks(name, 3, cols, rng).reshape(3, -1, FORMATS[name].block_bytes)
     with_minimum = name in ("q4_k", "q5_k", "q4_1", "q5_1")
-    scales = slice(208, 210) if name == "q6_k" else slice(0, 4 if with_minimum else 2)
+    size = 4 if with_minimum else 1 if name == "mxfp4" else 2
+    scales = slice(208, 210) if name == "q6_k" else slice(0, size)
     kept = blocks[..., scales].copy()
     blocks[0], blocks[1], blocks[2] = 0xFF, 0x7F, 0x80
     blocks[..., scales] = kept
@@ -136,7 +137,7 @@ def test_decoded_rows_are_ggmls_to_the_bit(name, rng):
     with np.errstate(all="ignore"):
         expected = dequantize(blocks, GGMLQuantizationType[name.upper()])
     got = np.full((6, 768), np.nan, np.float32)
-    table = address(IQ4_NL_TABLE)
+    table = address(LEVELS)
     for row, out in zip(blocks, got, strict=True):
         decode_row(kind.ggml_type, address(row), 768, kind.block_bytes, table, address(out))
     same = (got.view(np.uint32) == expected.view(np.uint32)) | (np.isnan(got) & np.isnan(expected))

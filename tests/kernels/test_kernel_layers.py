@@ -19,7 +19,7 @@ PLAIN = Heads()
 
 MIXES = (  # gate, up, down
     ("q4_k", "q4_k", "q6_k"), ("q5_k", "q4_k", "q5_0"), ("q4_0", "q4_1", "q8_0"), ("f16", "q8_0", "f32"),
-    ("bf16", "bf16", "bf16"), ("iq4_nl", "q5_1", "iq4_nl"),
+    ("bf16", "bf16", "bf16"), ("iq4_nl", "q5_1", "iq4_nl"), ("mxfp4", "mxfp4", "q8_0"),
 )  # fmt: skip
 
 

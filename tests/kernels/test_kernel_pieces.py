@@ -5,7 +5,7 @@ import pytest
 
 from localmoe.kernels import tasks_experts
 from localmoe.kernels.elementwise import quantize_row
-from localmoe.kernels.geometry import GROUP, IQ4_NL_TABLE, SUMS
+from localmoe.kernels.geometry import GROUP, LEVELS, SUMS
 from localmoe.kernels.orders import LONE, ORDERS, int8_rows
 from localmoe.kernels.pool import Pool
 from localmoe.kernels.task_pieces import gate_up_piece_task
@@ -55,7 +55,7 @@ def inner(pool, task, items, chunk, gates, ups, kinds, x, chosen, ffn, floats, c
     pool.wake()
     pool.run(
         task.address, items, at(ranks), chunk, at(addresses), at(starts), at(token_of), HIDDEN, ffn,
-        gate.ggml_type, gate.block_bytes, gate.row_bytes(HIDDEN), at(IQ4_NL_TABLE), at(x), at(q), at(scales),
+        gate.ggml_type, gate.block_bytes, gate.row_bytes(HIDDEN), at(LEVELS), at(x), at(q), at(scales),
         at(sums), at(hidden), 0, at(scratch), SCRATCH, at(formats),
     )  # fmt: skip
     assert not stored.any()  # ready for the next token
