@@ -1,11 +1,13 @@
-"""Writes a random-weight GGUF of any size, shaped as a Mixtral or a Qwen3-MoE, for speed and memory: its text
-means nothing.
+"""Writes a random-weight GGUF of any size, shaped as a Mixtral, a Qwen3-MoE or a gpt-oss, for speed and
+memory: its text means nothing.
 
     python benchmarks/synthetic.py OUT.gguf --hidden 2048 --ffn 7168 --layers 8 --type q4_k
     python benchmarks/synthetic.py OUT.gguf --hidden 4096 --ffn 14336 --layers 32 --heads 32 --kv 8 --recipe
     q4_k_m
     python benchmarks/synthetic.py OUT.gguf --architecture qwen3moe --ffn 768 --layers 48 --experts 128
     --used 8 --heads 32 --head 128 --kv 4 --recipe q4_k_m --repeat
+    python benchmarks/synthetic.py OUT.gguf --architecture gpt-oss --hidden 2880 --ffn 2880 --layers 24
+    --experts 32 --used 4 --heads 64 --head 64 --kv 8 --recipe mxfp4 --repeat
 
 Blocks are drawn directly as valid ones, so a 28 GB file takes no 90 GB of floats; with `--repeat` large
 matrices of one shape are the same rows, begun at different ones, and a file is written as fast as the disk
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from quant.blocks import FORMATS
+from quant.families import FAMILIES
 from quant.gguf_writer import GGUFWriter
 from quant.recipes import more_bits
 
@@ -38,6 +41,9 @@ def random_blocks(rng: np.random.Generator, rows: int, cols: int, kind: str, dev
         return values.astype(np.float16 if kind == "f16" else np.float32).view(np.uint8)
     count = rows * cols // form.block_size
     blocks = rng.integers(0, 256, (count, form.block_bytes), dtype=np.uint8)
+    if kind == "mxfp4":  # of its sixteen levels, doubled, the deviation is 5.9
+        blocks[:, 0] = 128 + round(np.log2(deviation / 5.9))
+        return blocks.reshape(rows, -1)
 
     def put(offset: int, value: float) -> None:
         blocks[:, offset : offset + 2] = np.full(count, value, np.float16).view(np.uint8).reshape(count, 2)
@@ -79,29 +85,39 @@ def tensors(a: argparse.Namespace) -> Iterator[tuple[str, tuple[int, ...], str, 
     """(name, shape, type, deviation) of every tensor."""
     head, narrow = head_of(a), 1 / np.sqrt(a.hidden)
     mixed, eight = a.recipe == "q4_k_m", a.experts == 8
-    query, normed = a.heads * head, a.architecture != "llama"
-    yield "token_embd.weight", (VOCABULARY, a.hidden), a.type, 1.0
+    query, family = a.heads * head, FAMILIES[a.architecture]
+    other = "q8_0" if a.recipe == "mxfp4" else a.type  # than experts
+    own = "mxfp4" if a.recipe == "mxfp4" else a.type
+    yield "token_embd.weight", (VOCABULARY, a.hidden), other, 1.0
     for i in range(a.layers):
         at = f"blk.{i}."
-        down = "q6_k" if mixed and more_bits(i, a.layers) else a.type
-        key = value = a.type
+        down = "q6_k" if mixed and more_bits(i, a.layers) else own
+        key = value = other
         if mixed:  # as `quant.recipes` mixes them
             key, value = ("q8_0", "q8_0") if eight else (a.type, down)
         yield at + "attn_norm.weight", (a.hidden,), "f32", 0.0
-        yield at + "ffn_norm.weight", (a.hidden,), "f32", 0.0
-        if normed:
+        yield f"{at}{family.ffn_norm}.weight", (a.hidden,), "f32", 0.0
+        if family.sinks:
+            yield at + "attn_sinks.weight", (a.heads,), "f32", 0.0
+        if family.biased:
+            for name, rows in (("q", query), ("k", a.kv * head), ("v", a.kv * head), ("output", a.hidden)):
+                yield f"{at}attn_{name}.bias", (rows,), "f32", 0.0
+            yield at + "ffn_gate_inp.bias", (a.experts,), "f32", 0.0
+            for name, rows in (("gate", a.ffn), ("up", a.ffn), ("down", a.hidden)):
+                yield f"{at}ffn_{name}_exps.bias", (a.experts, rows), "f32", 0.1
+        if family.head_norms:
             yield at + "attn_q_norm.weight", (head,), "f32", 0.0
             yield at + "attn_k_norm.weight", (head,), "f32", 0.0
-        yield at + "attn_q.weight", (query, a.hidden), a.type, narrow
+        yield at + "attn_q.weight", (query, a.hidden), other, narrow
         yield at + "attn_k.weight", (a.kv * head, a.hidden), key, narrow
         yield at + "attn_v.weight", (a.kv * head, a.hidden), value, narrow
-        yield at + "attn_output.weight", (a.hidden, query), "q5_k" if mixed and eight else a.type, narrow
+        yield at + "attn_output.weight", (a.hidden, query), "q5_k" if mixed and eight else other, narrow
         yield at + "ffn_gate_inp.weight", (a.experts, a.hidden), "f32", 2 * narrow
-        yield at + "ffn_gate_exps.weight", (a.experts, a.ffn, a.hidden), a.type, narrow
-        yield at + "ffn_up_exps.weight", (a.experts, a.ffn, a.hidden), a.type, narrow
+        yield at + "ffn_gate_exps.weight", (a.experts, a.ffn, a.hidden), own, narrow
+        yield at + "ffn_up_exps.weight", (a.experts, a.ffn, a.hidden), own, narrow
         yield at + "ffn_down_exps.weight", (a.experts, a.hidden, a.ffn), down, 1 / np.sqrt(a.ffn)
     yield "output_norm.weight", (a.hidden,), "f32", 0.0
-    yield "output.weight", (VOCABULARY, a.hidden), "q6_k", narrow
+    yield "output.weight", (VOCABULARY, a.hidden), other if a.recipe == "mxfp4" else "q6_k", narrow
 
 
 def head_of(a: argparse.Namespace) -> int:
@@ -139,6 +155,11 @@ def write(out: Path, a: argparse.Namespace) -> None:
         "rope.freq_base": 1e6, "rope.dimension_count": head, "attention.layer_norm_rms_epsilon": 1e-5,
         "expert_count": a.experts, "expert_used_count": a.used, "vocab_size": VOCABULARY,
     }  # fmt: skip
+    if a.architecture == "gpt-oss":
+        own |= {
+            "attention.sliding_window": 128, "rope.freq_base": 150000.0, "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 32.0, "rope.scaling.original_context_length": 4096,
+        }  # fmt: skip
     metadata = {
         "general.architecture": a.architecture, "general.name": f"synthetic {out.stem}",
         **{f"{a.architecture}.{key}": value for key, value in own.items()}, **tokenizer(),
@@ -165,9 +186,9 @@ def parser() -> argparse.ArgumentParser:
     }  # fmt: skip
     for name, default in sizes.items():
         p.add_argument(f"--{name}", type=int, default=default)
-    p.add_argument("--architecture", default="llama", choices=["llama", "qwen3moe"])
-    p.add_argument("--type", default="q4_k", choices=[*LEVELS, "f16", "f32"])
-    p.add_argument("--recipe", choices=["q4_k_m"], help="mix the types as that recipe does")
+    p.add_argument("--architecture", default="llama", choices=["llama", "qwen3moe", "gpt-oss"])
+    p.add_argument("--type", default="q4_k", choices=[*LEVELS, "mxfp4", "f16", "f32"])
+    p.add_argument("--recipe", choices=["q4_k_m", "mxfp4"], help="mix the types as that recipe does")
     p.add_argument("--repeat", action="store_true", help="draw large matrices once: much faster")
     return p
 

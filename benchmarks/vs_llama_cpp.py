@@ -47,6 +47,9 @@ SYNTHETIC = {
                     "--heads", "32", "--kv", "8"],
     "qwen-q4_k_m": ["--recipe", "q4_k_m", "--architecture", "qwen3moe", "--ffn", "768", "--experts", "128",
                     "--used", "8", "--heads", "32", "--head", "128", "--repeat"],  # 8 layers of Qwen3-30B-A3B
+    "oss-mxfp4": ["--recipe", "mxfp4", "--architecture", "gpt-oss", "--hidden", "2880", "--ffn", "2880",
+                  "--experts", "32", "--used", "4", "--heads", "64", "--head", "64", "--kv", "8",
+                  "--repeat"],  # 8 layers of gpt-oss-20b
 }  # fmt: skip
 
 

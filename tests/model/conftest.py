@@ -25,6 +25,14 @@ KINDS: dict[str, tuple[dict[str, Any], Any]] = {
         },
         {"": "q4_k", "ffn_down": "q6_k"},
     ),
+    "gpt-oss": (
+        {
+            "architecture": "gpt-oss", "embedding_length": 352, "expert_count": 6, "expert_used_count": 4,
+            "expert_feed_forward_length": 288, "key_length": 64, "value_length": 64, "sliding_window": 100,
+            "type": "yarn", "factor": 4.0, "original_context_length": 256, "freq_base": 150000.0,
+        },
+        {"": "q8_0", "exps": "q4_0"},
+    ),
 }
 
 

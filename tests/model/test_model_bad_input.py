@@ -115,6 +115,23 @@ def test_a_missing_head_norm_is_named(refused, tmp_path):
     assert "blk.1.attn_k_norm.weight is missing" in refused(path)
 
 
+OF_GPT_OSS = ("attn_sinks.weight", "attn_k.bias", "ffn_gate_inp.bias", "ffn_up_exps.bias",
+              "post_attention_norm.weight")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_GPT_OSS)
+def test_what_a_gpt_oss_lacks_is_named(name, refused, tmp_path):
+    values = metadata("gpt-oss", expert_feed_forward_length=128)
+    path = made(tmp_path, values=values, change=lambda shapes: shapes.pop(f"blk.1.{name}"))
+    assert f"blk.1.{name} is missing" in refused(path)
+
+
+def test_a_bias_of_another_type_is_refused(refused, tmp_path):
+    values = metadata("gpt-oss", expert_feed_forward_length=128)
+    path = made(tmp_path, values=values, types={"": "q8_0", "attn_q.bias": "f16"})
+    assert "blk.0.attn_q.bias has the type f16" in refused(path)
+
+
 def test_a_key_of_another_architecture_does_not_count(refused, tmp_path):
     values = metadata("qwen3")
     values["llama.block_count"] = values.pop("qwen3.block_count")
@@ -188,7 +205,7 @@ DISAGREE: tuple[tuple[str, Any, str], ...] = (
     ("embedding_length", 1.5, "embedding_length"),
     ("value_length", 32, "values"),
     ("value_length", [64, 64], "value"),
-    ("type", "yarn", "yarn"),
+    ("type", "longrope", "longrope"),
     ("architecture", 7, "general.architecture"),
     ("name", 7, "general.name"),
     ("tokenizer.ggml.tokens", 5, "tokens"),
@@ -222,7 +239,7 @@ def test_a_plan_is_refused_as_the_model_is(refused, tmp_path):
         {"feed_forward_length": 48},
         {"expert_count": 257, "feed_forward_length": 32},
         {"expert_count": 64, "expert_used_count": 33, "feed_forward_length": 32},
-        {"type": "yarn"},
+        {"type": "longrope"},
     ],
     ids=str,
 )

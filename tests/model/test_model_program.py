@@ -47,7 +47,7 @@ def poison(model):
                     block.array.fill(85)
 
 
-@pytest.mark.parametrize("kind", ["q4_k", "q4_0", "dense", "windowed", "float", "qwen3"])
+@pytest.mark.parametrize("kind", ["q4_k", "q4_0", "dense", "windowed", "float", "qwen3", "gpt-oss"])
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
 def test_a_program_gives_the_bits_of_the_steps(kind, kv_type, tiny, runs):
     """At the first positions, across the borders of attention's blocks, and of the window."""
@@ -112,7 +112,7 @@ def test_logits_are_the_callers_to_keep(tiny):
         np.testing.assert_array_equal(kept, before)
 
 
-@pytest.mark.parametrize("kind", ["q4_k", "windowed", "qwen3"])
+@pytest.mark.parametrize("kind", ["q4_k", "windowed", "qwen3", "gpt-oss"])
 def test_routing_and_statistics_are_those_of_the_steps(kind, tiny, runs):
     ids, seen = ids_of(60, 4), []
     for way in ("extend", "extend_all"):

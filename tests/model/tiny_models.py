@@ -70,6 +70,7 @@ def metadata(architecture: str = "llama", **changes: Any) -> dict[str, Any]:
 def shapes(values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Every tensor of a model with this metadata, by name."""
     a = values["general.architecture"]
+    family = FAMILIES.get(a, FAMILIES["llama"])
     hidden, experts = values[f"{a}.embedding_length"], values.get(f"{a}.expert_count", 0)
     heads, kv_heads = values[f"{a}.attention.head_count"], values[f"{a}.attention.head_count_kv"]
     head = values.get(f"{a}.attention.key_length", values[f"{a}.rope.dimension_count"])
@@ -83,11 +84,11 @@ def shapes(values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             "attn_k": (kv_heads * head, hidden),
             "attn_v": (kv_heads * head, hidden),
             "attn_output": (hidden, heads * head),
-            FAMILIES[a].ffn_norm: (hidden,),
+            family.ffn_norm: (hidden,),
         }
-        if FAMILIES[a].head_norms:
+        if family.head_norms:
             layer |= {"attn_q_norm": (head,), "attn_k_norm": (head,)}
-        if FAMILIES[a].sinks:
+        if family.sinks:
             layer["attn_sinks"] = (heads,)
         own = {"gate": (ffn, hidden), "up": (ffn, hidden), "down": (hidden, ffn)}
         if experts:
@@ -96,7 +97,7 @@ def shapes(values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         else:
             layer |= {f"ffn_{name}": shape for name, shape in own.items()}
         result |= {f"blk.{i}.{name}.weight": shape for name, shape in layer.items()}
-        if FAMILIES[a].biased:
+        if family.biased:
             biased = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate_inp")
             result |= {f"blk.{i}.{name}.bias": layer[name][:1] for name in biased}
             result |= {f"blk.{i}.ffn_{name}_exps.bias": (experts, shape[0]) for name, shape in own.items()}
@@ -159,7 +160,8 @@ def kind_of(name: str, shape: Sequence[int], types: Mapping[str, str] | str) -> 
     small = len(shape) == 1 or "ffn_gate_inp" in name or name.endswith("bias")
     if isinstance(types, str):
         return "f32" if small else types
-    named = [kind for part, kind in types.items() if part and part in name and not name.endswith("bias")]
+    bias = name.endswith("bias")
+    named = [kind for part, kind in types.items() if part and part in name and part.endswith("bias") == bias]
     return named[0] if named else "f32" if small else types.get("", "f32")
 
 
