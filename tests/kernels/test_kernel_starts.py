@@ -21,9 +21,9 @@ def start_of(start, args, item):
 
 
 def test_of_up_to_three_matrices_each_item_begins_with_a_row_of_its_own():
-    """Address, rows, row bytes, type, block bytes, y, first item, rows per item."""
+    """Address, rows, row bytes, type, block bytes, y, first item, rows per item, bias."""
     first, second, third = [1000, 64, 10], [5000, 8, 20], [9000, 32, 30]
-    told = [[*first, 0, 0, 0, 0, 16], [*second, 0, 0, 0, 4, 8], [*third, 0, 0, 0, 5, 16]]
+    told = [[*first, 0, 0, 0, 0, 16, 0], [*second, 0, 0, 0, 4, 8, 0], [*third, 0, 0, 0, 5, 16, 0]]
     matrices = np.array(told, np.int64)
     found = [start_of(linear_start, (address(matrices), 3), item) for item in range(7)]
     assert found == [1000, 1160, 1320, 1480, 5000, 9000, 9480]
