@@ -51,6 +51,14 @@ _QWEN_2 = PreTokenizer(  # as Llama 3's, but each digit stands alone
     adds_bos=False,
     nfc=True,
 )
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_O200K = PreTokenizer(  # as tekken, but a contraction stays with its word, and up to three digits together
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+" + _CONTRACTION + "|"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*" + _CONTRACTION + "|"
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ranked_by_id=False,
+    adds_bos=False,
+)
 PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {  # by tokenizer.ggml.pre
     "tekken": _TEKKEN,
     "llama-bpe": _LLAMA_3,
@@ -60,11 +68,12 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {  # by tokenizer.ggml.pre
     "gpt-2": _GPT_2,
     "gpt2": _GPT_2,
     "qwen2": _QWEN_2,
+    "gpt-4o": _O200K,
 }
 # Long text is encoded in runs, cut where every pattern cuts: after a letter or digit, before space or
-# punctuation (where there is no such place, anywhere). tiktoken's stack overflows on a million spaces, and
-# unicodedata takes quadratic time to order accents.
-_RUN = re.compile(r"(?s).{1,16384}(?:\Z|(?<=[^\W_])(?=[\s!-/:-@，。]))|.{1,16384}")
+# punctuation other than an apostrophe (where there is no such place, anywhere). tiktoken's stack overflows on
+# a million spaces, and unicodedata takes quadratic time to order accents.
+_RUN = re.compile(r"(?s).{1,16384}(?:\Z|(?<=[^\W_])(?=[\s!-&(-/:-@，。]))|.{1,16384}")
 
 
 class ByteBPE:

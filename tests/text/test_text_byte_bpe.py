@@ -1,4 +1,4 @@
-"""Byte-level BPE from GGUF metadata: tekken as in mistral-common, GPT-2, Llama 3, Qwen as in tokenizers."""
+"""Byte-level BPE from GGUF metadata: tekken as in mistral-common, others as in tokenizers."""
 
 from __future__ import annotations
 
@@ -89,17 +89,19 @@ def trained(name: str, corpus: tuple[str, ...]) -> tuple[Tokenizer, dict[str, An
     }
 
 
+TRAINED = ("gpt-2", "llama-bpe", "qwen2", "gpt-4o")
 NASTY = (
     "I'LL say it's 1234567 o'clock\r\n  don't",
     "WE'VE we’ve '\u017f 'Ll 'tis 12.5e-3 ½³Ⅷ٣४ 20,000\t1\n22\r\n\r\n333",
     "cafe\u0301 caf\u00e9 \u212b q\u0323\u0307 q\u0307\u0323 \u1112\u1161\u11ab \u0915\u093c \ufb01 A\u030a",
     "!\u0301 >\u0338 \u0301\n\u0323 1\u0301",
     "   a    b\n\n\n   c \n \n\t\td\u00a0\u00a0e\u3000f  ",
+    "It'S HTTPServer'll camelCase'D dž'ReX path/to//x/\r\n/y //\n/ #'ve 'VE",
     "中文123汉字、日本語!!!\n\n한국어?? 👩‍👩‍👧‍👦x🇫🇷1",
 )
 
 
-@pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2"])
+@pytest.mark.parametrize("name", TRAINED)
 def test_ids_are_the_tokenizers_librarys(name: str, data: SimpleNamespace) -> None:
     oracle, metadata = trained(name, (*data.CORPUS, *NASTY))
     ours = load_tokenizer(metadata)
@@ -109,13 +111,27 @@ def test_ids_are_the_tokenizers_librarys(name: str, data: SimpleNamespace) -> No
         assert ours.decode(ours.encode(text)) == read
 
 
-@pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2"])
+@pytest.mark.parametrize("name", TRAINED)
 def test_long_texts_are_cut_where_the_pattern_cuts(name: str, data: SimpleNamespace) -> None:
     oracle, metadata = trained(name, data.CORPUS)
     rng = random.Random(3)
     words = ("a", "it's", "12", " ", "  ", "\n", "\r\n", ".", "_", "/", "你好", "。", "e\u0301", "!\u0338")
     text = "".join(rng.choices(words, k=40_000)) + " everywhere" * 20_000
     assert load_tokenizer(metadata).encode(text, bos=False) == oracle.encode(text).ids
+
+
+def test_a_contraction_is_not_cut_from_its_word_in_a_long_text(data: SimpleNamespace) -> None:
+    oracle, metadata = trained("gpt-4o", ("it's " * 9,))
+    text = "it " * 5_460 + "  it's it's"
+    assert text[16_382:16_386] == "it's", "where a run of 16,384 characters would end"
+    assert load_tokenizer(metadata).encode(text, bos=False) == oracle.encode(text).ids
+
+
+def test_the_pattern_of_o200k_is_tiktokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tiktoken_ext import openai_public
+
+    monkeypatch.setattr(openai_public, "load_tiktoken_bpe", lambda *_arguments, **_options: {})
+    assert PRE_TOKENIZERS["gpt-4o"].pattern == openai_public.o200k_base()["pat_str"]
 
 
 def test_very_long_runs_of_one_kind_are_encoded(data: SimpleNamespace) -> None:
