@@ -14,7 +14,7 @@ from localmoe.errors import UsageError
 from localmoe.experts.plan import Plan
 from localmoe.experts.sizes import parse_size
 from localmoe.experts.store import StatisticsStore
-from localmoe.generate.loop import stream
+from localmoe.generate.loop import stream, texts
 from localmoe.generate.sampling import Sampling
 from localmoe.kernels.first_run import compile_modules, end_first_run, is_first_run
 from localmoe.model.config import ModelConfig
@@ -211,7 +211,10 @@ class Model:
         stop: str | Sequence[str] = (),
         **sampling: Any,
     ) -> Iterator[str]:
-        """Yields an answer in pieces of text. Text is one user message, a list of messages a conversation."""
+        """Yields an answer in pieces of text. Text is one user message, a list of messages a conversation.
+
+        What a model thinks before it answers comes first, between `<think>` and `</think>`.
+        """
         if isinstance(text_or_messages, str):
             text_or_messages = [{"role": "user", "content": text_or_messages}]
         settings = Sampling(temperature=temperature, seed=seed, **sampling)
@@ -219,9 +222,7 @@ class Model:
             self.decoder(), self.tokenizer, self.encode_chat(text_or_messages),
             sampling=settings, max_tokens=max_tokens, stop=stop,
         )  # fmt: skip
-        for piece in pieces:
-            if piece.text:
-                yield piece.text
+        yield from texts(pieces)
 
     def status(self) -> dict[str, Any]:
         """What the status line shows: device, threads, SIMD form, bytes per token, expert hit rate, ..."""

@@ -22,5 +22,5 @@ def until_cancelled(pieces: Iterator[Piece]) -> Iterator[Piece]:
 def apart(pieces: Iterator[Piece], thoughts: Thoughts) -> Iterator[tuple[str, str, Answer | None]]:
     """What of each piece is thought, and what is answer; with the last piece, the whole Answer."""
     for piece in pieces:
-        yield *thoughts.feed(piece.text), piece.answer
+        yield *thoughts.feed(piece.text, piece.thought), piece.answer
     yield *thoughts.finish(), None

@@ -4,7 +4,7 @@ token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
@@ -15,7 +15,8 @@ import numpy.typing as npt
 from localmoe.generate.errors import ContextError
 from localmoe.generate.sampling import Sampler, Sampling, log_probabilities
 from localmoe.generate.stopping import StopStrings
-from localmoe.text.stream import TextStream
+from localmoe.text.harmony import text_stream
+from localmoe.text.thinking import CLOSE, OPEN
 
 if TYPE_CHECKING:
     from localmoe.text.tokenizer import Tokenizer
@@ -64,7 +65,7 @@ class Timings(TypedDict):
 class Answer:
     """What was generated, and how."""
 
-    text: str  # without the stop string
+    text: str  # thoughts and all, without the stop string
     ids: tuple[int, ...]  # every chosen token but the end-of-answer token
     finish_reason: FinishReason
     prompt_tokens: int
@@ -83,6 +84,7 @@ class Piece:
     token: int | None = None
     logprob: LogProb | None = None
     answer: Answer | None = None
+    thought: bool = False  # by its channel; thoughts that the text itself marks are for `Thoughts` to find
 
 
 def stream(
@@ -124,7 +126,7 @@ def stream(
             f"the prompt has {len(ids)} tokens, the context {decoder.context}: shorten it, or raise --context"
         )
     sampler = Sampler(sampling, ids)
-    text, stops = TextStream(tokenizer, continues=continues), StopStrings(stop)
+    text, stops = text_stream(tokenizer, ids, continues=continues), StopStrings(stop)
     pieces: list[str] = []
     chosen: list[int] = []
     scores: list[LogProb] = []
@@ -156,9 +158,11 @@ def stream(
             first = perf_counter()
         chosen.append(token)
         scores += [] if score is None else [score]
-        pieces.append(stops.push(text.push(token)))
+        thought = text.thought
+        added = text.push(token)
+        pieces.append(stops.push(added) if text.thought == thought else stops.finish())
         handed_over = perf_counter()
-        yield Piece(pieces[-1], token, score)
+        yield Piece(pieces[-1], token, score, thought=thought)
         caller += perf_counter() - handed_over
         if stops.found is not None:
             reason = "stop"
@@ -170,6 +174,7 @@ def stream(
     decode_s = perf_counter() - first - caller
     yield Piece(
         "".join(pieces[len(chosen) :]),
+        thought=text.thought,
         answer=Answer(
             text="".join(pieces),
             ids=tuple(chosen),
@@ -188,6 +193,17 @@ def stream(
             logprobs=tuple(scores),
         ),
     )
+
+
+def texts(pieces: Iterable[Piece]) -> Iterator[str]:
+    """What the pieces say. What came in a channel of thoughts is marked as other models mark theirs."""
+    thought = False
+    for piece in pieces:
+        if piece.text and piece.thought != thought:
+            thought = piece.thought
+            yield OPEN if thought else f"{CLOSE}\n\n"
+        if piece.text:
+            yield piece.text
 
 
 def common_prefix(held: Sequence[int], ids: Sequence[int]) -> int:

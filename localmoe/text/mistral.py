@@ -36,7 +36,9 @@ class MistralV1:
         self._tokenizer = tokenizer
         self._bos, self._eos = _ends(tokenizer)
 
-    def encode(self, messages: Sequence[Message], *, think: bool = True) -> list[int]:
+    def encode(
+        self, messages: Sequence[Message], *, think: bool = True, effort: str | None = None
+    ) -> list[int]:
         system, turns = _without_system(messages)
         ids, first = [self._bos], True
         for i, (role, text) in enumerate(turns):
@@ -60,7 +62,9 @@ class MistralV3:
         self._bos, self._eos = _ends(tokenizer)
         self._begin, self._end = _control(tokenizer, "[INST]"), _control(tokenizer, "[/INST]")
 
-    def encode(self, messages: Sequence[Message], *, think: bool = True) -> list[int]:
+    def encode(
+        self, messages: Sequence[Message], *, think: bool = True, effort: str | None = None
+    ) -> list[int]:
         system, turns = _without_system(messages)
         last_user = max(i for i, (role, _) in enumerate(turns) if role == "user")
         ids = [self._bos]
@@ -85,7 +89,9 @@ class MistralV7(MistralV3):
         self._begin_system = _control(tokenizer, "[SYSTEM_PROMPT]")
         self._end_system = _control(tokenizer, "[/SYSTEM_PROMPT]")
 
-    def encode(self, messages: Sequence[Message], *, think: bool = True) -> list[int]:
+    def encode(
+        self, messages: Sequence[Message], *, think: bool = True, effort: str | None = None
+    ) -> list[int]:
         turns = _joined(messages)
         ids = [self._bos]
         for i, (role, text) in enumerate(turns):

@@ -25,12 +25,15 @@ class PromptFormat(Protocol):
 
     @property
     def name(self) -> str:
-        """A short name for listings: "mistral-v1", "template", ..."""
+        """A short name for listings: "mistral-v1", "template", "harmony", ..."""
 
-    def encode(self, messages: Sequence[Message], *, think: bool = True) -> list[int]:
+    def encode(
+        self, messages: Sequence[Message], *, think: bool = True, effort: str | None = None
+    ) -> list[int]:
         """The ids of the conversation, from BOS, where there is one, to where the assistant's answer begins.
 
-        `think`: whether a model that can think before it answers shall; others do not ask.
+        `think`: whether a model that can think before it answers shall; `effort`: how hard ("low", "medium",
+        "high"; None: as its template has it). Others do not ask.
 
         Raises:
             PromptError: no messages, an unknown role, or a conversation that the model's template refuses.
@@ -45,7 +48,9 @@ class PlainFormat:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
-    def encode(self, messages: Sequence[Message], *, think: bool = True) -> list[int]:
+    def encode(
+        self, messages: Sequence[Message], *, think: bool = True, effort: str | None = None
+    ) -> list[int]:
         checked(messages)
         return self._tokenizer.encode("\n\n".join(message["content"] for message in messages))
 
@@ -70,7 +75,8 @@ def prompt_format(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> PromptFo
     """The format of the model that a GGUF file's metadata describes.
 
     Recognised by what the file holds, never by its name: Mistral's formats by their template and by whether
-    the vocabulary has `[INST]` and `[SYSTEM_PROMPT]` as control tokens; any other template is run as it is.
+    the vocabulary has `[INST]` and `[SYSTEM_PROMPT]` as control tokens; any other template is run as it is,
+    OpenAI's harmony by the control tokens of its channels.
     Without a template a SentencePiece vocabulary of 32,000 is Mistral's first, one with `[INST]` as a
     control token a later one.
     """
@@ -83,7 +89,10 @@ def prompt_format(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> PromptFo
     if built_in is not None:
         return built_in
     if template:
+        from localmoe.text.harmony import CHANNEL, is_harmony
+        from localmoe.text.harmony_template import HarmonyFormat
         from localmoe.text.template import TemplateFormat
 
-        return TemplateFormat(str(template), tokenizer)
+        in_channels = is_harmony(tokenizer) and CHANNEL in str(template)
+        return (HarmonyFormat if in_channels else TemplateFormat)(str(template), tokenizer)
     return PlainFormat(tokenizer)

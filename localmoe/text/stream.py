@@ -20,6 +20,7 @@ class TextStream:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._first = not continues
+        self.thought = False  # whether the text is known to be thought, not answer (see `text/harmony.py`)
 
     def push(self, token: int) -> str:
         """The text that this token completes: "" while a character is still open."""

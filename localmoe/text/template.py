@@ -55,25 +55,33 @@ class TemplateFormat:
             "documents": None,
         }
 
-    def encode(self, messages: Sequence[Message], *, think: bool = True) -> list[int]:
+    def encode(
+        self, messages: Sequence[Message], *, think: bool = True, effort: str | None = None
+    ) -> list[int]:
         checked(messages)
         try:
-            return self._encode(messages, think)
+            return self._encode(messages, think, effort)
         except TemplateRefusal:
             plainer = _without_system(messages)
             if plainer == [dict(message) for message in messages]:
                 raise
-            return self._encode(plainer, think)  # many know neither system prompts nor two turns of one role
+            return self._encode(plainer, think, effort)  # many know no system prompts or two turns of a role
 
-    def _encode(self, messages: Sequence[Message], think: bool) -> list[int]:
-        word = _unguessable()
-        closed, opened = list(messages), ""
-        if messages[-1]["role"] == "assistant":
-            opened = self._shielded(closed.pop(), word, is_open=True)
+    def _encode(self, messages: Sequence[Message], think: bool, effort: str | None) -> list[int]:
+        word, closed = _unguessable(), list(messages)
+        opened = closed.pop() if messages[-1]["role"] == "assistant" else None
         shielded = [{"role": m["role"], "content": self._shielded(m, word)} for m in closed]
-        values = {"messages": shielded, "add_generation_prompt": True, "enable_thinking": think}
-        text = self._renderer.render(self._template, {**self._values, **values})
-        return self._one_bos(self._ids(_joined(text, opened), word))
+        values = {"messages": shielded, "add_generation_prompt": True, **self._asked(think, effort)}
+        prompt = self._renderer.render(self._template, {**self._values, **values})
+        return self._one_bos(self._ids(self._begun(prompt, opened, word, think), word))
+
+    def _asked(self, think: bool, effort: str | None) -> dict[str, Any]:
+        """What templates are told of thinking, under the names that they know it by."""
+        return {"enable_thinking": think} | ({"reasoning_effort": effort} if effort else {})
+
+    def _begun(self, prompt: str, answer: Message | None, word: str, think: bool) -> str:
+        """The prompt, and the beginning of the answer to it, if there is one."""
+        return _joined(prompt, self._shielded(answer, word, is_open=True)) if answer else prompt
 
     def _shielded(self, message: Message, word: str, is_open: bool = False) -> str:
         """A message's text without any control token, but with what marks the thoughts before an answer; an

@@ -1,7 +1,8 @@
 """A model that thinks before it answers writes its thoughts first, between `<think>` and `</think>`: telling
 them from the answer while it streams.
 
-Qwen3 and others do; their prompt formats leave the thoughts of earlier answers out of a conversation.
+Qwen3 and others do; their prompt formats leave the thoughts of earlier answers out of a conversation. gpt-oss
+thinks in a channel of its own (`harmony.py`), by which its thoughts are known before they come here.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ class Thoughts:
             latest = next((token for token in reversed(prompt) if token in (first, last)), first)
             self._where = _Where.THOUGHTS if within and latest == first else _Where.ANSWER
 
-    def feed(self, text: str) -> tuple[str, str]:
-        """More of the text: what of it is thought, and what is answer."""
+    def feed(self, text: str, known: bool = False) -> tuple[str, str]:
+        """More of the text: what of it is thought, and what is answer. `known`: all of it is thought."""
+        if known:
+            return text, ""
         thought, self._held = "", self._held + text
         if self._where is _Where.BEFORE:
             begun = self._held.lstrip()

@@ -20,7 +20,7 @@ MAX_PIECES = 4_000_000  # ten times the largest known vocabulary; bounds what a 
 # Ends of a turn that files often leave out of tokenizer.ggml.eos_token_id, by the names they go by.
 _END_OF_TURN = (
     *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>"),
-    *("<|end_of_text|>", "<|endoftext|>", "<end_of_turn>"),
+    *("<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "<|return|>", "<|call|>"),
 )
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -60,6 +60,8 @@ class Vocabulary:
         special = np.isin(self.kinds, (Kind.CONTROL, Kind.USER_DEFINED))
         self.specials = {self.pieces[token]: token for token in np.flatnonzero(special).tolist()}
         ends.update(self.specials[piece] for piece in _END_OF_TURN if piece in self.specials)
+        if {"<|return|>", "<|call|>"} <= self.specials.keys():  # harmony: one message of an answer ends there
+            ends.discard(self.specials.get("<|end|>", -1))
         self.eos_ids = frozenset(ends)
         # A file may call its BOS an ordinary piece; it must still never be parsed out of text.
         for token in (*ends, *(() if self.bos_id is None else (self.bos_id,))):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from localmoe.generate.errors import ContextError, GenerationError
-from localmoe.generate.loop import Answer, Piece, common_prefix, stream
+from localmoe.generate.loop import Answer, Piece, common_prefix, stream, texts
 from localmoe.generate.sampling import Sampling, log_probabilities
 
 EOS, BOS = 0, 1
@@ -272,3 +272,46 @@ def test_common_prefix() -> None:
     assert common_prefix([], [1]) == 0
     assert common_prefix([1, 2, 3], [1, 2]) == 2
     assert common_prefix([1, 2], [1, 3]) == 1
+
+
+class ChannelTokenizer(FakeTokenizer):
+    """Ids 258 ... are the control tokens of OpenAI's harmony format."""
+
+    vocab_size = 262
+
+    def token_bytes(self, token: int, first: bool = False) -> bytes:
+        return b"" if self.is_control(token) else super().token_bytes(token, first)
+
+    def is_control(self, token: int) -> bool:
+        return token < 2 or token > 257
+
+    def markers(self) -> Mapping[str, int]:
+        return {"<|start|>": 258, "<|channel|>": 259, "<|message|>": 260, "<|end|>": 261}
+
+
+@pytest.mark.parametrize(
+    ("stop", "thought", "text", "marked"),
+    [
+        ((), "Hm, user.", "A user.", "<think>Hm, user.</think>\n\nA user."),
+        ("assistant", "Hm, user.", "A user.", "<think>Hm, user.</think>\n\nA user."),  # a header is no text
+        (".A", "Hm, user.", "A user.", "<think>Hm, user.</think>\n\nA user."),  # nor do channels join
+        ("us", "Hm, ", "", "<think>Hm, "),
+        ("A user.\n", "Hm, user.", "A user.", "<think>Hm, user.</think>\n\nA user."),
+    ],
+)
+def test_pieces_say_what_came_in_a_channel_of_thoughts(
+    monkeypatch: pytest.MonkeyPatch, stop: str, thought: str, text: str, marked: str
+) -> None:
+    tokenizer = ChannelTokenizer()
+    monkeypatch.setattr(f"{__name__}.TOKENIZER", tokenizer)
+    analysis, final = ([259, *tokenizer.encode(name, bos=False), 260] for name in ("analysis", "final"))
+    messages = (tokenizer.encode(words, bos=False) for words in ("Hm, user.", "assistant", "A user."))
+    first, role, last = messages
+    prompt = [*PROMPT, 258, *role]
+    decoder = FakeDecoder("", prompt)
+    decoder._said = [*prompt, *analysis, *first, 261, 258, *role, *final, *last, EOS]
+    pieces, answer, _ = run("", prompt, decoder=decoder, stop=stop)
+    assert "".join(piece.text for piece in pieces if piece.thought) == thought
+    assert "".join(piece.text for piece in pieces if not piece.thought) == text
+    assert "".join(texts(pieces)) == marked
+    assert answer.finish_reason == "stop"

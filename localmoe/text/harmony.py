@@ -1,0 +1,81 @@
+"""OpenAI's harmony format, in which gpt-oss answers: messages in channels, told apart as their ids come.
+
+    <|channel|>analysis<|message|>thoughts<|end|><|start|>assistant<|channel|>final<|message|>answer<|return|>
+
+Channels begin with control tokens, which no text can imitate. `final` is answer, and so is what `commentary`
+says to the user; `analysis` is thought, and so is the call of a tool, in whatever channel.
+Source: "OpenAI harmony response format" in OpenAI's cookbook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from localmoe.text.stream import TextStream
+from localmoe.text.tokenizer import Tokenizer
+
+START, CHANNEL, MESSAGE, END = "<|start|>", "<|channel|>", "<|message|>", "<|end|>"
+
+
+def is_harmony(tokenizer: Tokenizer) -> bool:
+    """Whether the vocabulary has the format's control tokens."""
+    return {START, CHANNEL, MESSAGE, END} <= tokenizer.markers().keys()
+
+
+class HarmonyStream(TextStream):
+    """The text of an answer's messages without their headers, of one channel at a time (`thought`).
+
+    Text that no header comes before is answer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], *, continues: bool = False) -> None:
+        """`prompt`: it may have begun a header or a message, with which the answer goes on."""
+        super().__init__(tokenizer, continues=continues)
+        self._markers = {tokenizer.markers()[piece]: piece for piece in (START, CHANNEL, MESSAGE, END)}
+        self._header: str | None = None  # of a message that begins, so far
+        self._written = False  # something of the channel
+        self._go_on_from(prompt)
+
+    def _go_on_from(self, prompt: Sequence[int]) -> None:
+        """Stands where the prompt ends. After the role alone, text may follow without any channel."""
+        places = reversed(range(len(prompt)))
+        begun = next((at for at in places if self._markers.get(prompt[at]) == START), len(prompt))
+        for token in prompt[begun:]:
+            self.push(token)
+        if self._header is not None and CHANNEL not in self._header:
+            self._header = None
+
+    def push(self, token: int) -> str:
+        """The text that this token completes. One that changes `thought` has none."""
+        marker = self._markers.get(token)
+        if marker == MESSAGE and self._header is not None:
+            return self._begin(self._header)
+        text = self._passed(super().push(token) if marker is None else super().finish())
+        if marker == START:
+            self._header = ""
+        elif marker == CHANNEL:
+            self._header = (self._header or "") + CHANNEL
+        return text
+
+    def _passed(self, text: str) -> str:
+        """Text of a message, which is passed on; a header's is kept."""
+        if self._header is not None:
+            self._header += text
+            return ""
+        self._written = self._written or bool(text)
+        return text
+
+    def _begin(self, header: str) -> str:
+        """A message begins: a blank line parts it from another one before it in the same channel."""
+        channel = header.rpartition(CHANNEL)[2].split()
+        thought = channel[:1] == ["analysis"] or " to=" in header
+        another = self._written and thought == self.thought
+        self._header, self._written, self.thought = None, another, thought
+        return "\n\n" if another else ""
+
+
+def text_stream(tokenizer: Tokenizer, prompt: Sequence[int], *, continues: bool = False) -> TextStream:
+    """The stream for an answer to `prompt`, as the vocabulary wants it; `continues`: as in `TextStream`."""
+    if is_harmony(tokenizer):
+        return HarmonyStream(tokenizer, prompt, continues=continues)
+    return TextStream(tokenizer, continues=continues)
