@@ -38,6 +38,7 @@ RECIPES: Mapping[str, Recipe] = {
         Recipe("q5_k_s", "q5_k", 16),
         Recipe("q5_k_m", "q5_k", 17),
         Recipe("q6_k", "q6_k", 18),
+        Recipe("mxfp4", "mxfp4", 38),
     )
 }
 _FALLBACK = {"q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}  # where a row is no multiple of 256
@@ -66,6 +67,11 @@ def recipe_named(name: str) -> Recipe:
         return RECIPES[name.lower()]
     except KeyError:
         raise QuantError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}") from None
+
+
+def default_recipe(architecture: str) -> Recipe:
+    """What a model of that architecture gets where nothing is asked for."""
+    return RECIPES["mxfp4" if architecture == "gpt-oss" else "q4_k_m"]
 
 
 def parse_override(text: str) -> tuple[re.Pattern[str], str]:
@@ -106,6 +112,8 @@ def choose(
             return _fitting(kind, shape, "--tensor-type")
     if pure or recipe.base in _UNQUANTIZED:
         return _fitting(recipe.base, shape)
+    if recipe.base == "mxfp4":
+        return _fitting("mxfp4" if len(shape) == 3 else "q8_0", shape)  # experts, and all else
     if name == "output.weight" or (model.tied and name == "token_embd.weight"):
         base = FORMATS[recipe.base]
         if recipe.base == "q8_0" or shape[-1] % base.block_size:

@@ -14,12 +14,15 @@ import click
 if TYPE_CHECKING:
     from quant.convert import Progress, Result
     from quant.plan import Plan
+    from quant.recipes import Recipe
 
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="The GGUF file to write.")
-@click.option("-t", "--type", "recipe", default="q4_k_m", show_default=True, help="The mixture of types.")
+@click.option(
+    "-t", "--type", "recipe", help="The mixture of types.  [default: q4_k_m; of gpt-oss mxfp4]"
+)
 @click.option("--imatrix", type=click.Path(path_type=Path), help="Weight errors by this importance matrix.")
 @click.option("--tensor-type", "overrides", multiple=True, metavar="REGEX=TYPE", help="For some tensors.")
 @click.option("--pure", is_flag=True, help="One type for all matrices, no mixture.")
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 def quantize(
     source: Path,
     out: Path | None,
-    recipe: str,
+    recipe: str | None,
     imatrix: Path | None,
     overrides: tuple[str, ...],
     pure: bool,
@@ -45,16 +48,17 @@ def quantize(
 ) -> None:
     """Convert SOURCE, a model's directory or a GGUF file, to a GGUF file of small blocks.
 
-    Recipes: f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_k_s, q5_1, q5_0, q4_k_m, q4_k_s, q4_1, q4_0.
+    Recipes: f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_k_s, q5_1, q5_0, q4_k_m, q4_k_s, q4_1, q4_0, mxfp4.
 
     A run that was interrupted is gone on with by giving the same command again.
     """
     from localmoe.cli.main import version
     from quant.errors import QuantError
-    from quant.recipes import parse_override, recipe_named
+    from quant.recipes import default_recipe, parse_override, recipe_named
 
     try:
-        chosen, patterns = recipe_named(recipe), [parse_override(text) for text in overrides]
+        asked = recipe_named(recipe) if recipe is not None else None
+        patterns = [parse_override(text) for text in overrides]
     except QuantError as error:
         raise click.UsageError(str(error)) from None
     if out is None and not dry_run:
@@ -67,14 +71,14 @@ def quantize(
     opened = open_source(source)
     plan = make_plan(
         opened,
-        chosen,
+        asked or default_recipe(opened.architecture),
         overrides=patterns,
         pure=pure,
         allow_requantize=allow_requantize,
         importance=read_imatrix(imatrix) if imatrix else None,
         version=version(),
     )
-    plan = replace(plan, remarks=(*_cannot_run(plan), *plan.remarks))
+    plan = replace(plan, remarks=(*_own_default(plan, asked), *_cannot_run(plan), *plan.remarks))
     if out is None or dry_run:
         click.echo(_dry_run(plan, threads, as_json))
         return
@@ -118,6 +122,13 @@ class ProgressLine:
     def close(self) -> None:
         if self.width:
             print("\r" + " " * min(self.width, 110) + "\r", end="", file=sys.stderr, flush=True)
+
+
+def _own_default(plan: Plan, asked: Recipe | None) -> list[str]:
+    """A note where no type was asked for, and the model has a default of its own."""
+    if asked is not None or plan.recipe.name == "q4_k_m":
+        return []
+    return [f"type {plan.recipe.name}, as {plan.source.architecture} is published; -t chooses another"]
 
 
 def _cannot_run(plan: Plan) -> list[str]:

@@ -15,7 +15,7 @@ CASES = json.loads((Path(__file__).parent / "data" / "llama_quantize_types.json"
 def test_every_tensor_gets_the_type_that_llama_quantize_gives_it(case):
     given = CASES[case]
     model = Model(given["layers"], given["experts"], given["tied"])
-    assert len(given["types"]) == 24  # twelve recipes, each also pure
+    assert len(given["types"]) == 26  # thirteen recipes, each also pure
     for label, types in given["types"].items():
         name, _, pure = label.partition(" ")
         ours = [
