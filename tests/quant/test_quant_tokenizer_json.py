@@ -200,7 +200,7 @@ def byte_level(key, value):
         (lambda data: data.update(pre_tokenizer=[]), r"pre_tokenizer is \[\], not an object"),
         (lambda data: data["pre_tokenizer"].update(pretokenizers=7), "pretokenizers is no list of objects"),
         (lambda data: data.update(model=["BPE"]), "model is .*, not an object"),
-        (split("pattern", {"Regex": "."}), "in another way than qwen2, llama-bpe, tekken, gpt-2 do .by '.'."),
+        (split("pattern", {"Regex": "."}), "way than qwen2, llama-bpe, tekken, gpt-4o, gpt-2 do .by '.'."),
         (split("pattern", {"String": " "}), "splits text in another way"),
         (split("pattern", {"Regex": [7]}), "splits text in another way"),
         (split("behavior", "MergedWithNext"), "splits text in another way"),
