@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from quant.block_format import BlockFormat, Bytes, Floats, half, half_bytes, inverse, nibbles, pack_nibbles
 from quant.search import affine, levels, spread_weight, symmetric
@@ -165,3 +166,8 @@ class MXFP4(BlockFormat):
     def _decode_blocks(self, blocks: Bytes) -> Floats:
         d = np.ldexp(np.float32(1), blocks[:, :1].astype(np.int32) - 128)  # levels are doubled
         return d.astype(np.float32) * MXFP4_LEVELS[nibbles(blocks[:, 1:])]
+
+    def not_finite(self, blocks: Bytes) -> npt.NDArray[np.bool_]:
+        """255 is the scale that is no number."""
+        bad: npt.NDArray[np.bool_] = blocks[:, 0] == 255
+        return bad

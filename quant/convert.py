@@ -179,7 +179,14 @@ def _rows_at_once(part: Matrix) -> int:
 def _encode_range(planned: Planned, plan: Plan, index: int, start: int, stop: int) -> _Encoded:
     tensor, kind = planned.tensor, planned.choice.type
     part = tensor.parts[index]
-    rows = part.read(plan.source.files, start, stop)
+    sampled = max(1, _SAMPLED_WEIGHTS // part.cols)
+    copied = part.dtype == kind and kind not in ("f32", "f16", "bf16")  # the same bytes
+    if copied:
+        data = part.read_bytes(plan.source.files, start, stop)
+        bad_scale = FORMATS[kind].not_finite(data.reshape(-1, FORMATS[kind].block_bytes)).any()
+        rows = FORMATS[kind].decode(data if bad_scale else data[:sampled])
+    else:
+        rows = part.read(plan.source.files, start, stop)
     bad = refused(rows, largest(kind))
     if bad is not None:  # it would silently spoil a whole block
         where = [start + bad[0], bad[1]]
@@ -189,12 +196,10 @@ def _encode_range(planned: Planned, plan: Plan, index: int, start: int, stop: in
             f"{show(plan.source.path)}: {tensor.name!r} holds {rows[bad]} at {where}, which {kind} cannot"
             " express; get the weights again"
         )
-    data = np.empty((stop - start, FORMATS[kind].row_bytes(part.cols)), np.uint8)
-    if part.dtype == kind and kind not in ("f32", "f16", "bf16"):  # already so: the same bytes
-        data[:] = part.read_bytes(plan.source.files, start, stop)
-    else:
+    if not copied:
+        data = np.empty((stop - start, FORMATS[kind].row_bytes(part.cols)), np.uint8)
         encode_rows(rows, kind, plan.importance.of(tensor.name, index) if plan.importance else None, data)
-    sample = rows[: max(1, _SAMPLED_WEIGHTS // part.cols)]
+    sample = rows[:sampled]
     flat = sample.reshape(-1).astype(np.float64)  # squares of large float32 are infinite in float32
     off = FORMATS[kind].decode(data[: len(sample)]).reshape(-1) - flat
     error = float(off @ off)
