@@ -11,6 +11,8 @@ from quant.errors import ModelFileError
 from quant.families import Family
 from quant.tensor_files import show
 
+TOP = ("token_embd.weight", "output_norm.weight", "output.weight")  # what is of no layer
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -32,6 +34,7 @@ class Sizes:
     dense_ffn: int = 0  # the width of dense layers, where it has a key of its own; there are none
     window: int = 0  # 0: no sliding window
     rotated: int = 0  # coordinates of a head that positions rotate; 0: all
+    yarn: tuple[float, int] | None = None  # the factor, and the context that the model was trained with first
 
     def metadata(self, name: str) -> dict[str, Any]:
         """GGUF's keys, as llama.cpp's converter writes them; it leaves out a Qwen's `vocab_size` and
@@ -55,8 +58,15 @@ class Sizes:
         if self.experts:
             own["expert_count"] = self.experts
             own["expert_used_count"] = self.used
-        if 0 < self.window < self.context:
+        if 0 < self.window < self.context or self.family.window_every > 1:
             own["attention.sliding_window"] = self.window
+        if self.yarn:
+            factor, original = self.yarn
+            own |= {
+                "rope.scaling.type": "yarn",
+                "rope.scaling.factor": float(factor),
+                "rope.scaling.original_context_length": original,
+            }
         general = {
             "general.architecture": self.family.architecture,
             "general.type": "model",
@@ -65,7 +75,7 @@ class Sizes:
         return general | {self.family.key(k): value for k, value in own.items()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every matrix by its GGUF name, "blk.N." left out of the layers' own."""
+        """The shape of every tensor by its GGUF name, "blk.N." left out of the layers' own."""
         query, key = self.heads * self.head, self.kv_heads * self.head
         shapes: dict[str, tuple[int, ...]] = {
             "token_embd.weight": (self.vocabulary, self.hidden),
@@ -76,14 +86,23 @@ class Sizes:
             "attn_k.weight": (key, self.hidden),
             "attn_v.weight": (key, self.hidden),
             "attn_output.weight": (self.hidden, query),
-            "ffn_norm.weight": (self.hidden,),
+            f"{self.family.ffn_norm}.weight": (self.hidden,),
         }
         if self.family.head_norms:
             shapes |= {"attn_q_norm.weight": (self.head,), "attn_k_norm.weight": (self.head,)}
+        if self.family.sinks:
+            shapes["attn_sinks.weight"] = (self.heads,)
+        shapes |= self._ffn_shapes()
+        if self.family.biased:
+            for name in [n for n, s in shapes.items() if len(s) > 1 and n not in TOP]:
+                shapes[name.removesuffix("weight") + "bias"] = shapes[name][:-1]
+        return shapes
+
+    def _ffn_shapes(self) -> dict[str, tuple[int, ...]]:
         up, down = (self.ffn, self.hidden), (self.hidden, self.ffn)
         if not self.experts:
-            return shapes | {"ffn_gate.weight": up, "ffn_up.weight": up, "ffn_down.weight": down}
-        return shapes | {
+            return {"ffn_gate.weight": up, "ffn_up.weight": up, "ffn_down.weight": down}
+        return {
             "ffn_gate_inp.weight": (self.experts, self.hidden),
             "ffn_gate_exps.weight": (self.experts, *up),
             "ffn_up_exps.weight": (self.experts, *up),

@@ -10,7 +10,7 @@ import numpy as np
 
 from quant.errors import ModelFileError
 from quant.families import FAMILIES, Family
-from quant.hyperparameters import Settings, Sizes, check
+from quant.hyperparameters import TOP, Settings, Sizes, check
 from quant.tensor_files import show
 
 _OPTIONAL = ("output.weight",)  # absent: the token embedding serves as output too
@@ -26,9 +26,8 @@ def check_model(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...
         )
     sizes = check(_sizes(FAMILIES[architecture], metadata, shapes, path), path)
     wanted = sizes.shapes()
-    names = [n for n in wanted if n.split(".")[0] in ("token_embd", "output_norm", "output")]
-    layer_names = [n for n in wanted if n not in names]
-    expected = {n: wanted[n] for n in names}
+    layer_names = [n for n in wanted if n not in TOP]
+    expected = {n: wanted[n] for n in TOP}
     for layer in range(sizes.layers):
         expected |= {f"blk.{layer}.{n}": wanted[n] for n in layer_names}
     for name, shape in expected.items():

@@ -106,9 +106,11 @@ def make_plan(
         Planned(t, choose(t.name, t.shape, recipe, model, overrides=overrides, pure=pure))
         for t in source.tensors
     ]
+    # what a maker publishes is as good as it gets, also MXFP4
+    exact = _EXACT if source.kind == "GGUF" else (*_EXACT, "mxfp4")
     for each in planned:
         tensor = each.tensor
-        coarse = next((p.dtype for p in tensor.parts if p.dtype not in _EXACT), None)
+        coarse = next((p.dtype for p in tensor.parts if p.dtype not in exact), None)
         if coarse and not allow_requantize and any(p.dtype != each.choice.type for p in tensor.parts):
             raise ModelFileError(
                 f"{show(source.path)}: {tensor.name!r} is already {coarse}; quantizing it again adds"

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from quant.errors import ModelFileError
-from quant.hyperparameters import Sizes
+from quant.hyperparameters import TOP, Sizes
 from quant.sources import Files, Matrix, Scale, SourceTensor
 from quant.tensor_files import ITEM_BYTES, Stored, show
 
 DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16", "F8_E4M3": "f8_e4m3"}
-_TOP = ("token_embd.weight", "output_norm.weight", "output.weight")
 
 
 @dataclass(frozen=True)
@@ -68,24 +67,24 @@ class TensorMap:
 
     def _layer(self, layer: int, shapes: Mapping[str, tuple[int, ...]]) -> list[SourceTensor]:
         prefix = self.naming.prefix.format(layer)
-        heads = {"attn_q.weight": self.sizes.heads, "attn_k.weight": self.sizes.kv_heads}
-        reordered = self.naming.halves and self.sizes.family.interleaved
-        result = []
-        for name, shape in shapes.items():
-            parts: tuple[Matrix, ...]
-            if name in _TOP:
-                continue
-            if name == "ffn_gate_inp.weight":
-                candidates = [f"{prefix}{moe}.gate.weight" for moe in self.naming.moe]
-                stored = next((n for n in candidates if n in self.stored), candidates[0])
-                parts = (self._matrix(stored, shape),)
-            elif name.endswith("_exps.weight"):
-                parts = self._experts(prefix, name.split("_")[1], shape)
-            else:
-                halves = heads.get(name, 0) if reordered else 0
-                parts = (self._matrix(prefix + self.naming.layer[name], shape, halves),)
-            result.append(SourceTensor(f"blk.{layer}.{name}", shape, parts))
-        return result
+        return [
+            SourceTensor(f"blk.{layer}.{name}", shape, self._parts(prefix, name, shape))
+            for name, shape in shapes.items()
+            if name not in TOP
+        ]
+
+    def _parts(self, prefix: str, name: str, shape: tuple[int, ...]) -> tuple[Matrix, ...]:
+        """What one tensor of a layer consists of."""
+        if name.endswith("_exps.weight"):
+            return self._experts(prefix, name.split("_")[1], shape)
+        if name in self.naming.layer:
+            heads = {"attn_q.weight": self.sizes.heads, "attn_k.weight": self.sizes.kv_heads}
+            reordered = self.naming.halves and self.sizes.family.interleaved
+            halves = heads.get(name, 0) if reordered else 0
+            return (self._matrix(prefix + self.naming.layer[name], shape, halves),)
+        candidates = [f"{prefix}{moe}.gate.weight" for moe in self.naming.moe]  # of the router
+        stored = next((n for n in candidates if n in self.stored), candidates[0])
+        return (self._matrix(stored, shape),)
 
     def _experts(self, prefix: str, which: str, shape: tuple[int, ...]) -> tuple[Matrix, ...]:
         """One matrix per expert: tensors of their own, or rows of a fused one."""
@@ -111,6 +110,14 @@ class TensorMap:
         return tuple(self._matrix(name.format(i), (rows, cols)) for i in range(count))
 
     def _matrix(self, name: str, shape: tuple[int, ...], halves: int = 0) -> Matrix:
+        tensor = self._found(name, shape, DTYPES)
+        cols = shape[-1]
+        rows = tensor.nbytes // (cols * ITEM_BYTES[tensor.dtype])
+        scale = self._scale(name, rows, cols) if tensor.dtype == "F8_E4M3" else None
+        return Matrix(tensor.path, tensor.offset, rows, cols, DTYPES[tensor.dtype], halves, scale)
+
+    def _found(self, name: str, shape: tuple[int, ...], dtypes: Collection[str]) -> Stored:
+        """A tensor of the checkpoint, of that shape and one of those types."""
         tensor = self.stored.get(name)
         if tensor is None:
             raise ModelFileError(f"{show(self.path)}: tensor {name!r} is missing; the model is incomplete")
@@ -120,14 +127,11 @@ class TensorMap:
                 f"{show(tensor.path)}: tensor {name!r} has the shape {list(tensor.shape)}, the model's"
                 f" configuration wants {list(shape)}; they do not belong together"
             )
-        if tensor.dtype not in DTYPES:
+        if tensor.dtype not in dtypes:
             raise ModelFileError(
-                f"{show(tensor.path)}: tensor {name!r} is {tensor.dtype}; {', '.join(DTYPES)} can be read"
+                f"{show(tensor.path)}: tensor {name!r} is {tensor.dtype}; {', '.join(dtypes)} can be read"
             )
-        cols = shape[-1]
-        rows = tensor.nbytes // (cols * ITEM_BYTES[tensor.dtype])
-        scale = self._scale(name, rows, cols) if tensor.dtype == "F8_E4M3" else None
-        return Matrix(tensor.path, tensor.offset, rows, cols, DTYPES[tensor.dtype], halves, scale)
+        return tensor
 
     def _scale(self, name: str, rows: int, cols: int) -> Scale:
         """Of an 8-bit float matrix: one number, one per row, or one per block of the configured size."""

@@ -82,7 +82,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Consecutive rows of weights in a file, of any type that can be decoded."""
+    """Rows of weights in a file, of any type that can be decoded."""
 
     path: Path
     offset: int  # of the first row
@@ -91,6 +91,13 @@ class Matrix:
     dtype: str  # "f32", "f16", "bf16", "f8_e4m3" or a block format
     halves: int = 0  # > 0: so many heads, whose rotary pairs lie half a head apart and become neighbours
     scale: Scale | None = None
+    every: int = 1  # of so many rows in the file, one is of this matrix:
+    first: int = 0  # this one
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that it is read from."""
+        return (self.path,)
 
     def row_bytes(self) -> int:
         return self.cols if self.dtype == "f8_e4m3" else FORMATS[self.dtype].row_bytes(self.cols)
@@ -109,9 +116,15 @@ class Matrix:
 
     def read_bytes(self, files: Files, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """Rows start..stop-1 as they are stored: uint8 [stop - start, row_bytes]."""
-        row_bytes = self.row_bytes()
-        data = files.read(self.path, self.offset + start * row_bytes, (stop - start) * row_bytes)
-        return data.reshape(stop - start, row_bytes)
+        return self._rows(files, self.path, self.offset, self.row_bytes(), start, stop)
+
+    def _rows(
+        self, files: Files, path: Path, offset: int, row_bytes: int, start: int, stop: int
+    ) -> npt.NDArray[np.uint8]:
+        """Rows start..stop-1 of an array that begins at `offset`: uint8 [stop - start, row_bytes]."""
+        step = self.every * row_bytes
+        data = files.read(path, offset + start * step, (stop - start) * step)
+        return data.reshape(stop - start, self.every, row_bytes)[:, self.first]
 
     def _stored(self, files: Files, start: int, stop: int) -> Floats:
         data = self.read_bytes(files, start, stop)
@@ -184,7 +197,8 @@ class Source:
     def fingerprint(self) -> str:
         """Changes when a file of the source is replaced or edited: names, sizes and times, not contents."""
         digest = hashlib.sha256()
-        for path in sorted({part.path for tensor in self.tensors for part in tensor.parts}):
+        parts = (part for tensor in self.tensors for part in tensor.parts)
+        for path in sorted({path for part in parts for path in part.paths}):
             status = path.stat()
             digest.update(os.fsencode(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
         return digest.hexdigest()[:32]

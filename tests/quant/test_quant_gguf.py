@@ -352,7 +352,7 @@ def model(mixtral, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"general.architecture": "mamba"}, "'mamba' is not supported; llama, qwen3, qwen3moe are"),
+        ({"general.architecture": "mamba"}, "'mamba' is not supported; llama, qwen3, qwen3moe, gpt-oss are"),
         ({"general.architecture": None}, "architecture None"),
         ({"llama.attention.head_count": 0}, "head_count is 0"),
         ({"llama.attention.head_count": None}, "llama.attention.head_count is None"),
