@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -31,6 +32,7 @@ class TemplateProcess:
         """`seconds` bounds one rendering, `spare_characters` its output (besides 4 times its input)."""
         self._seconds = seconds
         self._spare = spare_characters
+        self._now = datetime.now().isoformat()  # one for all: a prompt must not change as a day ends
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._end: Callable[[], Any] = lambda: None  # ends the process; done by itself when this object goes
@@ -48,6 +50,7 @@ class TemplateProcess:
         request = {
             "template": template,
             "values": values,
+            "now": self._now,
             "seconds": self._seconds,
             "characters": 4 * len(described) + self._spare,
         }

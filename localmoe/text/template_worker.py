@@ -5,15 +5,16 @@ limits on time, memory and output, which only a process can have, keep it from h
 machine. Requests and answers are JSON, one to a line; the first line is the parent's sys.path. Nothing of
 localmoe is imported: this starts in the time that Jinja takes.
 
-Request: {"template", "values", "seconds", "characters"}. Answer: {"text"} or {"error", "refused"}, where
-`refused` says that the template itself raised an exception (as they do for conversations they were not made
-for).
+Request: {"template", "values", "now", "seconds", "characters"}, where `now` is the time in ISO 8601 that
+templates are told. Answer: {"text"} or {"error", "refused"}, where `refused` says that the template itself
+raised an exception (as they do for conversations they were not made for).
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime
 from typing import Any, TextIO
 
 _MEMORY = 512 << 20  # bytes of address space
@@ -40,6 +41,7 @@ def main(requests: TextIO, answers: TextIO) -> None:
 def _answer(environment: Any, request: dict[str, Any]) -> dict[str, Any]:
     from jinja2 import TemplateError
 
+    environment.globals["strftime_now"] = datetime.fromisoformat(request["now"]).strftime
     try:
         text, size = [], 0
         for part in environment.from_string(request["template"]).generate(**request["values"]):
@@ -68,7 +70,6 @@ def _environment() -> Any:
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _now
     return environment
 
 
@@ -79,12 +80,6 @@ def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, 
 
 def _raise_exception(message: str) -> None:
     raise Refused(message)
-
-
-def _now(pattern: str) -> str:
-    from datetime import datetime
-
-    return datetime.now().strftime(pattern)
 
 
 def _limit_resources() -> None:

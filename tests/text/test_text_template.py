@@ -262,6 +262,19 @@ def test_functions_of_chat_templates() -> None:
     assert int(text[:4]) > 2000
 
 
+def test_the_time_that_templates_are_told_stands_still() -> None:
+    """Also in a process that takes the place of another: what was evaluated for a prompt stays of use."""
+    process = TemplateProcess()
+    template = "{{ strftime_now('%Y-%m-%d %H:%M:%S.%f') }}"
+    told = process.render(template, {})
+    assert process.render(template, {}) == told
+    worker = process._process
+    assert worker is not None
+    worker.kill()
+    worker.wait()
+    assert process.render(template, {}) == told
+
+
 def test_an_interrupted_answer_is_not_taken_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     process = TemplateProcess()
     assert process.render("a", {}) == "a"
