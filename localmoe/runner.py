@@ -147,12 +147,15 @@ class Model:
         """The arithmetic in use."""
         return self._engine.compute
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]], *, think: bool = True) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, str]], *, think: bool = True, effort: str | None = None
+    ) -> list[int]:
         """The ids of a conversation in the model's own prompt format, up to where its answer begins.
 
-        `think`: whether a model that can think before it answers shall.
+        `think`: whether a model that can think before it answers shall; `effort`: how hard it does, where it
+        can be told ("low", "medium", "high"; None: as its format has it).
         """
-        return self.prompt_format.encode(messages, think=think)
+        return self.prompt_format.encode(messages, think=think, effort=effort)
 
     def decoder(self, context: int | None = None) -> Decoder:
         """A fresh KV cache, for one conversation."""

@@ -91,6 +91,10 @@ class Settings:
     seed: int | None = _setting(None, COUNT, "repeat an answer exactly (unset: a new seed each time)", low=0)
     max_tokens: int | None = _setting(None, COUNT, "longest answer in tokens (unset: what fits)", low=1)
     think: bool = _setting(True, SWITCH, "let a model that can think before it answers do so")
+    effort: str | None = _setting(
+        None, TEXT, "how hard a model thinks, where it can be told (unset: its format's own)",
+        choices=("low", "medium", "high"),
+    )  # fmt: skip
     stop: tuple[str, ...] = _setting((), TEXTS, "end the answer before this text")
     overflow: str = _setting(
         "drop", TEXT, "when the context is full: leave out, stop or sum up the oldest turns",

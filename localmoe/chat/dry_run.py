@@ -27,7 +27,9 @@ def show_prompt(
     with open_model(path) as file:
         context = settings.context or min(ModelConfig.from_gguf(file).context, DEFAULT_CONTEXT)
         tokenizer = load_tokenizer(file.metadata)
-        encode = partial(prompt_format(file.metadata, tokenizer).encode, think=settings.think)
+        encode = partial(
+            prompt_format(file.metadata, tokenizer).encode, think=settings.think, effort=settings.effort
+        )
     if prompt:
         conversation.add("user", prompt)
     turns = conversation.path()

@@ -131,7 +131,7 @@ class Session:
         turns = self.conversation.path()
         left_out, summary = decided(turns, self.model.context)
         return fit(
-            partial(self.model.encode_chat, think=self.settings.think),
+            partial(self.model.encode_chat, think=self.settings.think, effort=self.settings.effort),
             self.conversation.system,
             turns,
             limit=self.model.context - reserve(self.model.context, self.settings.max_tokens),

@@ -42,7 +42,7 @@ def messages(system: str, turns: Sequence[Turn], summary: str = "") -> Messages:
     first = [{"role": "system", "content": head}] if head else []
     said = [{"role": turn.role, "content": turn.content} for turn in turns]
     if said and turns[-1].role == "assistant":  # it goes on, so what it thought before is part of it
-        said[-1]["content"] = turns[-1].whole
+        said[-1] |= {"content": turns[-1].whole, "thoughts": turns[-1].thoughts}
     return first + said
 
 

@@ -30,7 +30,7 @@ class HarmonyFormat(TemplateFormat):
         return self._shield(content, word)
 
     def _begun(self, prompt: str, answer: Message | None, word: str, think: bool) -> str:
-        thoughts, text = _apart(answer["content"]) if answer else ("", "")
+        thoughts, text = _apart(answer["content"], answer.get("thoughts", "")) if answer else ("", "")
         messages = []
         if thoughts and think:
             messages.append(f"{CHANNEL}analysis{MESSAGE}{self._shield(thoughts, word)}")
@@ -39,10 +39,15 @@ class HarmonyFormat(TemplateFormat):
         return prompt + f"{END}{START}assistant".join(messages)
 
 
-def _apart(content: str) -> tuple[str, str]:
-    """The thoughts and the answer; thoughts without an end are all there is yet."""
+def _apart(content: str, known: str = "") -> tuple[str, str]:
+    """The thoughts and the answer; thoughts without an end are all there is yet.
+
+    `known`: what the thoughts are known to be, as they may speak of their own end.
+    """
     begun = content.lstrip()
     if not begun.startswith(OPEN):
         return "", content
-    thoughts, _, answer = begun.removeprefix(OPEN).partition(CLOSE)
-    return thoughts, answer.removeprefix("\n\n")
+    begun = begun.removeprefix(OPEN)
+    thoughts, answer = begun[: len(known)], begun[len(known) :]
+    more, _, answer = answer.partition(CLOSE)
+    return thoughts + more, answer.removeprefix("\n\n")

@@ -17,7 +17,8 @@ from localmoe.text.tokenizer import Tokenizer
 
 __all__ = ["Message", "PlainFormat", "PromptError", "PromptFormat", "prompt_format"]
 
-Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": ...}
+# {"role": "system" | "user" | "assistant", "content": ...}; "thoughts": what an open answer begins with.
+Message = Mapping[str, str]
 
 
 class PromptFormat(Protocol):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from localmoe.chat.dry_run import visible
+from localmoe.text.harmony_template import HarmonyFormat
+
 BOS, EOS, SYSTEM, USER, ASSISTANT = 256, 257, 258, 259, 260
 ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 
@@ -22,6 +26,7 @@ ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 class ByteTokenizer:
     vocab_size = 261
     bos_id = BOS
+    eos_id = EOS
     eos_ids = frozenset({EOS})
 
     def encode(self, text: str, bos: bool = True) -> list[int]:
@@ -50,6 +55,21 @@ class ThinkingTokenizer(ByteTokenizer):
         return {"<think>": 300, "</think>": 301}
 
 
+class HarmonyTokenizer(ByteTokenizer):
+    """Of a vocabulary with the control tokens of OpenAI's harmony format."""
+
+    vocab_size = 265
+    pieces: Mapping[str, int] = {"<|start|>": 261, "<|channel|>": 262, "<|message|>": 263, "<|end|>": 264}
+
+    def markers(self) -> Mapping[str, int]:
+        return {**super().markers(), **self.pieces}
+
+    def written(self, text: str) -> list[int]:
+        """The ids of what a model writes, control tokens and all."""
+        parts = re.split("(" + "|".join(map(re.escape, self.pieces)) + ")", text)
+        return [i for part in parts for i in ([self.pieces[part]] if part in self.pieces else part.encode())]
+
+
 def encode_chat(messages: Sequence[Mapping[str, str]]) -> list[int]:
     """BOS, then for each message its role's marker, its bytes, and EOS unless it is a last answer."""
     ids = [BOS]
@@ -75,7 +95,7 @@ class FakeDecoder:
         self.extended.append(list(ids))
         if self._model.delay:
             time.sleep(self._model.delay)
-        logits = np.zeros(261, np.float32)
+        logits = np.zeros(self._model.tokenizer.vocab_size, np.float32)
         logits[self._model.next_token(self.tokens)] = 50.0
         return logits
 
@@ -106,7 +126,9 @@ class FakeModel:
         self.decoders: list[FakeDecoder] = []
         self.script: Callable[[str], str] = lambda prompt: self.answers.get(prompt, f"You said: {prompt}")
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]], *, think: bool = True) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, str]], *, think: bool = True, effort: str | None = None
+    ) -> list[int]:
         return encode_chat(messages)
 
     def decoder(self) -> FakeDecoder:
@@ -133,6 +155,33 @@ class FakeModel:
         self.closed = True
 
 
+class HarmonyModel(FakeModel):
+    """Answers in channels, with what its script writes after `<|start|>assistant`."""
+
+    tokenizer = HarmonyTokenizer()
+    template = (
+        "{% for m in messages %}<|start|>{{ m.role }}"
+        "{% if m.role == 'assistant' %}<|channel|>final{% endif %}<|message|>{{ m.content }}<|end|>"
+        "{% endfor %}<|start|>assistant"
+    )
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._format = HarmonyFormat(self.template, self.tokenizer)
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, str]], *, think: bool = True, effort: str | None = None
+    ) -> list[int]:
+        return self._format.encode(messages, think=think, effort=effort)
+
+    def next_token(self, tokens: Sequence[int]) -> int:
+        _, _, asked = visible(self.tokenizer, tokens).rpartition("<|start|>user<|message|>")
+        prompt, _, written = asked.partition("<|end|><|start|>assistant")
+        answer = self.script(prompt)
+        rest = self.tokenizer.written(answer.removeprefix(written)) if answer.startswith(written) else []
+        return rest[0] if rest else EOS
+
+
 CODE = "```python\ndef f(x):\n    return x + 1\n```\n\n"
 LONG = "# Title\n\nSome *words* here.\n\n" + CODE + "- one\n- two\n\nEnd."
 HOSTILE = "a\x1b]0;title\x07b\x1b[31mc\x9b1md\u202ee"
@@ -147,10 +196,13 @@ def main() -> None:
     context = int(os.environ.get("FAKE_CONTEXT", "1000"))
     count = " ".join(map(str, range(1000)))
     answers = {"long": LONG, "count": count, "hostile": HOSTILE, "ponder": "<think>\nHm.\n</think>\n\nYes."}
+    thought = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+    answers["channels"] = thought + "<|channel|>final<|message|>Yes."
     if os.environ.get("FAKE_THINKS"):
         FakeModel.tokenizer = ThinkingTokenizer()
+    kind = HarmonyModel if os.environ.get("FAKE_HARMONY") else FakeModel
     catalogue.find = lambda model: catalogue.Found("fake", Path(__file__), None)
-    localmoe.load = lambda *_arguments, **_options: FakeModel(answers, context, delay)  # type: ignore[attr-defined]
+    localmoe.load = lambda *_arguments, **_options: kind(answers, context, delay)  # type: ignore[attr-defined]
     command()
 
 

@@ -117,6 +117,18 @@ def test_thoughts_stay_out_of_the_answer(chat: Chat) -> None:
     assert (json.loads(line)["text"], json.loads(line)["thoughts"]) == ("Yes.", "Hm.")
 
 
+def test_the_channels_of_harmony_are_told_apart(chat: Chat) -> None:
+    chat.environment["FAKE_HARMONY"] = "1"
+    assert chat("-p", "channels", "--stop", "assistant") == (0, "Yes.\n", "")  # a header is no text
+    data = json.loads(chat("-p", "channels", "--json", "--effort", "high")[1])
+    assert (data["text"], data["thoughts"]) == ("Yes.", "Hm.")
+    (line,) = chat("--jsonl", text='"channels"\n')[1].splitlines()
+    assert (json.loads(line)["text"], json.loads(line)["thoughts"]) == ("Yes.", "Hm.")
+    code, out, err = chat("-p", "channels", "--effort", "most")
+    assert (code, out) == (2, "")
+    assert "effort must be one of low, medium, high" in err
+
+
 def test_a_seed_repeats_and_logprobs(chat: Chat) -> None:
     data = json.loads(chat("-p", "x", "--json", "--seed", "5", "--logprobs", "2", "-n", "3")[1])
     assert (data["seed"], data["text"], data["finish_reason"]) == (5, "You", "length")

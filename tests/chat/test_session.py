@@ -137,25 +137,25 @@ def test_an_answer_stopped_within_its_thoughts_is_kept_and_goes_on(
 def test_whether_to_think_reaches_the_prompt_and_a_summary_is_made_without(
     session: Session, model: FakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[bool] = []
+    asked: list[tuple[bool, str | None]] = []
 
-    def encoded(messages, *, think):  # type: ignore[no-untyped-def] # as the model's
-        asked.append(think)
+    def encoded(messages, *, think, effort=None):  # type: ignore[no-untyped-def] # as the model's
+        asked.append((think, effort))
         return encode_chat(messages)
 
     monkeypatch.setattr(model, "encode_chat", encoded)
     ask(session, "one")
-    assert set(asked) == {True}
+    assert set(asked) == {(True, None)}
     asked.clear()
-    session.set(think=False)
+    session.set(think=False, effort="high")
     ask(session, "two")
-    assert set(asked) == {False}
+    assert set(asked) == {(False, "high")}
     asked.clear()
     model.tokenizer = ThinkingTokenizer()
     model.script = lambda prompt: "<think>Well</think>All in short."
     session.set(think=True)
     assert session._summarize(session.conversation.path(), "") == "All in short."
-    assert asked == [False]
+    assert asked == [(False, None)]
 
 
 @pytest.mark.parametrize(

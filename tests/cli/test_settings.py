@@ -25,6 +25,8 @@ from localmoe.settings import FIELDS, Settings, data_directory, parse, resolve, 
         ("ram", "8G", 8 << 30),
         ("kv_disk", "0", 0),
         ("stop", "none", ()),
+        ("effort", "low", "low"),
+        ("effort", "unset", None),
         ("system", "none", ""),
         ("device", "cuda:1", "cuda:1"),
     ],
@@ -39,7 +41,7 @@ def test_values(name: str, text: Any, value: Any) -> None:
         ("temperature", "warm"), ("temperature", "nan"), ("temperature", "inf"), ("top_p", "1.5"),
         ("seed", "-1"),
         ("overflow", "burst"), ("status", "maybe"), ("system", 3), ("device", "gpu"), ("threads", "0"),
-        ("ram", "lots"),
+        ("ram", "lots"), ("effort", "most"),
     ],
 )  # fmt: skip
 def test_what_cannot_be(name: str, text: Any) -> None:
