@@ -315,3 +315,13 @@ def test_pieces_say_what_came_in_a_channel_of_thoughts(
     assert "".join(piece.text for piece in pieces if not piece.thought) == text
     assert "".join(texts(pieces)) == marked
     assert answer.finish_reason == "stop"
+
+
+def test_what_is_held_back_at_the_end_of_thoughts_is_thought(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = ChannelTokenizer()
+    monkeypatch.setattr(f"{__name__}.TOKENIZER", tokenizer)
+    analysis = [259, *tokenizer.encode("analysis", bos=False), 260]
+    decoder = FakeDecoder("", PROMPT)
+    decoder._said = [*PROMPT, *analysis, *tokenizer.encode("Hm.", bos=False), EOS]
+    pieces, _, _ = run("", decoder=decoder, stop=".!")
+    assert [(piece.text, piece.thought) for piece in pieces[-2:]] == [("", True), (".", True)]

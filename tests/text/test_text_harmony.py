@@ -211,7 +211,7 @@ def channels(
         ),
         (FINAL + "a" + NEXT + " to=f" + ANALYSIS + "{}<|call|>", [(False, "a"), (True, "{}")]),
         (NEXT + " to=f<|channel|>commentary<|message|>{}<|call|>", [(True, "{}")]),
-        ("<|channel|>analysis<|channel|>final<|message|>4", [(False, "4")]),
+        ("<|channel|>analysis <|channel|>final<|message|>4", [(False, "4")]),
         ("<|channel|>final <|constrain|>json<|message|>{}", [(False, "{}")]),
         (ANALYSIS + "say analysis</think>final", [(True, "say analysis</think>final")]),
     ],
