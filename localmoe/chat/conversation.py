@@ -30,8 +30,8 @@ class Turn:
 
     @property
     def whole(self) -> str:
-        """The content, and before an answer's the thoughts, as the model wrote them: without an end, where it
-        was stopped within them.
+        """The content, and before an answer's the thoughts, in their marks: without an end, where it was
+        stopped within them.
         """
         closed = f"{CLOSE}\n\n{self.content}" if self.content else ""
         return f"{OPEN}{self.thoughts}{closed}" if self.thoughts else self.content
