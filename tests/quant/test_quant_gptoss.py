@@ -20,6 +20,7 @@ from gptoss_models import (
     write_gptoss,
 )
 
+import localmoe
 from localmoe.cli.quantize import quantize
 from quant.blocks import FORMATS
 from quant.convert import convert
@@ -355,3 +356,16 @@ def test_mxfp4_is_the_default_and_said_to_be(gptoss, file, tmp_path):
     assert tensors_of(tmp_path / "m.gguf").keys() == tensors_of(file).keys()
     run = CliRunner().invoke(quantize, [str(gptoss), "--dry-run", "-t", "mxfp4"], catch_exceptions=False)
     assert "as gpt-oss is published" not in run.output
+
+
+def test_it_runs_as_in_transformers(wide, tmp_path):
+    """From the directory to logits, past the window: what the converter wrote is what the runtime reads."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    ids = np.random.default_rng(5).integers(0, 325, 200).tolist()
+    directory = write_gptoss(tmp_path / "tiny-gpt-oss", packed=False)
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)(torch.tensor([ids]))
+    with localmoe.load(wide, exact=True, threads=2, context=256) as model:
+        np.testing.assert_allclose(model.logits(ids), expected.logits[0], atol=2e-4, rtol=0)
