@@ -13,10 +13,21 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from localmoe.kernels.gpu_dot_mx import piece_mxfp4
 from localmoe.kernels.gpu_formats import half_at
-from localmoe.kernels.gpu_words import by_piece, by_row, four_words, quad, sum_pieces, two_words
+from localmoe.kernels.gpu_words import (
+    DROP0,
+    DROP1,
+    DROP2,
+    by_piece,
+    by_row,
+    four_words,
+    quad,
+    sum_pieces,
+    two_words,
+    x_quads,
+)
 
-_DROP0, _DROP1, _DROP2 = tl.constexpr(2.0**-100), tl.constexpr(2.0**-92), tl.constexpr(2.0**-84)
 _UNIT = tl.constexpr(2.0**49)
 
 
@@ -33,31 +44,12 @@ def _dot4(total: tl.tensor, codes: tl.tensor, x0: tl.tensor, x1: tl.tensor, x2: 
 
 
 @triton.jit
-def _sum_of(s0: tl.tensor, s1: tl.tensor, s2: tl.tensor, s3: tl.tensor) -> tl.tensor:
-    """The sum of activations, from sums of lifted ones by plane."""
-    return s0 * _DROP0 + s1 * _DROP1 + (s2 + s3) * _DROP2
-
-
-@triton.jit
-def _x_quads(x: tl.tensor, at: tl.tensor, inside: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
-    """16 activations, four from `at` of each plane, as sixteen tensors pieces by 1, and their sum."""
-    one, here = x + tl.zeros([1], tl.int32), by_piece(inside)
-    a0, a1, a2, a3 = quad(one, at, here)
-    b0, b1, b2, b3 = quad(one + PLANE, at, here)
-    c0, c1, c2, c3 = quad(one + 2 * PLANE, at, here)
-    d0, d1, d2, d3 = quad(one + 3 * PLANE, at, here)
-    ab = (a0 + a1) + (a2 + a3), (b0 + b1) + (b2 + b3)
-    total = _sum_of(ab[0], ab[1], (c0 + c1) + (c2 + c3), (d0 + d1) + (d2 + d3))
-    return a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3, total
-
-
-@triton.jit
 def _dot16(
     dot: tl.tensor, q0: tl.tensor, q1: tl.tensor, q2: tl.tensor, q3: tl.tensor, x: tl.tensor, at: tl.tensor,
     inside: tl.tensor, PLANE: tl.constexpr, CODE: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
     """`_dot4` of four words' codes with the 16 activations from `at`, and these activations' sum."""
-    a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3, total = _x_quads(x, at, inside, PLANE)
+    a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3, total = x_quads(x, at, inside, PLANE)
     dot = _dot4(dot, q0, a0, b0, c0, d0, CODE)
     dot = _dot4(dot, q1, a1, b1, c1, d1, CODE)
     dot = _dot4(dot, q2, a2, b2, c2, d2, CODE)
@@ -241,10 +233,10 @@ def _piece_plain(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.
         d = (d.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
     at = by_piece(x + piece // 4 % 4 * (PLANE // 4) + piece // 16 * 4 + piece % 4)
     here = by_piece(inside)
-    value = a.to(tl.float32) * (tl.load(at, mask=here, other=0.0) * _DROP0)
-    value += b.to(tl.float32) * (tl.load(at + PLANE, mask=here, other=0.0) * _DROP1)
-    value += c.to(tl.float32) * (tl.load(at + 2 * PLANE, mask=here, other=0.0) * _DROP2)
-    return value + d.to(tl.float32) * (tl.load(at + 3 * PLANE, mask=here, other=0.0) * _DROP2)
+    value = a.to(tl.float32) * (tl.load(at, mask=here, other=0.0) * DROP0)
+    value += b.to(tl.float32) * (tl.load(at + PLANE, mask=here, other=0.0) * DROP1)
+    value += c.to(tl.float32) * (tl.load(at + 2 * PLANE, mask=here, other=0.0) * DROP2)
+    return value + d.to(tl.float32) * (tl.load(at + 3 * PLANE, mask=here, other=0.0) * DROP2)
 
 
 @triton.jit
@@ -259,6 +251,8 @@ def piece_dots(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.te
         return _piece_q6_k(row, piece, mask, x, inside, PLANE)
     elif KIND == 8:
         return _piece_q8_0(row, piece, mask, x, inside, PLANE)
+    elif KIND == 39:
+        return piece_mxfp4(row, piece, mask, x, inside, PLANE)
     elif KIND == 0 or KIND == 1 or KIND == 30:
         return _piece_plain(KIND, row, piece, mask, x, inside, PLANE)
     else:

@@ -13,8 +13,9 @@ import triton
 import triton.language as tl
 
 F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 = 0, 1, 2, 3, 6, 7, 8
-Q4_K, Q5_K, Q6_K, BF16 = 12, 13, 14, 30
-GPU_TYPES = ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k")
+Q4_K, Q5_K, Q6_K, BF16, MXFP4 = 12, 13, 14, 30, 39
+GPU_TYPES = ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k",
+             "mxfp4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ GEOMETRY = {
     Q4_K: Geometry(64, 256, 144),
     Q5_K: Geometry(64, 256, 176),
     Q6_K: Geometry(64, 256, 210),
+    MXFP4: Geometry(32, 32, 17),
 }
 
 
@@ -56,6 +58,13 @@ def alignment(nbytes: int) -> int:
 def half_at(pointer: tl.tensor, mask: tl.tensor) -> tl.tensor:
     """The float16 at a uint8 pointer, as float32."""
     return tl.load(pointer.to(tl.pointer_type(tl.float16)), mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def mx_scale(exponent: tl.tensor) -> tl.tensor:
+    """2**(exponent - 128) as float32, of integers 0..255: MXFP4's levels are twice the standard's."""
+    bits = tl.where(exponent < 2, 0x00200000 << exponent, (exponent - 1) << 23)
+    return bits.to(tl.uint32).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -121,6 +130,13 @@ def decode32(KIND: tl.constexpr, row: tl.tensor, sub: tl.tensor, mask: tl.tensor
         block = row + sub * 34
         q = tl.load((block + 2 + lane).to(tl.pointer_type(tl.int8)), mask=mask, other=0)
         return half_at(block, mask) * q.to(tl.float32)
+    elif KIND == 39:
+        block = row + sub * 17
+        q = tl.load(block + 1 + lane % 16, mask=mask, other=0).to(tl.uint32) >> (lane // 16 * 4).to(tl.uint32)
+        # sign, exponent and mantissa where a float16 has its own: 2**-15 of the level
+        bits = ((q & 7) << 9) | ((q & 8) << 12)
+        level = bits.to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32) * 32768.0
+        return mx_scale(tl.load(block, mask=mask, other=0).to(tl.uint32)) * level
     elif KIND == 3 or KIND == 7:
         block = row + sub * (20 if KIND == 3 else 24)
         return half_at(block, mask) * _five_bits(KIND, block, mask, lane) + half_at(block + 2, mask)

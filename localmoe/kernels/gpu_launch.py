@@ -30,11 +30,15 @@ class Launcher(ManyLauncher):
 
     def _pieces(self, kind: int, cols: int, warps: int) -> dict[str, int]:
         """How a matvec program with so many warps walks a row. Fewer where a row has no piece for each of
-        their lanes: its activations would lie otherwise than its codes, and be exchanged, all of them.
+        their lanes: its activations would lie otherwise than its codes, and be exchanged, all of them. Fewer
+        also where more than a quarter of the lanes would have nothing to do (of 90 blocks, say).
         """
         piece = GEOMETRY[kind].piece
-        pieces = power_of_two(cols // piece)
+        count = cols // piece
+        pieces = power_of_two(count)
         warps = max(1, min(warps, pieces // 32))
+        while warps > 1 and 4 * count < 3 * ceil_div(count, 32 * warps) * 32 * warps:
+            warps //= 2
         return {"PIECE": piece, "PIECES": min(32 * warps if self.gpu else 4096, pieces), "num_warps": warps}
 
     # ------------------------------------------------------------ elementwise

@@ -91,6 +91,19 @@ def copy_bytes(source: tl.tensor, target: tl.tensor, nbytes: tl.tensor, WIDTH: t
 
 
 @triton.jit
+def _copy_rows(KIND: tl.constexpr, source: tl.tensor, target: tl.tensor, nbytes: tl.tensor,
+               WIDTH: tl.constexpr, SPAN: tl.constexpr) -> None:
+    """`copy_bytes` of an expert's rows. Those of MXFP4 may begin anywhere: all of each 16 bytes that hold
+    some of them, which lie alike in source and target. Who copies the neighbours writes the same there.
+    """
+    if KIND == 39:
+        over = source & 15
+        copy_bytes(source - over, target - over, (nbytes + over + 15) // 16 * 16, 16, SPAN)
+    else:
+        copy_bytes(source, target, nbytes, WIDTH, SPAN)
+
+
+@triton.jit
 def gate_up_kernel(
     x: tl.tensor, hidden: tl.tensor, source: tl.tensor, target: tl.tensor, gpu_rows: tl.tensor,
     UP_START: tl.constexpr, KIND: tl.constexpr,
@@ -108,8 +121,8 @@ def gate_up_kernel(
         start = first.to(tl.int64) * ROW_BYTES
         if come_from != base:
             size = tl.minimum(R, limit - first) * ROW_BYTES
-            copy_bytes(come_from + start, base + start, size, ALIGN, SPAN)
-            copy_bytes(come_from + UP_START + start, base + UP_START + start, size, ALIGN, SPAN)
+            _copy_rows(KIND, come_from + start, base + start, size, ALIGN, SPAN)
+            _copy_rows(KIND, come_from + UP_START + start, base + UP_START + start, size, ALIGN, SPAN)
             tl.debug_barrier()
         # One tile holds R gate rows and R up rows, so that activations are loaded once.
         both = tl.arange(0, 2 * R)
@@ -151,13 +164,13 @@ def down_kernel(
                 start = first.to(tl.int64) * ROW_BYTES
                 if limit == FFN:
                     size = tl.minimum(R, ROWS - first) * ROW_BYTES
-                    copy_bytes(read + start, write + start, size, together, SPAN)
+                    _copy_rows(KIND, read + start, write + start, size, together, SPAN)
                 # only the first columns of each row, in whole words: a row's bytes are a multiple of them
                 else:
                     size = (limit // BLOCK * BLOCK_BYTES + ALIGN - 1) // ALIGN * ALIGN
                     for i in range(tl.minimum(R, ROWS - first)):
                         at = start + i * ROW_BYTES
-                        copy_bytes(read + at, write + at, size, ALIGN, SPAN)
+                        _copy_rows(KIND, read + at, write + at, size, ALIGN, SPAN)
                 tl.debug_barrier()
             # the hint goes to what was loaded: added to first, it would be lost
             row = pointer8(base, ALIGN) + DOWN_START + r.to(tl.int64) * ROW_BYTES

@@ -23,7 +23,7 @@ class Tiles:
     down_warps: int = 4
     # of down, by type: Q6_K was faster so on the GPU measured, the others spill registers with more
     few_warps: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("q6_k", "q4_0", "q4_1", "q5_0", "q5_1"), 1)
+        default_factory=lambda: dict.fromkeys(("q6_k", "q4_0", "q4_1", "q5_0", "q5_1", "mxfp4"), 1)
     )
     # rows and warps of a program of the router's logits, where experts are many: not measured yet
     router_rows: int = 1

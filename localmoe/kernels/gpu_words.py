@@ -20,6 +20,7 @@ import triton.language as tl
 # 3.6, then the last. Pieces go there: a tile is [pieces, rows] or [rows, pieces].
 _PIECES_FIRST = tl.constexpr(tuple(int(n) for n in triton.__version__.split(".")[:2]) < (3, 7))
 PLANE_LIFTS = (2.0**100, 2.0**92, 2.0**84, 2.0**84)
+DROP0, DROP1, DROP2 = tl.constexpr(2.0**-100), tl.constexpr(2.0**-92), tl.constexpr(2.0**-84)
 
 
 def planes_of(cols: int) -> int:
@@ -126,3 +127,39 @@ def four_words(row: tl.tensor, start: tl.tensor, mask: tl.tensor) -> tl.tensor:
     v0, v1, v2 = tl.where(late, w1, a.to(tl.uint32)), tl.where(late, w2, w1), tl.where(late, w3, w2)
     v3, v4 = tl.where(late, w4, w3), tl.where(late, (c >> 32).to(tl.uint32), w4)
     return _joined(v0, v1, shift), _joined(v1, v2, shift), _joined(v2, v3, shift), _joined(v3, v4, shift)
+
+
+@triton.jit
+def byte_and_words(row: tl.tensor, start: tl.tensor, mask: tl.tensor) -> tl.tensor:
+    """Byte `start`, of any alignment, and the four words that follow it: from the 8 bytes around it and the
+    next 16, which hold some of them wherever it is.
+    """
+    p, over = _near(row, start)
+    a, b = tl.load(p, mask=mask, other=0), tl.load(p + 1, mask=mask, other=0)
+    c = tl.load(p + 2, mask=mask, other=0)
+    late, shift = (over & 4) != 0, ((over & 3) * 8).to(tl.uint64)
+    w1, w2, w3, w4 = (a >> 32).to(tl.uint32), b.to(tl.uint32), (b >> 32).to(tl.uint32), c.to(tl.uint32)
+    v0, v1, v2 = tl.where(late, w1, a.to(tl.uint32)), tl.where(late, w2, w1), tl.where(late, w3, w2)
+    v3, v4 = tl.where(late, w4, w3), tl.where(late, (c >> 32).to(tl.uint32), w4)
+    head, shift = (v0 >> shift.to(tl.uint32)) & 0xFF, shift + 8
+    first, second, third = _joined(v0, v1, shift), _joined(v1, v2, shift), _joined(v2, v3, shift)
+    return head, first, second, third, _joined(v3, v4, shift)
+
+
+@triton.jit
+def _sum_of(s0: tl.tensor, s1: tl.tensor, s2: tl.tensor, s3: tl.tensor) -> tl.tensor:
+    """The sum of activations, from sums of lifted ones by plane."""
+    return s0 * DROP0 + s1 * DROP1 + (s2 + s3) * DROP2
+
+
+@triton.jit
+def x_quads(x: tl.tensor, at: tl.tensor, inside: tl.tensor, PLANE: tl.constexpr) -> tl.tensor:
+    """16 activations, four from `at` of each plane, as sixteen tensors pieces by 1, and their sum."""
+    one, here = x + tl.zeros([1], tl.int32), by_piece(inside)
+    a0, a1, a2, a3 = quad(one, at, here)
+    b0, b1, b2, b3 = quad(one + PLANE, at, here)
+    c0, c1, c2, c3 = quad(one + 2 * PLANE, at, here)
+    d0, d1, d2, d3 = quad(one + 3 * PLANE, at, here)
+    ab = (a0 + a1) + (a2 + a3), (b0 + b1) + (b2 + b3)
+    total = _sum_of(ab[0], ab[1], (c0 + c1) + (c2 + c3), (d0 + d1) + (d2 + d3))
+    return a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3, total

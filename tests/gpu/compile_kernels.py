@@ -1,5 +1,5 @@
 """Compiles the kernels offline, without a GPU, exactly as the launcher would launch them at Mixtral 8x7B's
-shapes, and at Qwen3-30B-A3B's where many small experts or normed heads make other kernels of them.
+shapes, and at Qwen3-30B-A3B's and gpt-oss-20b's where these make other kernels of them.
 
     python compile_kernels.py ARCHES [TYPES] [--matvec]      such as 86,90 q4_k,q6_k
 
@@ -33,6 +33,7 @@ from localmoe.kernels.gpu_launch import Launcher
 from localmoe.kernels.gpu_resolve import MOST_WISHES
 from localmoe.kernels.gpu_tiles import ExpertShape
 from localmoe.kernels.matrix import Matrix
+from quant.blocks import FORMATS
 
 TYPES = {
     torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int8: "*i8",
@@ -44,6 +45,7 @@ HIDDEN, FFN, VOCAB, K, EXPERTS, LAYERS, CONTEXT = 4096, 14336, 32000, 2, 8, 32, 
 # of a matrix's kernel, for the sums of rows; where a tile's tensors differ in layout there are more of either
 MOST_SHUFFLES, MOST_BARRIERS = 60, 18
 QWEN_HIDDEN, QWEN_FFN, QWEN_K, QWEN_EXPERTS, QWEN_LAYERS = 2048, 768, 8, 128, 48
+OSS_HIDDEN, OSS_FFN, OSS_K = 2880, 2880, 4
 
 
 class Recorder:
@@ -113,7 +115,11 @@ def matvecs(launch, kind):
     for hidden, kv_rows, kv_kind in ((HIDDEN, HIDDEN // 4, "q8_0"), (QWEN_HIDDEN, HIDDEN // 8, kind)):
         q, kv = Matrix(far, HIDDEN, hidden, kind), Matrix(far, kv_rows, hidden, kv_kind)
         launch.qkv(meta(hidden), (meta(HIDDEN), meta(kv_rows), meta(kv_rows)), (q, kv, kv))
-    for hidden, ffn, k in ((HIDDEN, FFN, K), (QWEN_HIDDEN, QWEN_FFN, QWEN_K)):
+    shapes = [(HIDDEN, FFN, K), (QWEN_HIDDEN, QWEN_FFN, QWEN_K)]
+    if OSS_HIDDEN % FORMATS[kind].block_size == 0:
+        shapes.append((OSS_HIDDEN, OSS_FFN, OSS_K))
+        launch.linear(meta(OSS_HIDDEN), meta(HIDDEN), Matrix(far, HIDDEN, OSS_HIDDEN, kind))
+    for hidden, ffn, k in shapes:
         wide, tall = Matrix(far, ffn, hidden, kind), Matrix(far, hidden, ffn, kind)
         shape = ExpertShape(wide, wide, tall, (0, wide.nbytes, 2 * wide.nbytes))
         work = meta(k, dtype=i64), meta(k, dtype=i64), meta(k, dtype=i32)

@@ -67,6 +67,8 @@ def random_blocks(rng, rows, cols, kind):
     blocks = rng.integers(0, 256, (rows * cols // f.block_size, f.block_bytes), dtype=np.uint8)
     step = 1 / np.sqrt(cols) / {"q4_k": 300, "q5_k": 600, "q6_k": 1500, "q8_0": 70, "q5_0": 9,
         "q5_1": 9}.get(kind, 4)
+    if kind == "mxfp4":  # levels up to 12
+        blocks[:, 0] = 125 - round(np.log2(cols) / 2) + rng.integers(-1, 2, len(blocks))
     for at in f.halves:
         scale = step * rng.uniform(0.5, 1.5, len(blocks)) * (1 if at == 0 or kind == "q6_k" else -4 if kind[
             -1] == "1" else 8)
@@ -192,10 +194,11 @@ def check_experts(lab):
     one call.
     """
     wide = 512 if lab.device == "cpu" else 1536
-    shapes = [(q, q, q, wide) for q in QUANTIZED] + [("q5_k", "q5_k", "q8_0", wide)]
-    shapes += [("q4_k", "q4_k", "q6_k", wide), ("q4_k", "q4_k", "q6_k", 768)]  # rows of 630 bytes
-    for *kinds, inner in shapes:
-        hidden, k = 256, 4
+    shapes = [(q, q, q, wide, 256) for q in QUANTIZED] + [("q5_k", "q5_k", "q8_0", wide, 256)]
+    shapes += [("q4_k", "q4_k", "q6_k", wide, 256), ("q4_k", "q4_k", "q6_k", 768, 256)]  # rows of 630 bytes
+    shapes += [("mxfp4", "mxfp4", "mxfp4", 544, 288)]  # of 153 and 289 bytes
+    for *kinds, inner, hidden in shapes:
+        k = 4
         shape = expert_shape(kinds, hidden, inner)
         made = [make_expert(lab, shape) for _ in range(k)]
         x = lab.normal(hidden)
@@ -284,14 +287,18 @@ def check_norm_and_embed(lab):
 
 
 def check_embed_k_quants(lab):
-    for kind in ("q4_k", "q5_k", "q6_k", "q4_1", "q5_0", "q5_1", "f32", "bf16"):
+    for kind in ("q4_k", "q5_k", "q6_k", "q4_1", "q5_0", "q5_1", "mxfp4", "f32", "bf16"):
         data, w = lab.weights(5, 512, kind)
+        rows = [4, 0, 2]
+        if kind == "mxfp4":  # every code at the least scales and at a large one
+            data[rows, 1:17] = np.arange(16) * 0x11
+            data[rows, 0] = 0, 1, 250
+            w = FORMATS[kind].decode(data).astype(np.float64)
         stored = lab.tensor(data)
         x = lab.poisoned(3, 512)
-        lab.launch.embed(lab.tensor(np.array([4, 0, 2], np.int32)), x,
-            Matrix(stored.data_ptr(), 5, 512, kind), 3)
-        assert np.array_equal(x.cpu().numpy(), w[[4, 0, 2]].astype(
-            np.float32)), f"{kind} is not decoded to the bit"
+        lab.launch.embed(lab.tensor(np.array(rows, np.int32)), x, Matrix(stored.data_ptr(), 5, 512, kind), 3)
+        same = np.array_equal(x.cpu().numpy(), w[rows].astype(np.float32))
+        assert same, f"{kind} is not decoded to the bit"
 
 
 def check_route(lab):

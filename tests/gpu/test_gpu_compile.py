@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ALL_TYPES = "q4_0,q4_1,q5_0,q5_1,q8_0,q4_k,q5_k,q6_k,f16,bf16,f32"
+ALL_TYPES = "q4_0,q4_1,q5_0,q5_1,q8_0,q4_k,q5_k,q6_k,mxfp4,f16,bf16,f32"
 
 
 def compile_for(arches, types, *flags):
@@ -25,8 +25,9 @@ def test_all_kernels_compile_for_a_consumer_card():
     assert "0 spill, 0 exchange" in out
 
 
-def test_the_q6_k_matvecs_do_not_spill():
-    assert "9 compiled, 0 spill, 0 exchange" in compile_for("89", "q6_k", "--matvec")
+@pytest.mark.parametrize(("kind", "kernels"), [("q6_k", 9), ("mxfp4", 12)])
+def test_the_matvecs_of_a_type_do_not_spill(kind, kernels):
+    assert f"{kernels} compiled, 0 spill, 0 exchange" in compile_for("89", kind, "--matvec")
 
 
 @pytest.mark.slow
