@@ -12,7 +12,7 @@ on the device before. On CPU tensors the same class runs in Triton's interpreter
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -62,13 +62,21 @@ class GpuCache:
     value_scales: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class GpuRouter:
+    """`matrix.Router` on the device."""
+
+    weight: Tensor  # float32 [experts, hidden]
+    bias: Tensor | None  # float32 [experts]
+
+
 class GpuExperts(Protocol):
     """A layer's experts, wherever they are: `model.gpu_experts` has the implementation."""
 
-    def decode(self, gpu: Gpu, x: GpuRows, h: GpuRows, router: Tensor) -> None:
+    def decode(self, gpu: Gpu, x: GpuRows, h: GpuRows, router: GpuRouter) -> None:
         """x += the experts' output for one token."""
 
-    def prefill(self, gpu: Gpu, x: GpuRows, h: GpuRows, router: Tensor) -> None:
+    def prefill(self, gpu: Gpu, x: GpuRows, h: GpuRows, router: GpuRouter) -> None:
         """x += the experts' output for many tokens."""
 
 
@@ -123,8 +131,8 @@ class Gpu:
                        self.empty(many, cols, dtype=t.bfloat16))  # fmt: skip
 
     def place(self, matrix: Matrix) -> Matrix:
-        """The matrix on the device (copied there the first time). Raises UsageError for a type without GPU
-        kernels.
+        """The matrix, with its bias, on the device (copied there the first time). Raises UsageError for a
+        type without GPU kernels.
         """
         found = self._matrices.get(matrix.address)
         if found is None:
@@ -132,11 +140,21 @@ class Gpu:
                 raise UsageError(f"weights of the type {matrix.type} run on the CPU only: use --device cpu")
             self._placed[matrix.address] = upload(matrix.address, matrix.nbytes, self.device)
             address = int(self._placed[matrix.address].data_ptr())
-            found = self._matrices[matrix.address] = Matrix(address, matrix.rows, matrix.cols, matrix.type)
+            found = self._matrices[matrix.address] = replace(self.place_bias(matrix), address=address)
         return found
 
+    def place_bias(self, matrix: Matrix, experts: int = 1) -> Matrix:
+        """The matrix where it is, its bias (those of so many experts) on the device (copied there the first
+        time).
+        """
+        if not matrix.bias:
+            return matrix
+        if matrix.bias not in self._placed:
+            self._placed[matrix.bias] = upload(matrix.bias, experts * matrix.rows * 4, self.device)
+        return replace(matrix, bias=int(self._placed[matrix.bias].data_ptr()))
+
     def place_floats(self, array: Floats) -> Tensor:
-        """A norm or a router on the device (copied there the first time)."""
+        """A norm, a router, sinks on the device (copied there the first time)."""
         key = int(array.ctypes.data)
         if key not in self._placed:
             self._placed[key] = self.to_device(array)
@@ -209,6 +227,7 @@ class Gpu:
         """
         s, out, norms, window = self.shape, self.attended, heads.norms, heads.window
         placed = (self.place_floats(norms[0]), self.place_floats(norms[1])) if norms else None
+        sinks = self.place_floats(heads.sinks) if heads.sinks is not None else None
         self.launch.append(
             q.values, k.values, v.values, placed, s.epsilon, self.rope, s.rope_halves, cache, self.position,
             self.tokens,
@@ -218,13 +237,14 @@ class Gpu:
             self.room_for_partials(cache.context)
             blocks = cache.context // BLOCK if self.recording else position // BLOCK + 1
             self.launch.attend(q.values, out.planes, cache, self.position, self._partial, scale, window,
-                blocks)
+                sinks, blocks)
         else:
-            self.launch.attend_many(q.values, out.half, cache, self.position, self.tokens, scale, window)
+            self.launch.attend_many(q.values, out.half, cache, self.position, self.tokens, scale, window,
+                sinks)
         return out
 
     def add_linear(self, x: GpuRows, h: GpuRows, matrix: Matrix) -> None:
-        """x += matrix · h, token by token."""
+        """x += matrix · h + its bias, token by token."""
         self._linear(h, matrix, x.values, add=True)
 
     def add_experts(
@@ -234,25 +254,26 @@ class Gpu:
         GpuExperts. Every token's are computed, `last_only` or not.
         """
         run = source.decode if self.tokens == 1 else source.prefill
-        run(self, x, h, self.place_floats(router.weight))
+        bias = self.place_floats(router.bias) if router.bias is not None else None
+        run(self, x, h, GpuRouter(self.place_floats(router.weight), bias))
 
     def add_dense(
         self, x: GpuRows, h: GpuRows, gate: Matrix, up: Matrix, down: Matrix, last_only: bool = False
     ) -> None:
-        """x += down · (silu(gate · h) * (up · h)): one expert that every token uses. `last_only` as in
-        `add_experts`.
+        """x += down · (the gated unit of gate · h and up · h): one expert that every token uses. `last_only`
+        as in `add_experts`.
         """
         shape, (where, rows, weight) = self._dense_layer(gate, up, down)
         if self.tokens == 1:
-            self.launch.gate_up(h.planes, self.inner, shape, where, where, rows)
-            self.launch.down(self.inner, x.values, weight, shape, where, where, rows)
+            self.launch.gate_up(h.planes, self.inner, shape, None, where, where, rows)
+            self.launch.down(self.inner, x.values, weight, shape, None, where, where, rows)
             return
         t = self.torch
         order = t.arange(self.tokens, dtype=t.int32, device=self.device)
         if self.tokens > self.launch.tiles.tokens:
             address = int(self._placed[gate.address].data_ptr())
             self.launch.expert_many(
-                h.half, self.inner_many, self.out_many, shape, address, order, self.scratch
+                h.half, self.inner_many, self.out_many, shape, 0, address, order, self.scratch
             )
         else:
             starts = t.tensor([0, self.tokens], dtype=t.int32, device=self.device)
@@ -271,7 +292,7 @@ class Gpu:
         if found is None:
             t = self.torch
             starts = (0, aligned(gate.nbytes), aligned(gate.nbytes) + aligned(up.nbytes))
-            shape = ExpertShape(gate, up, down, starts)
+            shape = ExpertShape(gate, up, down, starts, self.shape.clamped)
             store = self.empty(shape.nbytes, dtype=t.uint8)
             for start, m in zip(starts, (gate, up, down), strict=True):
                 if m.type not in GPU_TYPES:

@@ -138,14 +138,16 @@ def attend_block_kernel(
     partial: tl.tensor,
     position: tl.tensor, scale: tl.tensor, window: tl.tensor, CONTEXT: tl.constexpr, GROUP: tl.constexpr,
     GROUP_PADDED: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, Q8: tl.constexpr,
-    TILE: tl.constexpr,
+    TILE: tl.constexpr, WINDOWED: tl.constexpr,
 ) -> None:  # fmt: skip
     """One block of 256 positions for the query heads of one KV head → partial [heads, blocks, 2 +
-    head_dim].
+    head_dim]. The first program's is the first block that a window shows.
     """
     kv, block = tl.program_id(0), tl.program_id(1)
     at = tl.load(position)
     oldest = tl.where(window > 0, tl.maximum(0, at - window + 1), 0)
+    if WINDOWED:
+        block += oldest // 256
     if (block * 256 <= at) & (block * 256 + 255 >= oldest):
         g = tl.arange(0, GROUP_PADDED)
         d = tl.arange(0, DIMS)
@@ -175,12 +177,23 @@ def attend_block_kernel(
 
 
 @triton.jit
+def _with_sink(sink: tl.tensor, top: tl.tensor, total: tl.tensor, mixed: tl.tensor) -> tl.tensor:
+    """Sums of exp(score - top), and of values by them, once a score without a value has joined."""
+    new_top = tl.maximum(top, sink)
+    fade = tl.exp(top - new_top)
+    total = total * fade + tl.exp(sink - new_top)
+    return total, mixed * (fade if len(mixed.shape) == 1 else fade[:, None])
+
+
+@triton.jit
 def merge_blocks_kernel(
-    partial: tl.tensor, out: tl.tensor, position: tl.tensor, window: tl.tensor, BLOCKS: tl.constexpr,
-    HEADS: tl.constexpr,
+    partial: tl.tensor, out: tl.tensor, position: tl.tensor, window: tl.tensor, sinks: tl.tensor,
+    BLOCKS: tl.constexpr, HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, AT_ONCE: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Merges one head's blocks, AT_ONCE at a time in their order → out [heads * head_dim] in planes."""
+    """Merges one head's blocks, AT_ONCE at a time in their order → out [heads * head_dim] in planes. `sinks`
+    float32 [heads]: scores that join the softmax at the end and weigh no value; or None.
+    """
     head = tl.program_id(0)
     at = tl.load(position)
     oldest = tl.where(window > 0, tl.maximum(0, at - window + 1), 0)
@@ -201,6 +214,8 @@ def merge_blocks_kernel(
         total = total * fade + tl.sum(weight * tl.load(row + 1, mask=seen, other=0.0), 0)
         mixed = mixed * fade + tl.sum(weight[:, None] * parts, 0)
         top = new_top
+    if sinks is not None:
+        total, mixed = _with_sink(tl.load(sinks + head), top, total, mixed)
     i = head * HEAD_DIM + d
     tl.store(out + planar(i, HEADS * HEAD_DIM), mixed / total * plane_lift(i), mask=d < HEAD_DIM)
 
@@ -209,8 +224,8 @@ def merge_blocks_kernel(
 def attend_many_kernel(
     q: tl.tensor, keys: tl.tensor, key_scales: tl.tensor, values: tl.tensor, value_scales: tl.tensor,
     out: tl.tensor,
-    position: tl.tensor, tokens: tl.tensor, scale: tl.tensor, window: tl.tensor, CONTEXT: tl.constexpr,
-    HEADS: tl.constexpr,
+    position: tl.tensor, tokens: tl.tensor, scale: tl.tensor, window: tl.tensor, sinks: tl.tensor,
+    CONTEXT: tl.constexpr, HEADS: tl.constexpr,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, Q8: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -246,5 +261,7 @@ def attend_many_kernel(
         total = total * fade + tl.sum(weight, 1)
         mixed = mixed * fade[:, None] + tl.dot(weight.to(tl.float16), value)
         top = new_top
+    if sinks is not None:
+        total, mixed = _with_sink(tl.load(sinks + head), top, total, mixed)
     value = (mixed / total[:, None]).to(tl.bfloat16)
     tl.store(out + (t[:, None] * HEADS + head) * HEAD_DIM + d[None, :], value, mask=own)

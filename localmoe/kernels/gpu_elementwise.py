@@ -16,6 +16,18 @@ def swiglu(gate: tl.tensor, up: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
+def gated(gate: tl.tensor, up: tl.tensor, CLAMPED: tl.constexpr) -> tl.tensor:
+    """The model's gated unit: `swiglu`, or gpt-oss's, (u + 1) * g * sigmoid(1.702 g) with g = min(gate, 7)
+    and u = up within +-7 (OpenAI 2025). What is no number stays none.
+    """
+    if CLAMPED:
+        gate = tl.minimum(gate, 7.0, propagate_nan=tl.PropagateNan.ALL)
+        up = tl.clamp(up, -7.0, 7.0, propagate_nan=tl.PropagateNan.ALL)
+        return gate / (1.0 + tl.exp(-1.702 * gate)) * (up + 1.0)
+    return swiglu(gate, up)
+
+
+@triton.jit
 def embed_kernel(
     ids: tl.tensor, x: tl.tensor, address: tl.tensor, KIND: tl.constexpr, COLS: tl.constexpr,
     ROW_BYTES: tl.constexpr,
@@ -76,11 +88,13 @@ def _choose(
 
 @triton.jit
 def route_kernel(
-    h: tl.tensor, router: tl.tensor, chosen: tl.tensor, weights: tl.tensor, COLS: tl.constexpr,
-    EXPERTS: tl.constexpr,
+    h: tl.tensor, router: tl.tensor, bias: tl.tensor, chosen: tl.tensor, weights: tl.tensor,
+    COLS: tl.constexpr, EXPERTS: tl.constexpr,
     PADDED: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Each token's experts and their weights, by the router's logits: see `_choose`."""
+    """Each token's experts and their weights, by the router's logits: see `_choose`. `bias` float32
+    [experts], or None.
+    """
     token = tl.program_id(0).to(tl.int64)
     expert = tl.arange(0, PADDED)
     logits = tl.zeros([PADDED], tl.float32)
@@ -89,6 +103,8 @@ def route_kernel(
         inside = (expert[:, None] < EXPERTS) & (i[None, :] < COLS)
         rows = tl.load(router + expert[:, None] * COLS + i[None, :], mask=inside, other=0.0)
         logits += tl.sum(rows * tl.load(h + token * COLS + i, mask=i < COLS, other=0.0)[None, :], 1)
+    if bias is not None:
+        logits += tl.load(bias + expert, mask=expert < EXPERTS, other=0.0)
     _choose(logits, token, chosen, weights, EXPERTS, PADDED, K)
 
 

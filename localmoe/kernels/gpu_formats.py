@@ -147,6 +147,12 @@ def decode32(KIND: tl.constexpr, row: tl.tensor, sub: tl.tensor, mask: tl.tensor
 
 
 @triton.jit
+def floats_at(address: tl.tensor) -> tl.tensor:
+    """A float32 pointer to an int64 address."""
+    return address.to(tl.int64).to(tl.pointer_type(tl.float32))
+
+
+@triton.jit
 def pointer8(address: tl.tensor, ALIGN: tl.constexpr) -> tl.tensor:
     """A uint8 pointer to an int64 address of known alignment."""
     return tl.multiple_of(address.to(tl.pointer_type(tl.uint8)), ALIGN)

@@ -61,28 +61,29 @@ class Launcher(ManyLauncher):
         )  # fmt: skip
 
     def route(
-        self, h: Tensor, planes: Tensor, router: Tensor, logits: Tensor, chosen: Tensor, weights: Tensor,
-        k: int, tokens: int,
+        self, h: Tensor, planes: Tensor, router: Tensor, bias: Tensor | None, logits: Tensor, chosen: Tensor,
+        weights: Tensor, k: int, tokens: int,
     ) -> None:  # fmt: skip
-        """chosen int32 [tokens, k] and weights float32 [tokens, k] from h float32 [tokens, cols] and router
-        float32 [experts, cols]. The router of more than ROUTED_AT_ONCE experts is read by many programs:
-        `planes` of one token's h, logits float32 [tokens, experts] for what they compute.
+        """chosen int32 [tokens, k] and weights float32 [tokens, k] from h float32 [tokens, cols], router
+        float32 [experts, cols] and bias [experts]. The router of more than ROUTED_AT_ONCE experts is read by
+        many programs: `planes` of one token's h, logits float32 [tokens, experts] for what they compute.
         """
         experts, cols = (int(n) for n in router.shape)
         padded = power_of_two(experts)
         if experts > ROUTED_AT_ONCE:
             if tokens == 1:
-                matrix, tiles = Matrix(int(router.data_ptr()), experts, cols, "f32"), self.tiles
+                at, tiles = int(bias.data_ptr()) if bias is not None else 0, self.tiles
+                matrix = Matrix(int(router.data_ptr()), experts, cols, "f32", at)
                 self.linear(planes, logits, matrix, rows=tiles.router_rows, warps=tiles.router_warps)
             else:
-                self.logits_many(h, router, logits, tokens)
+                self.logits_many(h, router, bias, logits, tokens)
             E.choose_kernel[(tokens,)](
                 logits, chosen, weights, EXPERTS=experts, PADDED=padded, K=k, num_warps=1,
                 enable_fp_fusion=True,
             )  # fmt: skip
             return
         E.route_kernel[(tokens,)](
-            h, router, chosen, weights, COLS=cols, EXPERTS=experts, PADDED=padded, K=k,
+            h, router, bias, chosen, weights, COLS=cols, EXPERTS=experts, PADDED=padded, K=k,
             BLOCK=min(power_of_two(cols), max(16, 32768 // padded)) if self.gpu else power_of_two(cols),
             num_warps=16,
             enable_fp_fusion=True,
@@ -92,12 +93,12 @@ class Launcher(ManyLauncher):
     def linear(
         self, planes: Tensor, y: Tensor, matrix: Matrix, add: bool = False, rows: int = 0, warps: int = 0
     ) -> None:
-        """y float32 [rows] (+)= matrix · x, x in planes; by programs of so many rows and warps, or of as many
-        as other matrices.
+        """y float32 [rows] (+)= matrix · x + its bias, x in planes; by programs of so many rows and warps, or
+        of as many as other matrices.
         """
         rows, warps = rows or self.tiles.rows, warps or self.tiles.linear_warps
         V.linear_kernel[(ceil_div(matrix.rows, rows),)](
-            planes, y, matrix.address, matrix.rows, KIND=matrix.kind, COLS=matrix.cols,
+            planes, y, matrix.address, matrix.bias or None, matrix.rows, KIND=matrix.kind, COLS=matrix.cols,
             ROW_BYTES=matrix.row_bytes,
             ALIGN=alignment(matrix.row_bytes), R=rows, ADD=add,
             **self._pieces(matrix.kind, matrix.cols, warps), enable_fp_fusion=True,
@@ -119,27 +120,32 @@ class Launcher(ManyLauncher):
                 f"{name}_PIECE": of["PIECE"], f"{name}_PIECES": of["PIECES"],
             }  # fmt: skip
         V.qkv_kernel[(ceil_div(q.rows, rows) + 2 * ceil_div(k.rows, rows),)](
-            planes, *y, q.address, k.address, v.address, Q_ROWS=q.rows, KV_ROWS=k.rows, COLS=q.cols, R=rows,
-            **options, num_warps=warps, enable_fp_fusion=True,
+            planes, *y, q.address, k.address, v.address, *(m.bias or None for m in matrices), Q_ROWS=q.rows,
+            KV_ROWS=k.rows, COLS=q.cols, R=rows, **options, num_warps=warps, enable_fp_fusion=True,
         )  # fmt: skip
 
-    def gate_up(self, planes: Tensor, hidden: Tensor, shape: ExpertShape, source: Tensor, target: Tensor,
-        rows: Tensor) -> None:
-        """hidden float32 [k, ffn], each row in planes, of the chosen experts: see gpu_matvec."""
+    def gate_up(
+        self, planes: Tensor, hidden: Tensor, shape: ExpertShape, chosen: Tensor | None, source: Tensor,
+        target: Tensor, rows: Tensor,
+    ) -> None:  # fmt: skip
+        """hidden float32 [k, ffn], each row in planes, of the chosen experts: see gpu_matvec. `chosen` int32
+        [k] is asked for where there are biases.
+        """
         gate, k = shape.gate, int(source.shape[0])
         at_once = max(1, self.tiles.wide_rows.get(gate.type, self.tiles.rows) // 2)
         V.gate_up_kernel[(k, ceil_div(gate.rows, at_once))](
-            planes, hidden, source, target, rows, UP_START=shape.starts[1], KIND=gate.kind, COLS=gate.cols,
-            FFN=gate.rows,
+            planes, hidden, source, target, rows, chosen if gate.bias else None, gate.bias or None,
+            shape.up.bias or None, UP_START=shape.starts[1], KIND=gate.kind, COLS=gate.cols, FFN=gate.rows,
             ROW_BYTES=gate.row_bytes, ALIGN=alignment(gate.row_bytes), R=at_once,
             SPAN=self._span(gate.row_bytes, self.tiles.gate_up_warps), PLANES=planes_of(gate.rows),
+            CLAMPED=shape.clamped,
             **self._pieces(gate.kind, gate.cols, self.tiles.gate_up_warps), enable_fp_fusion=True,
         )  # fmt: skip
 
     def down(
-        self, hidden: Tensor, y: Tensor, weights: Tensor, shape: ExpertShape, source: Tensor, target: Tensor,
-        rows: Tensor
-    ) -> None:
+        self, hidden: Tensor, y: Tensor, weights: Tensor, shape: ExpertShape, chosen: Tensor | None,
+        source: Tensor, target: Tensor, rows: Tensor,
+    ) -> None:  # fmt: skip
         """y float32 [hidden] += the weighted sum of the chosen experts' outputs, in router order."""
         down, k = shape.down, int(source.shape[0])
         block = FORMATS[down.type]
@@ -150,10 +156,10 @@ class Launcher(ManyLauncher):
             warps = pieces["num_warps"] = 4
             at_once = 32 * warps // pieces["PIECES"]
         V.down_kernel[(ceil_div(down.rows, at_once),)](
-            hidden, y, weights, source, target, rows, k, DOWN_START=shape.starts[2], KIND=down.kind,
-            FFN=down.cols,
+            hidden, y, weights, source, target, rows, chosen if down.bias else None, down.bias or None, k,
+            DOWN_START=shape.starts[2], KIND=down.kind, FFN=down.cols,
             ROWS=down.rows, ROW_BYTES=down.row_bytes, ALIGN=alignment(down.row_bytes), BLOCK=block.block_size,
-            BLOCK_BYTES=block.block_bytes, R=at_once,
+            BLOCK_BYTES=block.block_bytes, R=at_once, CHOICES=power_of_two(k),
             SPAN=self._span(down.row_bytes, warps), PLANES=planes_of(down.cols), **pieces,
             enable_fp_fusion=True,
         )  # fmt: skip
@@ -182,33 +188,36 @@ class Launcher(ManyLauncher):
 
     def attend(
         self, q: Tensor, out: Tensor, cache: Any, position: Tensor, partial: Tensor, scale: float,
-        window: int, blocks: int
-    ) -> None:
-        """One token: out float32 [heads * head_dim] in planes; `blocks` are launched (those beyond the
-        position end).
+        window: int, sinks: Tensor | None, blocks: int,
+    ) -> None:  # fmt: skip
+        """One token: out float32 [heads * head_dim] in planes; `blocks`, or as many as a window can touch,
+        are launched (those beyond the position end). `sinks` float32 [heads].
         """
+        if window:
+            blocks = min(blocks, ceil_div(window - 1, A.BLOCK) + 1)
         group, dims = cache.heads // cache.kv_heads, max(16, power_of_two(cache.head_dim))
         A.attend_block_kernel[(cache.kv_heads, blocks)](
             q, cache.keys, cache.key_scales, cache.values, cache.value_scales, partial, position, scale,
             window,
             CONTEXT=cache.context, GROUP=group, GROUP_PADDED=max(16, power_of_two(group)),
             HEAD_DIM=cache.head_dim, DIMS=dims,
-            Q8=cache.q8, TILE=self.tiles.keys, **self._options,
+            Q8=cache.q8, TILE=self.tiles.keys, WINDOWED=window > 0, **self._options,
         )  # fmt: skip
         A.merge_blocks_kernel[(cache.heads,)](
-            partial, out, position, window, BLOCKS=cache.context // A.BLOCK, HEADS=cache.heads,
+            partial, out, position, window, sinks, BLOCKS=cache.context // A.BLOCK, HEADS=cache.heads,
             HEAD_DIM=cache.head_dim,
             DIMS=dims, AT_ONCE=min(16, power_of_two(cache.context // A.BLOCK)), **self._options,
         )  # fmt: skip
 
     def attend_many(
-        self, q: Tensor, out: Tensor, cache: Any, position: Tensor, tokens: int, scale: float, window: int
-    ) -> None:
+        self, q: Tensor, out: Tensor, cache: Any, position: Tensor, tokens: int, scale: float, window: int,
+        sinks: Tensor | None,
+    ) -> None:  # fmt: skip
         """Many tokens: out bfloat16 [tokens, heads * head_dim]."""
         size = self.tiles.tokens
         A.attend_many_kernel[(ceil_div(tokens, size), cache.heads)](
             q, cache.keys, cache.key_scales, cache.values, cache.value_scales, out, position, tokens, scale,
-            window,
+            window, sinks,
             CONTEXT=cache.context, HEADS=cache.heads, GROUP=cache.heads // cache.kv_heads,
             HEAD_DIM=cache.head_dim,
             DIMS=max(16, power_of_two(cache.head_dim)), Q8=cache.q8, BM=size, BN=self.tiles.keys, num_warps=8,

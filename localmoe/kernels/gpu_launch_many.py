@@ -27,28 +27,30 @@ class ManyLauncher:
     def linear_many(
         self, x: Tensor, y: Tensor, matrix: Matrix, tokens: int, scratch: Tensor, add: bool = False
     ) -> None:
-        """y float32 [tokens, rows] (+)= x bfloat16 [tokens, cols] · matrixᵀ; `scratch`: bfloat16, at least a
-        row.
+        """y float32 [tokens, rows] (+)= x bfloat16 [tokens, cols] · matrixᵀ + its bias; `scratch`: bfloat16,
+        at least a row.
         """
         if tokens <= self.tiles.tokens:
             bm, bn = self.tiles.tokens, self.tiles.columns
             P.linear_many_kernel[(ceil_div(tokens, bm), ceil_div(matrix.rows, bn))](
-                x, y, matrix.address, tokens, matrix.rows, KIND=matrix.kind, COLS=matrix.cols,
-                ROW_BYTES=matrix.row_bytes, ALIGN=alignment(matrix.row_bytes), BM=bm, BN=bn, ADD=add,
-                GPU=self.gpu, **self._options,
+                x, y, matrix.address, matrix.bias or None, tokens, matrix.rows, KIND=matrix.kind,
+                COLS=matrix.cols, ROW_BYTES=matrix.row_bytes, ALIGN=alignment(matrix.row_bytes), BM=bm, BN=bn,
+                ADD=add, GPU=self.gpu, **self._options,
             )  # fmt: skip
             return
         for first, rows in self._slices(matrix, int(scratch.numel())):
             self._widen(scratch, matrix.address + first * matrix.row_bytes, matrix, rows)
-            self._product(x, scratch, y[:, first:], tokens, rows, matrix.cols, add)
+            self._product(x, scratch, y[:, first:], _bias(matrix, first), tokens, rows, matrix.cols, add)
 
-    def logits_many(self, h: Tensor, router: Tensor, logits: Tensor, tokens: int) -> None:
-        """logits float32 [tokens, experts] = h float32 [tokens, cols] · routerᵀ, router float32 [experts,
-        cols].
+    def logits_many(
+        self, h: Tensor, router: Tensor, bias: Tensor | None, logits: Tensor, tokens: int
+    ) -> None:
+        """logits float32 [tokens, experts] = h float32 [tokens, cols] · routerᵀ + bias, router float32
+        [experts, cols].
         """
         experts, cols = (int(n) for n in router.shape)
         P.logits_many_kernel[(ceil_div(tokens, 32), ceil_div(experts, 32))](
-            h, router, logits, tokens, COLS=cols, EXPERTS=experts, SIDE=32, **self._options
+            h, router, bias, logits, tokens, COLS=cols, EXPERTS=experts, SIDE=32, **self._options
         )
 
     @staticmethod
@@ -65,21 +67,21 @@ class ManyLauncher:
         )  # fmt: skip
 
     def _product(
-        self, x: Tensor, w: Tensor, y: Tensor, tokens: int, rows: int, cols: int, add: bool
+        self, x: Tensor, w: Tensor, y: Tensor, bias: int | None, tokens: int, rows: int, cols: int, add: bool
     ) -> None:
         bm, bn, bk = self.tiles.many
         W.product_kernel[(ceil_div(tokens, bm), ceil_div(rows, bn))](
-            x, w, y, tokens, rows, int(y.stride(0)), COLS=cols, BM=bm, BN=bn, BK=bk, ADD=add, GPU=self.gpu,
-            num_warps=8, num_stages=self.tiles.stages, enable_fp_fusion=True,
+            x, w, y, bias, tokens, rows, int(y.stride(0)), COLS=cols, BM=bm, BN=bn, BK=bk, ADD=add,
+            GPU=self.gpu, num_warps=8, num_stages=self.tiles.stages, enable_fp_fusion=True,
         )  # fmt: skip
 
     def expert_many(
-        self, x: Tensor, hidden: Tensor, out: Tensor, shape: ExpertShape, address: int, token_of: Tensor,
-        scratch: Tensor,
+        self, x: Tensor, hidden: Tensor, out: Tensor, shape: ExpertShape, expert: int, address: int,
+        token_of: Tensor, scratch: Tensor,
     ) -> None:  # fmt: skip
-        """One expert at `address` for the tokens int32 [pairs] of x bfloat16: hidden bfloat16 [pairs,
-        ffn], out float32 [pairs, hidden] are its pairs' rows. `scratch`: bfloat16, at least a row of each
-        matrix.
+        """The layer's `expert`, at `address`, for the tokens int32 [pairs] of x bfloat16: hidden bfloat16
+        [pairs, ffn], out float32 [pairs, hidden] are its pairs' rows. `scratch`: bfloat16, at least a row of
+        each matrix.
         """
         gate, up, down, pairs = shape.gate, shape.up, shape.down, int(token_of.shape[0])
         bm, bn, bk = self.tiles.many
@@ -88,14 +90,16 @@ class ManyLauncher:
             start = address + first * gate.row_bytes
             self._widen(scratch, start, gate, rows)
             self._widen(scratch[half:], start + shape.starts[1], up, rows)
-            W.swiglu_product_kernel[(ceil_div(pairs, bm), ceil_div(rows, bn // 2))](
-                x, scratch, scratch[half:], hidden[:, first:], token_of, pairs, rows, int(hidden.stride(0)),
-                COLS=gate.cols, BM=bm, BN=bn // 2, BK=bk, GPU=self.gpu,
+            W.gated_product_kernel[(ceil_div(pairs, bm), ceil_div(rows, bn // 2))](
+                x, scratch, scratch[half:], _bias(gate, first, expert), _bias(up, first, expert),
+                hidden[:, first:], token_of, pairs, rows, int(hidden.stride(0)),
+                COLS=gate.cols, BM=bm, BN=bn // 2, BK=bk, CLAMPED=shape.clamped, GPU=self.gpu,
                 num_warps=8, num_stages=self.tiles.stages, enable_fp_fusion=True,
             )  # fmt: skip
         for first, rows in self._slices(down, int(scratch.numel())):
             self._widen(scratch, address + shape.starts[2] + first * down.row_bytes, down, rows)
-            self._product(hidden, scratch, out[:, first:], pairs, rows, down.cols, False)
+            bias = _bias(down, first, expert)
+            self._product(hidden, scratch, out[:, first:], bias, pairs, rows, down.cols, False)
 
     def gate_up_many(
         self, x: Tensor, hidden: Tensor, shape: ExpertShape, active: Tensor, place: Tensor, starts: Tensor,
@@ -105,8 +109,8 @@ class ManyLauncher:
         """hidden bfloat16 [pairs, ffn] of the active experts, none of which has more than `most` tokens."""
         gate, bm, bn = shape.gate, self.tiles.tokens, self.tiles.columns
         P.gate_up_many_kernel[(ceil_div(most, bm), ceil_div(gate.rows, bn), int(active.shape[0]))](
-            x, hidden, active, place, starts, token_of, UP_START=shape.starts[1], KIND=gate.kind,
-            COLS=gate.cols,
+            x, hidden, active, place, starts, token_of, gate.bias or None, shape.up.bias or None,
+            UP_START=shape.starts[1], KIND=gate.kind, COLS=gate.cols, CLAMPED=shape.clamped,
             FFN=gate.rows, ROW_BYTES=gate.row_bytes, ALIGN=alignment(gate.row_bytes), BM=bm, BN=bn,
             GPU=self.gpu, **self._options,
         )  # fmt: skip
@@ -118,8 +122,8 @@ class ManyLauncher:
         """out float32 [pairs, hidden] of the active experts."""
         down, bm, bn = shape.down, self.tiles.tokens, self.tiles.columns
         P.down_many_kernel[(ceil_div(most, bm), ceil_div(down.rows, bn), int(active.shape[0]))](
-            hidden, out, active, place, starts, DOWN_START=shape.starts[2], KIND=down.kind, FFN=down.cols,
-            ROWS=down.rows,
+            hidden, out, active, place, starts, down.bias or None, DOWN_START=shape.starts[2], KIND=down.kind,
+            FFN=down.cols, ROWS=down.rows,
             ROW_BYTES=down.row_bytes, ALIGN=alignment(down.row_bytes), BM=bm, BN=bn, GPU=self.gpu,
             **self._options,
         )  # fmt: skip
@@ -131,3 +135,8 @@ class ManyLauncher:
         E.combine_kernel[(tokens, ceil_div(cols, block))](
             x, out, weights, place_of, COLS=cols, K=k, BLOCK=block, **self._options
         )
+
+
+def _bias(matrix: Matrix, first: int, expert: int = 0) -> int | None:
+    """The address of the bias of an expert's rows from `first` on; None without one."""
+    return matrix.bias + (expert * matrix.rows + first) * 4 if matrix.bias else None

@@ -19,21 +19,23 @@ import triton
 import triton.language as tl
 
 from localmoe.kernels.gpu_dot import row_dots
-from localmoe.kernels.gpu_elementwise import swiglu
-from localmoe.kernels.gpu_formats import pointer8
+from localmoe.kernels.gpu_elementwise import gated
+from localmoe.kernels.gpu_formats import floats_at, pointer8
 from localmoe.kernels.gpu_words import planar, plane_lift
 
 
 @triton.jit
 def _rows_of(
-    KIND: tl.constexpr, address: tl.tensor, x: tl.tensor, y: tl.tensor, first: tl.tensor, rows: tl.tensor,
-    COLS: tl.constexpr, ROW_BYTES: tl.constexpr,
+    KIND: tl.constexpr, address: tl.tensor, bias: tl.tensor, x: tl.tensor, y: tl.tensor, first: tl.tensor,
+    rows: tl.tensor, COLS: tl.constexpr, ROW_BYTES: tl.constexpr,
     ALIGN: tl.constexpr, R: tl.constexpr, PIECE: tl.constexpr, PIECES: tl.constexpr,
     ADD: tl.constexpr,
 ) -> None:  # fmt: skip
     r = first + tl.arange(0, R)
     row = pointer8(address, ALIGN) + r.to(tl.int64) * ROW_BYTES
     value = row_dots(KIND, row, r < rows, x, COLS // PIECE, COLS, R, PIECES)
+    if bias is not None:
+        value += tl.load(floats_at(bias) + r, mask=r < rows, other=0.0)
     if ADD:
         value += tl.load(y + r, mask=r < rows, other=0.0)
     tl.store(y + r, value, mask=r < rows)
@@ -41,20 +43,23 @@ def _rows_of(
 
 @triton.jit
 def linear_kernel(
-    x: tl.tensor, y: tl.tensor, address: tl.tensor, rows: tl.tensor, KIND: tl.constexpr,
+    x: tl.tensor, y: tl.tensor, address: tl.tensor, bias: tl.tensor, rows: tl.tensor, KIND: tl.constexpr,
     COLS: tl.constexpr, ROW_BYTES: tl.constexpr,
     ALIGN: tl.constexpr, R: tl.constexpr, PIECE: tl.constexpr, PIECES: tl.constexpr,
     ADD: tl.constexpr,
 ) -> None:  # fmt: skip
-    """y[rows] (+)= W · x; x in planes [cols], y natural [rows], both float32."""
-    _rows_of(KIND, address, x, y, tl.program_id(0) * R, rows, COLS, ROW_BYTES, ALIGN, R, PIECE,
+    """y[rows] (+)= W · x + bias; x in planes [cols], y natural [rows], both float32. `bias`: an address, as
+    in all kernels here, or None.
+    """
+    _rows_of(KIND, address, bias, x, y, tl.program_id(0) * R, rows, COLS, ROW_BYTES, ALIGN, R, PIECE,
              PIECES, ADD)
 
 
 @triton.jit
 def qkv_kernel(
     x: tl.tensor, q: tl.tensor, k: tl.tensor, v: tl.tensor, q_address: tl.tensor, k_address: tl.tensor,
-    v_address: tl.tensor, Q_ROWS: tl.constexpr, KV_ROWS: tl.constexpr, Q_KIND: tl.constexpr,
+    v_address: tl.tensor, q_bias: tl.tensor, k_bias: tl.tensor, v_bias: tl.tensor,
+    Q_ROWS: tl.constexpr, KV_ROWS: tl.constexpr, Q_KIND: tl.constexpr,
     K_KIND: tl.constexpr, V_KIND: tl.constexpr, Q_BYTES: tl.constexpr, K_BYTES: tl.constexpr,
     V_BYTES: tl.constexpr, Q_ALIGN: tl.constexpr, K_ALIGN: tl.constexpr, V_ALIGN: tl.constexpr,
     Q_PIECE: tl.constexpr, K_PIECE: tl.constexpr, V_PIECE: tl.constexpr, Q_PIECES: tl.constexpr,
@@ -64,14 +69,14 @@ def qkv_kernel(
     of_kv: tl.constexpr = (KV_ROWS + R - 1) // R
     number = tl.program_id(0)
     if number < of_kv:
-        _rows_of(K_KIND, k_address, x, k, number * R, KV_ROWS, COLS, K_BYTES, K_ALIGN, R, K_PIECE, K_PIECES,
-                 False)
+        _rows_of(K_KIND, k_address, k_bias, x, k, number * R, KV_ROWS, COLS, K_BYTES, K_ALIGN, R, K_PIECE,
+                 K_PIECES, False)
     elif number < 2 * of_kv:
-        _rows_of(V_KIND, v_address, x, v, (number - of_kv) * R, KV_ROWS, COLS, V_BYTES, V_ALIGN, R, V_PIECE,
-                 V_PIECES, False)
+        _rows_of(V_KIND, v_address, v_bias, x, v, (number - of_kv) * R, KV_ROWS, COLS, V_BYTES, V_ALIGN, R,
+                 V_PIECE, V_PIECES, False)
     else:
-        _rows_of(Q_KIND, q_address, x, q, (number - 2 * of_kv) * R, Q_ROWS, COLS, Q_BYTES, Q_ALIGN, R,
-                 Q_PIECE, Q_PIECES, False)
+        _rows_of(Q_KIND, q_address, q_bias, x, q, (number - 2 * of_kv) * R, Q_ROWS, COLS, Q_BYTES, Q_ALIGN,
+                 R, Q_PIECE, Q_PIECES, False)
 
 
 @triton.jit
@@ -106,11 +111,13 @@ def _copy_rows(KIND: tl.constexpr, source: tl.tensor, target: tl.tensor, nbytes:
 @triton.jit
 def gate_up_kernel(
     x: tl.tensor, hidden: tl.tensor, source: tl.tensor, target: tl.tensor, gpu_rows: tl.tensor,
-    UP_START: tl.constexpr, KIND: tl.constexpr,
+    chosen: tl.tensor, gate_bias: tl.tensor, up_bias: tl.tensor, UP_START: tl.constexpr, KIND: tl.constexpr,
     COLS: tl.constexpr, FFN: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr, R: tl.constexpr,
     PIECE: tl.constexpr, PIECES: tl.constexpr, SPAN: tl.constexpr, PLANES: tl.constexpr,
+    CLAMPED: tl.constexpr,
 ) -> None:  # fmt: skip
-    """hidden[choice] = silu(gate · x) * (up · x) for R FFN rows of a chosen expert; hidden [k, PLANES].
+    """hidden[choice] = the gated unit of gate · x and up · x for R FFN rows of a chosen expert; hidden [k,
+    PLANES]. Biases float32 [experts, ffn], of the experts int32 [k] in `chosen`; all None without.
 
     Grid (k, ceil(ffn / R)): the choices alternate, so that reads over the bus and from GPU memory overlap.
     """
@@ -135,26 +142,37 @@ def gate_up_kernel(
         gate = tl.sum(tl.where(which == 0, pairs, 0.0), 0)
         up = tl.sum(tl.where(which == 1, pairs, 0.0), 0)
         out = first + tl.arange(0, R)
-        value = swiglu(gate, up) * plane_lift(out)
+        if gate_bias is not None:
+            own = tl.load(chosen + choice).to(tl.int64) * FFN + out
+            gate += tl.load(floats_at(gate_bias) + own, mask=out < limit, other=0.0)
+            up += tl.load(floats_at(up_bias) + own, mask=out < limit, other=0.0)
+        value = gated(gate, up, CLAMPED) * plane_lift(out)
         tl.store(hidden + choice * PLANES + planar(out, FFN), value, mask=out < limit)
 
 
 @triton.jit
 def down_kernel(
     hidden: tl.tensor, y: tl.tensor, weights: tl.tensor, source: tl.tensor, target: tl.tensor,
-    gpu_rows: tl.tensor, k: tl.tensor, DOWN_START: tl.constexpr,
+    gpu_rows: tl.tensor, chosen: tl.tensor, bias: tl.tensor, k: tl.tensor, DOWN_START: tl.constexpr,
     KIND: tl.constexpr, FFN: tl.constexpr, ROWS: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr,
-    BLOCK: tl.constexpr, BLOCK_BYTES: tl.constexpr, R: tl.constexpr,
+    BLOCK: tl.constexpr, BLOCK_BYTES: tl.constexpr, R: tl.constexpr, CHOICES: tl.constexpr,
     PIECE: tl.constexpr, PIECES: tl.constexpr, SPAN: tl.constexpr, PLANES: tl.constexpr,
 ) -> None:  # fmt: skip
-    """y[r] += sum over k choices, in router order, of weight * (down · hidden[choice]); R rows of `ROWS` per
-    program. `k` is no constant: unrolled, the choices would take each other's registers.
+    """y[r] += sum over k choices, in router order, of weight * (down · hidden[choice] + bias); R rows of
+    `ROWS` per program. `k` is no constant: unrolled, the choices would take each other's registers. `bias`
+    float32 [experts, ROWS], added first, also that of experts that are the CPU's.
     """
     # rows that are copied together may be aligned for wider requests than one (630 bytes of Q6_K, say)
     together: tl.constexpr = 16 if ROWS % R == 0 and R * ROW_BYTES % 16 == 0 else ALIGN
     first = tl.program_id(0) * R
     r = first + tl.arange(0, R)
     value = tl.load(y + r, mask=r < ROWS, other=0.0)
+    if bias is not None:
+        choice = tl.arange(0, CHOICES)
+        expert = tl.load(chosen + choice, mask=choice < k, other=0).to(tl.int64)
+        own = floats_at(bias) + expert[:, None] * ROWS + r[None, :]
+        added = tl.load(own, mask=(choice < k)[:, None] & (r < ROWS)[None, :], other=0.0)
+        value += tl.sum(tl.load(weights + choice, mask=choice < k, other=0.0)[:, None] * added, 0)
     for choice in range(k):
         limit = tl.load(gpu_rows + choice)
         if limit > 0:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from localmoe.kernels.gpu_elementwise import swiglu
-from localmoe.kernels.gpu_formats import decode32, pointer8
+from localmoe.kernels.gpu_elementwise import gated
+from localmoe.kernels.gpu_formats import decode32, floats_at, pointer8
 
 
 @triton.jit
@@ -23,6 +23,14 @@ def multiplied(x: tl.tensor, w: tl.tensor, total: tl.tensor, GPU: tl.constexpr) 
     if GPU:
         return tl.dot(x, tl.trans(w), total)
     return tl.dot(x.to(tl.float32), tl.trans(w.to(tl.float32)), total)
+
+
+@triton.jit
+def biased(value: tl.tensor, bias: tl.tensor, r: tl.tensor, rows: tl.tensor) -> tl.tensor:
+    """value [tokens, rows r] + bias float32 [rows] at an address, or nothing where that is None."""
+    if bias is not None:
+        value += tl.load(floats_at(bias) + r, mask=r < rows, other=0.0)[None, :]
+    return value
 
 
 @triton.jit
@@ -54,25 +62,25 @@ def _tile(
 
 @triton.jit
 def linear_many_kernel(
-    x: tl.tensor, y: tl.tensor, address: tl.tensor, tokens: tl.tensor, rows: tl.tensor, KIND: tl.constexpr,
-    COLS: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    ADD: tl.constexpr, GPU: tl.constexpr,
+    x: tl.tensor, y: tl.tensor, address: tl.tensor, bias: tl.tensor, tokens: tl.tensor, rows: tl.tensor,
+    KIND: tl.constexpr, COLS: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr, ADD: tl.constexpr, GPU: tl.constexpr,
 ) -> None:  # fmt: skip
-    """y[tokens, rows] (+)= x[tokens, cols] · Wᵀ. Grid (tokens / BM, rows / BN)."""
+    """y[tokens, rows] (+)= x[tokens, cols] · Wᵀ + bias. Grid (tokens / BM, rows / BN)."""
     t = tl.program_id(0) * BM + tl.arange(0, BM)
     r = tl.program_id(1) * BN + tl.arange(0, BN)
     row = pointer8(address, ALIGN) + r.to(tl.int64) * ROW_BYTES
     value = _tile(KIND, x, t.to(tl.int64), t < tokens, row, r < rows, COLS, BM, BN, GPU)
-    store_tile(y, value, t, tokens, r, rows, rows, ADD)
+    store_tile(y, biased(value, bias, r, rows), t, tokens, r, rows, rows, ADD)
 
 
 @triton.jit
 def logits_many_kernel(
-    h: tl.tensor, router: tl.tensor, logits: tl.tensor, tokens: tl.tensor, COLS: tl.constexpr,
-    EXPERTS: tl.constexpr, SIDE: tl.constexpr,
+    h: tl.tensor, router: tl.tensor, bias: tl.tensor, logits: tl.tensor, tokens: tl.tensor,
+    COLS: tl.constexpr, EXPERTS: tl.constexpr, SIDE: tl.constexpr,
 ) -> None:  # fmt: skip
-    """logits[tokens, experts] = h · routerᵀ, all float32 and in its precision: a rounded logit could choose
-    another expert. Grid (tokens / SIDE, experts / SIDE).
+    """logits[tokens, experts] = h · routerᵀ + bias, all float32 and in its precision: a rounded logit could
+    choose another expert. Grid (tokens / SIDE, experts / SIDE).
     """
     t = tl.program_id(0) * SIDE + tl.arange(0, SIDE)
     e = tl.program_id(1) * SIDE + tl.arange(0, SIDE)
@@ -85,19 +93,21 @@ def logits_many_kernel(
         b = tl.load(router + e[:, None] * COLS + first + k[None, :], mask=(e < EXPERTS)[:, None] & left,
                     other=0.0)
         total = tl.dot(a, tl.trans(b), total, input_precision="ieee")
+    if bias is not None:
+        total += tl.load(bias + e, mask=e < EXPERTS, other=0.0)[None, :]
     store_tile(logits, total, t, tokens, e, EXPERTS, EXPERTS, False)
 
 
 @triton.jit
 def gate_up_many_kernel(
     x: tl.tensor, hidden: tl.tensor, active: tl.tensor, place: tl.tensor, starts: tl.tensor,
-    token_of: tl.tensor,
+    token_of: tl.tensor, gate_bias: tl.tensor, up_bias: tl.tensor,
     UP_START: tl.constexpr, KIND: tl.constexpr, COLS: tl.constexpr, FFN: tl.constexpr,
     ROW_BYTES: tl.constexpr,
-    ALIGN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, GPU: tl.constexpr,
+    ALIGN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CLAMPED: tl.constexpr, GPU: tl.constexpr,
 ) -> None:  # fmt: skip
-    """hidden[pair] = silu(gate · x) * (up · x), bfloat16 [pairs, ffn]. Grid (most pairs / BM, ffn / BN,
-    active).
+    """hidden[pair] = the gated unit of gate · x and up · x, bfloat16 [pairs, ffn]. Biases [experts, ffn].
+    Grid (most pairs / BM, ffn / BN, active).
     """
     expert = tl.load(active + tl.program_id(2))
     start = tl.load(starts + expert)
@@ -111,7 +121,10 @@ def gate_up_many_kernel(
         row = pointer8(tl.load(place + expert), ALIGN) + r.to(tl.int64) * ROW_BYTES
         gate = _tile(KIND, x, token, here, row, r < FFN, COLS, BM, BN, GPU)
         up = _tile(KIND, x, token, here, row + UP_START, r < FFN, COLS, BM, BN, GPU)
-        value = swiglu(gate, up)
+        if gate_bias is not None:
+            gate = biased(gate, gate_bias + expert * FFN * 4, r, FFN)
+            up = biased(up, up_bias + expert * FFN * 4, r, FFN)
+        value = gated(gate, up, CLAMPED)
         at = hidden + (start + pair)[:, None].to(tl.int64) * FFN + r[None, :]
         tl.store(at, value.to(tl.bfloat16), mask=here[:, None] & (r < FFN)[None, :])
 
@@ -119,11 +132,13 @@ def gate_up_many_kernel(
 @triton.jit
 def down_many_kernel(
     hidden: tl.tensor, out: tl.tensor, active: tl.tensor, place: tl.tensor, starts: tl.tensor,
-    DOWN_START: tl.constexpr,
+    bias: tl.tensor, DOWN_START: tl.constexpr,
     KIND: tl.constexpr, FFN: tl.constexpr, ROWS: tl.constexpr, ROW_BYTES: tl.constexpr, ALIGN: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, GPU: tl.constexpr,
 ) -> None:  # fmt: skip
-    """out[pair] = down · hidden[pair], float32 [pairs, rows]. Grid (most pairs / BM, rows / BN, active)."""
+    """out[pair] = down · hidden[pair] + bias, float32 [pairs, rows]; bias [experts, rows]. Grid (most pairs /
+    BM, rows / BN, active).
+    """
     expert = tl.load(active + tl.program_id(2))
     start = tl.load(starts + expert)
     count = tl.load(starts + expert + 1) - start
@@ -134,5 +149,7 @@ def down_many_kernel(
         r = tl.program_id(1) * BN + tl.arange(0, BN)
         row = pointer8(tl.load(place + expert), ALIGN) + DOWN_START + r.to(tl.int64) * ROW_BYTES
         value = _tile(KIND, hidden, (start + pair).to(tl.int64), here, row, r < ROWS, FFN, BM, BN, GPU)
+        if bias is not None:
+            value = biased(value, bias + expert * ROWS * 4, r, ROWS)
         at = out + (start + pair)[:, None].to(tl.int64) * ROWS + r[None, :]
         tl.store(at, value, mask=here[:, None] & (r < ROWS)[None, :])

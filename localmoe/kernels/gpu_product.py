@@ -11,9 +11,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from localmoe.kernels.gpu_elementwise import swiglu
+from localmoe.kernels.gpu_elementwise import gated
 from localmoe.kernels.gpu_formats import decode32, pointer8
-from localmoe.kernels.gpu_prefill import multiplied, store_tile
+from localmoe.kernels.gpu_prefill import biased, multiplied, store_tile
 
 
 @triton.jit
@@ -33,11 +33,11 @@ def widen_kernel(
 
 @triton.jit
 def product_kernel(
-    x: tl.tensor, w: tl.tensor, y: tl.tensor, tokens: tl.tensor, rows: tl.tensor, stride: tl.tensor,
-    COLS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, ADD: tl.constexpr,
-    GPU: tl.constexpr,
+    x: tl.tensor, w: tl.tensor, y: tl.tensor, bias: tl.tensor, tokens: tl.tensor, rows: tl.tensor,
+    stride: tl.tensor, COLS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    ADD: tl.constexpr, GPU: tl.constexpr,
 ) -> None:  # fmt: skip
-    """y[tokens, rows] (+)= x[tokens, cols] · wᵀ; x, w bfloat16, y float32, `stride` values from row to
+    """y[tokens, rows] (+)= x[tokens, cols] · wᵀ + bias; x, w bfloat16, y float32, `stride` values from row to
     row. Grid (tokens / BM, rows / BN): programs that run together share weights.
     """
     t = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -51,17 +51,18 @@ def product_kernel(
         a = tl.load(from_x + first, mask=(t < tokens)[:, None] & left, other=0.0)
         b = tl.load(from_w + first, mask=(r < rows)[:, None] & left, other=0.0)
         total = multiplied(a, b, total, GPU)
-    store_tile(y, total, t, tokens, r, rows, stride, ADD)
+    store_tile(y, biased(total, bias, r, rows), t, tokens, r, rows, stride, ADD)
 
 
 @triton.jit
-def swiglu_product_kernel(
-    x: tl.tensor, gate: tl.tensor, up: tl.tensor, hidden: tl.tensor, token_of: tl.tensor, tokens: tl.tensor,
-    rows: tl.tensor, stride: tl.tensor, COLS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    BK: tl.constexpr, GPU: tl.constexpr,
+def gated_product_kernel(
+    x: tl.tensor, gate: tl.tensor, up: tl.tensor, gate_bias: tl.tensor, up_bias: tl.tensor,
+    hidden: tl.tensor, token_of: tl.tensor, tokens: tl.tensor, rows: tl.tensor, stride: tl.tensor,
+    COLS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, CLAMPED: tl.constexpr,
+    GPU: tl.constexpr,
 ) -> None:  # fmt: skip
-    """hidden[pair] = silu(gate · x) * (up · x) with the pair's token's x; gate, up bfloat16 [rows, cols],
-    hidden bfloat16, `stride` values from pair to pair. Grid as `product_kernel`.
+    """hidden[pair] = the gated unit of gate · x and up · x with the pair's token's x; gate, up bfloat16
+    [rows, cols], hidden bfloat16, `stride` values from pair to pair. Grid as `product_kernel`.
     """
     pair = tl.program_id(0) * BM + tl.arange(0, BM)
     r = tl.program_id(1) * BN + tl.arange(0, BN)
@@ -77,4 +78,5 @@ def swiglu_product_kernel(
         here = (r < rows)[:, None] & left
         gates = multiplied(a, tl.load(gate + offset + first, mask=here, other=0.0), gates, GPU)
         ups = multiplied(a, tl.load(up + offset + first, mask=here, other=0.0), ups, GPU)
-    store_tile(hidden, swiglu(gates, ups).to(tl.bfloat16), pair, tokens, r, rows, stride, False)
+    gates, ups = biased(gates, gate_bias, r, rows), biased(ups, up_bias, r, rows)
+    store_tile(hidden, gated(gates, ups, CLAMPED).to(tl.bfloat16), pair, tokens, r, rows, stride, False)

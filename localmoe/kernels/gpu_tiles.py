@@ -59,13 +59,14 @@ def ceil_div(n: int, size: int) -> int:
 @dataclass(frozen=True, slots=True)
 class ExpertShape:
     """How one expert lies in memory, gate, up and down one after another: types, widths and where up and
-    down begin.
+    down begin; and what its layer's biases and gated unit are.
     """
 
-    gate: Matrix  # addresses are not used
+    gate: Matrix  # addresses are not used, but the biases': float32 [experts, rows] on the device
     up: Matrix
     down: Matrix
     starts: tuple[int, int, int]
+    clamped: bool = False  # the gated unit is gpt-oss's: `gpu_elementwise.gated`
 
     @property
     def nbytes(self) -> int:

@@ -137,11 +137,12 @@ def byte_and_words(row: tl.tensor, start: tl.tensor, mask: tl.tensor) -> tl.tens
     p, over = _near(row, start)
     a, b = tl.load(p, mask=mask, other=0), tl.load(p + 1, mask=mask, other=0)
     c = tl.load(p + 2, mask=mask, other=0)
-    late, shift = (over & 4) != 0, ((over & 3) * 8).to(tl.uint64)
+    over = over.to(tl.uint32)
+    late, shift = (over & 4) != 0, (over & 3) * 8
     w1, w2, w3, w4 = (a >> 32).to(tl.uint32), b.to(tl.uint32), (b >> 32).to(tl.uint32), c.to(tl.uint32)
     v0, v1, v2 = tl.where(late, w1, a.to(tl.uint32)), tl.where(late, w2, w1), tl.where(late, w3, w2)
     v3, v4 = tl.where(late, w4, w3), tl.where(late, (c >> 32).to(tl.uint32), w4)
-    head, shift = (v0 >> shift.to(tl.uint32)) & 0xFF, shift + 8
+    head, shift = (v0 >> shift) & 0xFF, (shift + 8).to(tl.uint64)
     first, second, third = _joined(v0, v1, shift), _joined(v1, v2, shift), _joined(v2, v3, shift)
     return head, first, second, third, _joined(v3, v4, shift)
 

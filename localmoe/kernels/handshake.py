@@ -125,9 +125,10 @@ def _set_flag(address: int, value: int) -> None:
 (_CONTROL, _REGION, _RESULTS, _LAYERS, _TABLE, _EXPERTS, _HIDDEN, _FFN, _Q, _SCALES, _Q_SUMS, _INNER,
     _INNER_Q, _INNER_SCALES,
  _INNER_SUMS, _ADDRESSES, _STARTS, _ZEROS, _FORMATS, _SCRATCH, _SCRATCH_BYTES, _GATE_UP, _DOWN, _LEVELS,
- _CHUNK, _STORED, _GATE_AND_UP) = range(27)  # fmt: skip
-# kind, block bytes, row bytes of gate, up, down; down's weights per block; whether it wants float32 inputs
-LAYER_WORDS = 11
+ _CHUNK, _STORED, _GATE_AND_UP, _BIASES) = range(28)  # fmt: skip
+# kind, block bytes, row bytes of gate, up, down; down's weights per block; whether it wants float32 inputs;
+# the biases of gate and up (0: none)
+LAYER_WORDS = 13
 
 
 @compiled(forceinline=True)
@@ -150,7 +151,7 @@ def _work(me: int, region: int) -> None:
     x, q, scales = region + ACTIVATIONS, load_i64(me + _Q * 8), load_i64(me + _SCALES * 8)
     sums, formats = load_i64(me + _Q_SUMS * 8), load_i64(me + _FORMATS * 8)
     addresses, starts = load_i64(me + _ADDRESSES * 8), load_i64(me + _STARTS * 8)
-    f = load_i64(me + _LAYERS * 8) + layer * LAYER_WORDS * 8
+    f, biases = load_i64(me + _LAYERS * 8) + layer * LAYER_WORDS * 8, load_i64(me + _BIASES * 8)
     quantize_row(x, hidden, q, scales, sums, 0)
     for i in range(misses):
         expert, rank = load_i32(region + IDS + i * 4), load_i32(region + RANKS + i * 4)
@@ -159,10 +160,14 @@ def _work(me: int, region: int) -> None:
         store_i64(addresses + rank * 24 + 8, load_i64(home + 8) + first_row * load_i64(f + 40))
         blocks = first_row // load_i64(f + 72)  # a row of down starts with the GPU's share of its columns
         store_i64(addresses + rank * 24 + 16, load_i64(home + 16) + blocks * load_i64(f + 56))
+        row = (expert * load_i64(me + _FFN * 8) + first_row) * 4
+        store_i64(biases + rank * 16, load_i64(f + 88) + row)
+        store_i64(biases + rank * 16 + 8, load_i64(f + 96) + row)
     store_i64(formats, load_i64(f + 24))
     store_i64(formats + 8, load_i64(f + 32))
     store_i64(formats + 16, load_i64(f + 40))
     store_i64(formats + 24, load_i64(f + 80))
+    store_i64(formats + 72, biases if load_i64(f + 88) else 0)
     args = control + ARGS
     _store6(args, region + RANKS, PIECE, addresses, starts, load_i64(me + _ZEROS * 8), hidden)
     _store6(args + 48, ffn, load_i64(f), load_i64(f + 8), load_i64(f + 16), load_i64(me + _LEVELS * 8), x)
@@ -209,7 +214,9 @@ def _serve(me: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class LayerFormats:
-    """What the worker must know of one layer's experts."""
+    """What the worker must know of one layer's experts. Biases are in the host's memory; that of `down` is
+    not used, the GPU adds it.
+    """
 
     gate: Matrix
     up: Matrix
@@ -219,7 +226,8 @@ class LayerFormats:
         from quant.blocks import FORMATS
 
         words = [n for m in (self.gate, self.up, self.down) for n in (m.kind, m.block_bytes, m.row_bytes)]
-        return [*words, FORMATS[self.down.type].block_size, int(self.down.type in ("f32", "f16", "bf16"))]
+        floats = int(self.down.type in ("f32", "f16", "bf16"))
+        return [*words, FORMATS[self.down.type].block_size, floats, self.gate.bias, self.up.bias]
 
 
 class Worker:
@@ -228,8 +236,10 @@ class Worker:
     in the mapped file; they may change between steps, in place."""
 
     def __init__(
-        self, region: Region, pool: Pool, layers: list[LayerFormats], addresses: NDArray[np.int64], ffn: int
-    ) -> None:
+        self, region: Region, pool: Pool, layers: list[LayerFormats], addresses: NDArray[np.int64], ffn: int,
+        clamped: bool = False,
+    ) -> None:  # fmt: skip
+        """`clamped`: the gated unit is `elementwise.clamped_swiglu`."""
         if region.choices > MOST_CHOICES:
             raise ValueError(f"{region.choices} experts per token are more than the region has room for")
         hidden, k = region.hidden, region.choices
@@ -254,6 +264,7 @@ class Worker:
             _LEVELS: LEVELS,
             _STORED: np.zeros(k * inner_groups, np.int64),
             _GATE_AND_UP: np.zeros(k * 2 * inner_groups * GROUP, np.float32),
+            _BIASES: np.zeros((k, 2), np.int64),
         }
         if not addresses.flags.c_contiguous or addresses.dtype != np.int64:
             raise ValueError("expert addresses are int64 [layers, experts, 3], contiguous")
@@ -267,6 +278,7 @@ class Worker:
         words.update({place: int(array.ctypes.data) for place, array in self._arrays.items()})
         kept = (_INNER_Q, _INNER_SCALES, _INNER_SUMS, _STORED, _GATE_AND_UP)
         self._arrays[_FORMATS][4:9] = [words[i] for i in kept]
+        self._arrays[_FORMATS][10] = clamped
         self._words = np.array([words[i] for i in range(len(words))], np.int64)
         self._wakeup, self._ending = threading.Event(), threading.Event()
         self._thread = threading.Thread(

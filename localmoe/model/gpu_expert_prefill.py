@@ -117,8 +117,8 @@ class ExpertPass:
             if expert not in few:
                 own = slice(int(pairs.starts_host[expert]), int(pairs.starts_host[expert + 1]))
                 gpu.launch.expert_many(
-                    h.half, gpu.inner_many[own], gpu.out_many[own], shape, int(pairs.place_host[expert]),
-                    pairs.token_of[own], gpu.scratch,
+                    h.half, gpu.inner_many[own], gpu.out_many[own], shape, expert,
+                    int(pairs.place_host[expert]), pairs.token_of[own], gpu.scratch,
                 )  # fmt: skip
         if few:
             listed, most = gpu.to_device(np.array(few, np.int32)), int(counts[few].max())

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from localmoe.experts import policy
 from localmoe.experts.layout import ExpertLayout
 from localmoe.experts.statistics import ExpertStatistics
+from localmoe.kernels.gpu import GpuRouter
 from localmoe.kernels.gpu_resolve import HITS, MISSES, MOST_WISHES, WISHED
 from localmoe.kernels.gpu_tiles import ExpertShape
 from localmoe.model.gpu_copies import Arrival, Copies
@@ -91,26 +92,33 @@ class GpuResidency:
         self.tables.set_mode(STREAM if mode == "stream" else BACKGROUND, [rows] * (self.k + 1))
 
     # ------------------------------------------------------------ one token
-    def decode(self, layer: int, x: Any, h: Any, router: Tensor) -> None:
+    def decode(self, layer: int, x: Any, h: Any, router: GpuRouter) -> None:
         """Launches a layer's experts for one token. The same launches whatever the routing: they can be
         recorded.
         """
         gpu, t, shape = self.gpu, self.tables, self.shapes[layer]
         launch = gpu.launch
         work, chosen, weights = t.work, self._chosen[0], self._weights[0]
-        launch.route(h.values, h.planes, router, gpu.router_logits, self._chosen, self._weights, self.k, 1)
+        self._route(h, router, 1)
         self._routed(layer, self._chosen[:1])
         launch.resolve(t, chosen, layer, work, self.ffn)
         if self.worker is not None:
             region = self.worker.region
             launch.post(region.address, self.epoch, h.values[0], chosen, work.rows, layer, self.ffn)
-        launch.gate_up(h.planes, gpu.inner, shape, work.source, work.target, work.rows)
-        launch.down(gpu.inner, x.values, weights, shape, work.source, work.target, work.rows)
+        launch.gate_up(h.planes, gpu.inner, shape, chosen, work.source, work.target, work.rows)
+        launch.down(gpu.inner, x.values, weights, shape, chosen, work.source, work.target, work.rows)
         if self.worker is not None:
             launch.join(
                 region.address, region.results, self.epoch, x.values[0], weights, work.rows, self.ffn,
                 MOST_POLLS
             )
+
+    def _route(self, h: Any, router: GpuRouter, tokens: int) -> None:
+        gpu = self.gpu
+        gpu.launch.route(
+            h.values, h.planes, router.weight, router.bias, gpu.router_logits, self._chosen, self._weights,
+            self.k, tokens,
+        )  # fmt: skip
 
     def _routed(self, layer: int, chosen: Tensor) -> None:
         """A layer's router has chosen, int32 [tokens, k] on the device. Benchmarks put a recorded trace in
@@ -198,12 +206,10 @@ class GpuResidency:
         self.tables.pull()
         self._prefill_routing = []
 
-    def prefill(self, layer: int, x: Any, h: Any, router: Tensor) -> None:
+    def prefill(self, layer: int, x: Any, h: Any, router: GpuRouter) -> None:
         """A layer's experts for many tokens: see gpu_expert_prefill."""
-        gpu, tokens = self.gpu, self.gpu.tokens
-        gpu.launch.route(
-            h.values, h.planes, router, gpu.router_logits, self._chosen, self._weights, self.k, tokens
-        )
+        tokens = self.gpu.tokens
+        self._route(h, router, tokens)
         self._routed(layer, self._chosen[:tokens])
         chosen = self._chosen[:tokens].cpu().numpy()
         self._prefill_routing.append(chosen.astype(np.uint8))
@@ -264,8 +270,8 @@ class LayerExperts:
     residency: GpuResidency
     layer: int
 
-    def decode(self, gpu: Any, x: Any, h: Any, router: Tensor) -> None:
+    def decode(self, gpu: Any, x: Any, h: Any, router: GpuRouter) -> None:
         self.residency.decode(self.layer, x, h, router)
 
-    def prefill(self, gpu: Any, x: Any, h: Any, router: Tensor) -> None:
+    def prefill(self, gpu: Any, x: Any, h: Any, router: GpuRouter) -> None:
         self.residency.prefill(self.layer, x, h, router)

@@ -10,6 +10,7 @@ from localmoe.experts.plan import OF_AVAILABLE, Needs, Plan, available_memory, p
 from localmoe.experts.sizes import format_size, round_up_setting
 from localmoe.kernels.gpu_memory import free_bytes
 from localmoe.kernels.gpu_tiles import ROUTED_AT_ONCE
+from localmoe.kernels.matrix import Matrix
 from localmoe.model.config import ModelConfig
 from localmoe.model.kv_cache import KVCache
 from localmoe.model.weights import Weights, bind
@@ -60,10 +61,13 @@ def plan_gpu(
     """
     c = config
     fixed = sum({m.address: m.nbytes for m in (weights.embedding, weights.output)}.values())
+    fixed += weights.norm.nbytes
     for layer in weights.layers:
-        dense = layer.dense or ()
-        fixed += sum(m.nbytes for m in (layer.q, layer.k, layer.v, layer.output, *dense))
+        matrices = layer.q, layer.k, layer.v, layer.output, *(layer.dense or ())
+        fixed += sum(m.nbytes + _bias_bytes(m) for m in matrices)
         fixed += sum(a.nbytes for a in layer.floats())
+        if (e := layer.experts) is not None:  # their biases are there, wherever they are
+            fixed += c.experts * sum(_bias_bytes(m) for m in (e.gate, e.up, e.down))
     room = -(-context // 256) * 256
     kv = KVCache.bytes_for(c, context, kv_type)
     pairs = chunk * max(1, c.experts_used)
@@ -86,6 +90,10 @@ def plan_gpu(
     slots = [int(share * n) for n in counts]
     return GpuPlan(fixed, kv, buffers, transit, slots, sum(s * n for s, n in zip(sizes, slots, strict=True)),
                    sum(slots) / sum(counts), 0 if slots == counts else _for_copies(ram))  # fmt: skip
+
+
+def _bias_bytes(matrix: Matrix) -> int:
+    return matrix.rows * 4 if matrix.bias else 0
 
 
 def _for_copies(ram: int | None) -> int | None:

@@ -25,7 +25,7 @@ from localmoe.model.gpu_experts import SLICE, GpuResidency
 from localmoe.model.gpu_host import HostExperts
 from localmoe.model.gpu_plan import CHUNK, GpuPlan, budget_on, plan_gpu
 from localmoe.model.transformer import Layer, Transformer
-from localmoe.model.weights import LayerWeights, Weights
+from localmoe.model.weights import ExpertTensors, LayerWeights, Weights
 from quant.gguf import GGUFFile
 
 KV_TYPES = ("f16", "q8_0")
@@ -169,14 +169,15 @@ def open_gpu(
     store = StatisticsStore(identity) if keep_statistics else None
     statistics = (store or StatisticsStore("0" * 8)).load(config.layers, config.experts, config.experts_used)
     host = HostExperts(layout, statistics, plan.copies, on_gpu)
-    shapes = [_expert_shape(layer, layout, i) for i, layer in enumerate(weights.layers)]
+    experts = [_experts_of(layer, i) for i, layer in enumerate(weights.layers)]
+    shapes = [_expert_shape(gpu, e, layout, i) for i, e in enumerate(experts)]
     pool, worker = None, None
     if plan.share < 1:
         pool = Pool(max(1, threads - 1), PATIENCE)  # the thread that waits for the GPU keeps a core busy
         arena = HostArena(Region.nbytes_for(config.hidden, config.experts_used), on_gpu)
         region = Region(arena.address, config.hidden, config.experts_used, arena)
-        worker = Worker(region, pool, [LayerFormats(s.gate, s.up, s.down) for s in shapes], host.parts,
-            config.ffn)
+        formats = [LayerFormats(e.gate, e.up, e.down) for e in experts]
+        worker = Worker(region, pool, formats, host.parts, config.ffn, gpu.shape.clamped)
     residency = GpuResidency(gpu, layout, shapes, statistics, plan.slots, host, worker)
     residency.warm()
     runtime = GpuRuntime(gpu, _transformer(weights, residency.layers()), config, residency, plan, store, pool)
@@ -196,11 +197,17 @@ def _place_all(gpu: Gpu, weights: Weights) -> None:
             gpu.place_floats(array)
 
 
-def _expert_shape(layer: LayerWeights, layout: ExpertLayout, number: int) -> ExpertShape:
+def _experts_of(layer: LayerWeights, number: int) -> ExpertTensors:
     if layer.experts is None:
         raise ValueError(f"layer {number} has no experts")
-    return ExpertShape(layer.experts.gate, layer.experts.up, layer.experts.down,
-                       layout.classes[int(layout.class_of[number])].starts)  # fmt: skip
+    return layer.experts
+
+
+def _expert_shape(gpu: Gpu, experts: ExpertTensors, layout: ExpertLayout, number: int) -> ExpertShape:
+    """How a layer's experts lie in a slot; their biases are on the device from now on."""
+    gate, up, down = (gpu.place_bias(m, layout.experts) for m in (experts.gate, experts.up, experts.down))
+    starts = layout.classes[int(layout.class_of[number])].starts
+    return ExpertShape(gate, up, down, starts, gpu.shape.clamped)
 
 
 def _transformer(weights: Weights, experts: list[Any]) -> Transformer:

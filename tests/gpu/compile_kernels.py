@@ -45,7 +45,8 @@ HIDDEN, FFN, VOCAB, K, EXPERTS, LAYERS, CONTEXT = 4096, 14336, 32000, 2, 8, 32, 
 # of a matrix's kernel, for the sums of rows; where a tile's tensors differ in layout there are more of either
 MOST_SHUFFLES, MOST_BARRIERS = 60, 18
 QWEN_HIDDEN, QWEN_FFN, QWEN_K, QWEN_EXPERTS, QWEN_LAYERS = 2048, 768, 8, 128, 48
-OSS_HIDDEN, OSS_FFN, OSS_K = 2880, 2880, 4
+OSS_HIDDEN, OSS_FFN, OSS_K, OSS_EXPERTS, OSS_LAYERS, OSS_HEADS = 2880, 2880, 4, 128, 36, 64
+FAR, BIAS = 1 << 46, 1 << 45  # addresses
 
 
 class Recorder:
@@ -79,7 +80,7 @@ def compiled(function, args, options, arch):
     signature, values, attributes = {}, {}, {}
     for place, name in enumerate(names):
         value = given[name]
-        if name in constants:
+        if name in constants or value is None:
             signature[name], values[(place,)] = "constexpr", value
         elif isinstance(value, torch.Tensor):
             signature[name], attributes[(place,)] = TYPES[value.dtype], [["tt.divisibility", 16]]
@@ -106,61 +107,66 @@ def meta(*shape, dtype=torch.float32):
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
+def experts_of(hidden, ffn, kind, oss):
+    """`oss`: as gpt-oss's, which have biases and another gated unit."""
+    wide, tall = (Matrix(FAR, *s, kind, BIAS if oss else 0) for s in ((ffn, hidden), (hidden, ffn)))
+    return ExpertShape(wide, wide, tall, (0, wide.nbytes, 2 * wide.nbytes), oss)
+
+
 def matvecs(launch, kind):
     """The kernels of one decoded token that read weights."""
-    far, i32, i64 = 1 << 46, torch.int32, torch.int64
+    far, i32, i64 = FAR, torch.int32, torch.int64
     launch.linear(meta(HIDDEN), meta(VOCAB), Matrix(far, VOCAB, HIDDEN, kind))
     launch.linear(meta(HIDDEN), meta(HIDDEN), Matrix(far, HIDDEN, HIDDEN, kind), add=True)
     launch.linear(meta(QWEN_HIDDEN), meta(HIDDEN), Matrix(far, HIDDEN, QWEN_HIDDEN, kind))
     for hidden, kv_rows, kv_kind in ((HIDDEN, HIDDEN // 4, "q8_0"), (QWEN_HIDDEN, HIDDEN // 8, kind)):
         q, kv = Matrix(far, HIDDEN, hidden, kind), Matrix(far, kv_rows, hidden, kv_kind)
         launch.qkv(meta(hidden), (meta(HIDDEN), meta(kv_rows), meta(kv_rows)), (q, kv, kv))
-    shapes = [(HIDDEN, FFN, K), (QWEN_HIDDEN, QWEN_FFN, QWEN_K)]
+    shapes = [(HIDDEN, FFN, K, False), (QWEN_HIDDEN, QWEN_FFN, QWEN_K, False)]
     if OSS_HIDDEN % FORMATS[kind].block_size == 0:
-        shapes.append((OSS_HIDDEN, OSS_FFN, OSS_K))
-        launch.linear(meta(OSS_HIDDEN), meta(HIDDEN), Matrix(far, HIDDEN, OSS_HIDDEN, kind))
-    for hidden, ffn, k in shapes:
-        wide, tall = Matrix(far, ffn, hidden, kind), Matrix(far, hidden, ffn, kind)
-        shape = ExpertShape(wide, wide, tall, (0, wide.nbytes, 2 * wide.nbytes))
-        work = meta(k, dtype=i64), meta(k, dtype=i64), meta(k, dtype=i32)
+        shapes.append((OSS_HIDDEN, OSS_FFN, OSS_K, True))
+        launch.linear(meta(HIDDEN), meta(OSS_HIDDEN), Matrix(far, OSS_HIDDEN, HIDDEN, kind, BIAS), add=True)
+        q, kv = (Matrix(far, rows, OSS_HIDDEN, kind, BIAS) for rows in (HIDDEN, HIDDEN // 8))
+        launch.qkv(meta(OSS_HIDDEN), (meta(HIDDEN), meta(kv.rows), meta(kv.rows)), (q, kv, kv))
+    for hidden, ffn, k, oss in shapes:
+        shape = experts_of(hidden, ffn, kind, oss)
+        work = meta(k, dtype=i32), meta(k, dtype=i64), meta(k, dtype=i64), meta(k, dtype=i32)
         launch.gate_up(meta(hidden), meta(k, ffn), shape, *work)
         launch.down(meta(k, ffn), meta(hidden), meta(k), shape, *work)
 
 
 def others(launch, kind):
     """Everything else that depends on the type of the weights."""
-    far, i32, i64, bf16 = 1 << 46, torch.int32, torch.int64, torch.bfloat16
-    wide, tall = Matrix(far, FFN, HIDDEN, kind), Matrix(far, HIDDEN, FFN, kind)
-    shape = ExpertShape(wide, wide, tall, (0, wide.nbytes, 2 * wide.nbytes))
+    many_tokens(launch, kind, HIDDEN, FFN, False)
+    if kind == "mxfp4":
+        many_tokens(launch, kind, OSS_HIDDEN, OSS_FFN, True)
+
+
+def many_tokens(launch, kind, hidden, ffn, oss):
+    i32, i64, bf16 = torch.int32, torch.int64, torch.bfloat16
+    shape, bias = experts_of(hidden, ffn, kind, oss), BIAS if oss else 0
     listed, place, starts = meta(1, dtype=i32), meta(EXPERTS, dtype=i64), meta(EXPERTS + 1, dtype=i32)
-    launch.embed(meta(512, dtype=i32), meta(512, HIDDEN), Matrix(far, VOCAB, HIDDEN, kind), 512)
-    scratch = meta(HIDDEN * FFN, dtype=bf16)
+    launch.embed(meta(512, dtype=i32), meta(512, hidden), Matrix(FAR, VOCAB, hidden, kind), 512)
+    scratch = meta(hidden * ffn, dtype=bf16)
     for tokens in (48, 512):
-        launch.linear_many(meta(tokens, HIDDEN, dtype=bf16), meta(tokens, HIDDEN),
-                           Matrix(far, HIDDEN, HIDDEN, kind), tokens, scratch, add=True)  # fmt: skip
+        launch.linear_many(meta(tokens, hidden, dtype=bf16), meta(tokens, hidden),
+                           Matrix(FAR, hidden, hidden, kind, bias), tokens, scratch, add=True)  # fmt: skip
     launch.expert_many(
-        meta(512, HIDDEN, dtype=bf16), meta(512, FFN, dtype=bf16), meta(512, HIDDEN), shape, far,
+        meta(512, hidden, dtype=bf16), meta(512, ffn, dtype=bf16), meta(512, hidden), shape, 0, FAR,
         meta(512, dtype=i32), scratch,
     )  # fmt: skip
     launch.gate_up_many(
-        meta(512, HIDDEN, dtype=bf16), meta(1024, FFN, dtype=bf16), shape, listed, place, starts,
+        meta(512, hidden, dtype=bf16), meta(1024, ffn, dtype=bf16), shape, listed, place, starts,
         meta(1024, dtype=i32), 512
     )
-    launch.down_many(meta(1024, FFN, dtype=bf16), meta(1024, HIDDEN), shape, listed, place, starts, 512)
+    launch.down_many(meta(1024, ffn, dtype=bf16), meta(1024, hidden), shape, listed, place, starts, 512)
 
 
 def the_rest(launch):
     """Kernels that know no weight types."""
     i32, bf16 = torch.int32, torch.bfloat16
     for q8 in (False, True):
-        kind, scales = (torch.int8, 4) if q8 else (torch.float16, 0)
-        cache = SimpleNamespace(
-            heads=32, kv_heads=8, head_dim=128, context=CONTEXT, q8=q8,
-            keys=meta(8, CONTEXT, 128, dtype=kind),
-            values=meta(8, CONTEXT, 128, dtype=kind),
-            key_scales=meta(8, CONTEXT, scales, dtype=torch.float16),
-            value_scales=meta(8, CONTEXT, scales, dtype=torch.float16),
-        )  # fmt: skip
+        cache = cache_of(32, 128, q8)
         position, norms = meta(1, dtype=i32), (meta(128), meta(128))
         for weights, rope, halves in (
             (None, meta(CONTEXT, 64, 2), False), (norms, meta(CONTEXT, 2, 64), True)
@@ -168,26 +174,47 @@ def the_rest(launch):
             launch.append(
                 meta(1, 4096), meta(1, 1024), meta(1, 1024), weights, 1e-5, rope, halves, cache, position, 1
             )
-        launch.attend(meta(4096), meta(4096), cache, position, meta(32 * 32 * 130), 0.088, 0, 32)
-        launch.attend_many(meta(512, 4096), meta(512, 4096, dtype=bf16), cache, position, 512, 0.088, 0)
+        for held, window, sinks in (
+            (cache, 0, None), (cache_of(OSS_HEADS, 64, q8), 128, meta(OSS_HEADS))
+        ):  # fmt: skip
+            partial, many = meta(held.heads * 32 * (held.head_dim + 2)), meta(512, 4096)
+            launch.attend(meta(4096), meta(4096), held, position, partial, 0.088, window, sinks, 32)
+            out = meta(512, 4096, dtype=bf16)
+            launch.attend_many(many, out, held, position, 512, 0.088, window, sinks)
     for tokens in (1, 512):
         launch.norm(meta(tokens, HIDDEN), meta(HIDDEN), meta(tokens, HIDDEN), meta(HIDDEN),
             meta(tokens, HIDDEN, dtype=bf16),
                     1e-5, tokens)  # fmt: skip
-    for hidden, experts, k, layers, ffn in (
-        (HIDDEN, EXPERTS, K, LAYERS, FFN),
-        (QWEN_HIDDEN, QWEN_EXPERTS, QWEN_K, QWEN_LAYERS, QWEN_FFN),
+    for hidden, experts, k, layers, ffn, oss in (
+        (HIDDEN, EXPERTS, K, LAYERS, FFN, False),
+        (QWEN_HIDDEN, QWEN_EXPERTS, QWEN_K, QWEN_LAYERS, QWEN_FFN, False),
+        (OSS_HIDDEN, OSS_EXPERTS // 4, OSS_K, OSS_LAYERS * 2 // 3, OSS_FFN, True),
+        (OSS_HIDDEN, OSS_EXPERTS, OSS_K, OSS_LAYERS, OSS_FFN, True),
     ):
-        routing(launch, hidden, experts, k, layers, ffn)
+        routing(launch, hidden, experts, k, layers, ffn, oss)
 
 
-def routing(launch, hidden, experts, k, layers, ffn):
+def cache_of(heads, head_dim, q8):
+    """A KV cache of eight heads."""
+    kind, scales = (torch.int8, head_dim // 32) if q8 else (torch.float16, 0)
+    return SimpleNamespace(
+        heads=heads, kv_heads=8, head_dim=head_dim, context=CONTEXT, q8=q8,
+        keys=meta(8, CONTEXT, head_dim, dtype=kind),
+        values=meta(8, CONTEXT, head_dim, dtype=kind),
+        key_scales=meta(8, CONTEXT, scales, dtype=torch.float16),
+        value_scales=meta(8, CONTEXT, scales, dtype=torch.float16),
+    )  # fmt: skip
+
+
+def routing(launch, hidden, experts, k, layers, ffn, oss):
     """From the router to the sum of its experts' outputs."""
-    far, i32, flat, router = 1 << 46, torch.int32, torch.int64, meta(experts, hidden)
-    router.data_ptr = lambda: far
+    far, i32, flat, router = FAR, torch.int32, torch.int64, meta(experts, hidden)
+    bias = meta(experts) if oss else None
+    for tensor in (router, bias) if oss else (router,):
+        tensor.data_ptr = lambda: far
     for tokens in (1, 512):
         chosen, weights, logits = meta(tokens, k, dtype=i32), meta(tokens, k), meta(tokens, experts)
-        launch.route(meta(tokens, hidden), meta(hidden), router, logits, chosen, weights, k, tokens)
+        launch.route(meta(tokens, hidden), meta(hidden), router, bias, logits, chosen, weights, k, tokens)
     pairs, places = (layers, experts), meta(512 * k, dtype=i32)
     launch.combine(meta(512, hidden), meta(512 * k, hidden), weights, places, hidden, k, 512)
     tables = SimpleNamespace(

@@ -9,6 +9,7 @@ bus.
 
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -101,18 +102,21 @@ def check_linear(lab):
         for rows, blocks in ((13, 3), (1, 11)):
             cols = cols_for(kind, blocks)
             data, w = lab.weights(rows, cols, kind)
-            x = lab.normal(cols)
-            stored = lab.tensor(data)
-            y = lab.poisoned(rows + 5)
-            lab.launch.linear(lab.tensor(planes(x)), y, Matrix(stored.data_ptr(), rows, cols, kind))
+            x, bias = lab.normal(cols), 9 + lab.normal(rows)
+            stored, added = lab.tensor(data), lab.tensor(bias)
+            y, matrix = lab.poisoned(rows + 5), Matrix(stored.data_ptr(), rows, cols, kind)
+            lab.launch.linear(lab.tensor(planes(x)), y, matrix)
             assert torch.isnan(y[rows:]).all(), "rows beyond the matrix were written"
             lab.close(y[:rows], w @ x)
-            lab.launch.linear(lab.tensor(planes(x)), y, Matrix(stored.data_ptr(), rows, cols, kind), add=True)
-            lab.close(y[:rows], 2 * (w @ x))
+            matrix = replace(matrix, bias=added.data_ptr())
+            lab.launch.linear(lab.tensor(planes(x)), y, matrix, add=True)
+            lab.close(y[:rows], 2 * (w @ x) + bias)
 
 
 def check_qkv(lab):
-    """Three matrices of different types in one launch; rows that are no multiple of a tile's."""
+    """Three matrices of different types in one launch, without and with biases; rows that are no multiple of
+    a tile's.
+    """
     for kinds in (("q4_k", "q8_0", "q6_k"), ("f16", "q5_0", "q4_k")):
         cols, rows = 512, (150, 37, 37)
         x = lab.normal(cols)
@@ -122,10 +126,14 @@ def check_qkv(lab):
         matrices = tuple(
             Matrix(t.data_ptr(), r, cols, kind) for t, r, kind in zip(stored, rows, kinds, strict=True)
         )
-        lab.launch.qkv(lab.tensor(planes(x)), y, matrices)
-        for out, r, (_, w) in zip(y, rows, made, strict=True):
-            assert torch.isnan(out[r:]).all(), "rows beyond the matrix were written"
-            lab.close(out[:r], w @ x)
+        biases = [lab.normal(r) for r in rows]
+        added = [lab.tensor(bias) for bias in biases]
+        with_bias = tuple(replace(m, bias=t.data_ptr()) for m, t in zip(matrices, added, strict=True))
+        for of, share in ((matrices, 0), (with_bias, 1)):
+            lab.launch.qkv(lab.tensor(planes(x)), y, of)
+            for out, r, (_, w), bias in zip(y, rows, made, biases, strict=True):
+                assert torch.isnan(out[r:]).all(), "rows beyond the matrix were written"
+                lab.close(out[:r], w @ x + share * bias)
 
 
 def check_linear_many(lab):
@@ -136,6 +144,8 @@ def check_linear_many(lab):
         rows, cols = 37, cols_for(kind, 2)
         data, w = lab.weights(rows, cols, kind)
         stored, scratch = lab.tensor(data), lab.poisoned(16 * cols + 5, dtype=torch.bfloat16)
+        bias = lab.normal(rows)
+        added = lab.tensor(bias)
         for tokens in (21, 150):
             x = lab.normal(tokens, cols)
             y = lab.poisoned(tokens + 1, rows)
@@ -144,26 +154,29 @@ def check_linear_many(lab):
             lab.launch.linear_many(half, y, matrix, tokens, scratch)
             assert torch.isnan(y[tokens]).all()
             lab.close(y[:tokens], half.float().cpu().numpy().astype(np.float64) @ w.T, 8e-3)
+            matrix = replace(matrix, bias=added.data_ptr())
             lab.launch.linear_many(half, y, matrix, tokens, scratch, add=True)
-            lab.close(y[:tokens], 2 * half.float().cpu().numpy().astype(np.float64) @ w.T, 8e-3)
+            lab.close(y[:tokens], 2 * half.float().cpu().numpy().astype(np.float64) @ w.T + bias, 8e-3)
 
 
 def check_expert_many(lab):
     """One expert of many tokens, its weights widened in parts."""
-    for kinds in (("q4_k", "q4_k", "q6_k"), ("q5_0", "q5_0", "q8_0")):
-        hidden, inner, tokens, pairs = 256, 512, 90, 70
+    for kinds in (("q4_k", "q4_k", "q6_k"), ("mxfp4", "mxfp4", "mxfp4")):
+        hidden, inner, tokens, pairs, experts, expert = 256, 512, 90, 70, 3, 2
         shape = expert_shape(kinds, hidden, inner)
+        shape, biases = with_biases(lab, shape, experts) if kinds[0] == "mxfp4" else (shape, None)
         data, decoded = make_expert(lab, shape)
         stored, half = lab.tensor(data), lab.tensor(lab.normal(tokens, hidden)).to(torch.bfloat16)
         token_of = lab.rng.permutation(tokens)[:pairs].astype(np.int32)
         inner_out = lab.poisoned(pairs + 1, inner, dtype=torch.bfloat16)
         out, scratch = lab.poisoned(pairs + 1, hidden), lab.poisoned(100 * inner, dtype=torch.bfloat16)
         lab.launch.expert_many(
-            half, inner_out, out, shape, stored.data_ptr(), lab.tensor(token_of), scratch
+            half, inner_out, out, shape, expert, stored.data_ptr(), lab.tensor(token_of), scratch
         )
         x = half.float().cpu().numpy().astype(np.float64)[token_of]
         assert torch.isnan(out[pairs]).all()
-        lab.close(out[:pairs], np.stack([ffn(row, decoded) for row in x]), 2e-2)
+        wanted = [ffn(row, decoded) if biases is None else oss_ffn(row, decoded, biases, expert) for row in x]
+        lab.close(out[:pairs], np.stack(wanted), 2e-2)
 
 
 def expert_shape(kinds, hidden, ffn):
@@ -189,6 +202,26 @@ def ffn(x, decoded, first=0, last=None):
     return down[:, first:last] @ (g / (1 + np.exp(-g)) * (up[first:last] @ x))
 
 
+def with_biases(lab, shape, experts):
+    """The shape as gpt-oss's, with random biases and another gated unit; and the biases, on the device (to be
+    kept alive) and in float64.
+    """
+    biases = [lab.normal(experts, m.rows) * 3 for m in (shape.gate, shape.up, shape.down)]
+    kept = [lab.tensor(bias) for bias in biases]
+    parts = zip(("gate", "up", "down"), kept, strict=True)
+    placed = {name: replace(getattr(shape, name), bias=t.data_ptr()) for name, t in parts}
+    return replace(shape, clamped=True, **placed), (kept, *(b.astype(np.float64) for b in biases))
+
+
+def oss_ffn(x, decoded, biases, expert, first=0, last=None):
+    """As `ffn`, for gpt-oss: the share of inner rows first..last, and the whole bias of `down`."""
+    gate, up, down = decoded
+    _, of_gate, of_up, of_down = (b[expert] if i else b for i, b in enumerate(biases))
+    g = np.minimum(gate[first:last] @ x + of_gate[first:last], 7)
+    u = np.clip(up[first:last] @ x + of_up[first:last], -7, 7)
+    return down[:, first:last] @ ((u + 1) * g / (1 + np.exp(-1.702 * g))) + of_down
+
+
 def check_experts(lab):
     """A hit, a miss read through into a slot, a miss shared with the CPU and one that is all the CPU's, in
     one call.
@@ -196,10 +229,13 @@ def check_experts(lab):
     wide = 512 if lab.device == "cpu" else 1536
     shapes = [(q, q, q, wide, 256) for q in QUANTIZED] + [("q5_k", "q5_k", "q8_0", wide, 256)]
     shapes += [("q4_k", "q4_k", "q6_k", wide, 256), ("q4_k", "q4_k", "q6_k", 768, 256)]  # rows of 630 bytes
-    shapes += [("mxfp4", "mxfp4", "mxfp4", 544, 288)]  # of 153 and 289 bytes
+    shapes += [("mxfp4", "mxfp4", "mxfp4", 544, 288)]  # of 153 and 289 bytes; as gpt-oss's
     for *kinds, inner, hidden in shapes:
-        k = 4
-        shape = expert_shape(kinds, hidden, inner)
+        k, experts = 4, 7
+        shape, biases = expert_shape(kinds, hidden, inner), None
+        if hidden == 288:
+            shape, biases = with_biases(lab, shape, experts)
+        chosen = lab.rng.permutation(experts)[:k].astype(np.int32)
         made = [make_expert(lab, shape) for _ in range(k)]
         x = lab.normal(hidden)
         in_slot = lab.tensor(made[0][0])
@@ -211,11 +247,15 @@ def check_experts(lab):
         weights = lab.rng.random(k).astype(np.float32)
         hidden_out, y0 = lab.poisoned(k, inner), lab.normal(hidden)
         y = lab.tensor(y0.copy())
-        args = [lab.tensor(np.array(a, np.int64)) for a in (source, target)] + [lab.tensor(np.array(rows,
-            np.int32))]
+        args = [lab.tensor(chosen), *(lab.tensor(np.array(a, np.int64)) for a in (source, target))]
+        args.append(lab.tensor(np.array(rows, np.int32)))
         lab.launch.gate_up(lab.tensor(planes(x)), hidden_out, shape, *args)
         lab.launch.down(hidden_out, y, lab.tensor(weights), shape, *args)
-        wanted = y0 + sum(weights[c] * ffn(x, made[c][1], 0, rows[c]) for c in range(k) if rows[c])
+        if biases is None:
+            wanted = y0 + sum(weights[c] * ffn(x, made[c][1], 0, rows[c]) for c in range(k))
+        else:  # the bias of `down` also for the CPU's expert
+            own = (oss_ffn(x, made[c][1], biases, chosen[c], 0, rows[c]) for c in range(k))
+            wanted = y0 + sum(w * out for w, out in zip(weights, own, strict=True))
         lab.close(y, wanted, 1e-5, kinds)
         kept = slots.cpu().numpy()
         for start, m in zip(shape.starts, (shape.gate, shape.up, shape.down), strict=True):
@@ -226,7 +266,7 @@ def check_experts(lab):
         assert (kept[2, half : shape.gate.nbytes] == 0xA5).all(), "more was read than the GPU's share"
         assert (kept[3] == 0xA5).all(), "the CPU's expert was read"
         again = lab.tensor(y0.copy())  # now from the slot that was filled on the way: the same bits
-        args[0][1] = args[1][1]
+        args[1][1] = args[2][1]
         second = lab.poisoned(k, inner)
         lab.launch.gate_up(lab.tensor(planes(x)), second, shape, *args)
         lab.launch.down(second, again, lab.tensor(weights), shape, *args)
@@ -237,6 +277,7 @@ def check_experts_many(lab):
     for kinds in [(q, q, q) for q in QUANTIZED] + [("q4_k", "q4_k", "q6_k")]:
         hidden, inner, experts, tokens, k = 256, 256, 3, 19, 2
         shape = expert_shape(kinds, hidden, inner)
+        shape, biases = with_biases(lab, shape, experts) if kinds[0] == "mxfp4" else (shape, None)
         made = [make_expert(lab, shape) for _ in range(experts)]
         x = lab.normal(tokens, hidden)
         chosen = np.array([[t % 2, 2] for t in range(tokens)])
@@ -261,7 +302,11 @@ def check_experts_many(lab):
         rounded = half.float().cpu().numpy().astype(np.float64)
         wanted = np.ones((tokens, hidden))
         for t in range(tokens):
-            wanted[t] += sum(weights[t, c] * ffn(rounded[t], made[chosen[t, c]][1]) for c in range(k))
+            for c, e in enumerate(chosen[t]):
+                out = ffn(rounded[t], made[e][1]) if biases is None else oss_ffn(
+                    rounded[t], made[e][1], biases, e
+                )
+                wanted[t] += weights[t, c] * out
         lab.close(y, wanted, 2e-2)
 
 
@@ -308,8 +353,13 @@ def check_route(lab):
         router, h = lab.normal(experts, cols), lab.normal(tokens, cols)
         router[experts - 1] = router[1]  # a tie: the lower index goes first
         h[0] = 3 * router[1]
-        chosen, weights = route(lab, h, router, k)
+        bias = lab.normal(experts) * 30 if k in (3, 4, 8) else None
+        if bias is not None:
+            bias[experts - 1] = bias[1]
+        chosen, weights = route(lab, h, router, k, bias)
         logits = h.astype(np.float64) @ router.T.astype(np.float64)
+        if bias is not None:
+            logits += bias
         wanted = np.argsort(-logits.round(4), axis=1, kind="stable")[:, :k]
         assert np.array_equal(chosen.cpu().numpy(), wanted), (chosen, wanted)
         assert wanted[0, :2].tolist() == [1, experts - 1]
@@ -317,30 +367,33 @@ def check_route(lab):
         e = np.exp(top - top[:, :1])
         lab.close(weights, e / e.sum(1, keepdims=True))
         h[-1, 3] = np.nan  # of no number: experts that there are, and weights that tell
-        chosen, weights = route(lab, h, router, k)
+        chosen, weights = route(lab, h, router, k, bias)
         assert chosen[-1].tolist() == [experts - 1] * k
         assert torch.isnan(weights[-1]).all()
         assert np.array_equal(chosen[:-1].cpu().numpy(), wanted[:-1])
 
 
-def route(lab, h, router, k):
+def route(lab, h, router, k, bias=None):
     """What the router chooses for h [tokens, cols], and the weights."""
     tokens, experts = len(h), len(router)
     chosen = torch.full((tokens, k), -7, dtype=torch.int32, device=lab.device)
     weights, logits = lab.poisoned(tokens, k), lab.poisoned(tokens, experts)
-    lab.launch.route(lab.tensor(h), lab.tensor(planes(h[0])), lab.tensor(router), logits, chosen, weights, k,
-                     tokens)  # fmt: skip
+    added = lab.tensor(bias) if bias is not None else None
+    lab.launch.route(lab.tensor(h), lab.tensor(planes(h[0])), lab.tensor(router), added, logits, chosen,
+                     weights, k, tokens)  # fmt: skip
     return chosen, weights
 
 
-def attention_reference(q, keys, values, at, window):
-    """q [heads, d], keys and values [kv_heads, positions, d] → [heads * d], float64."""
+def attention_reference(q, keys, values, at, window, sinks=None):
+    """q [heads, d], keys and values [kv_heads, positions, d], sinks [heads] → [heads * d], float64."""
     group, out = len(q) // len(keys), []
     low = max(0, at - window + 1) if window else 0
     for h, row in enumerate(q):
         s = keys[h // group, low : at + 1] @ row / np.sqrt(len(row))
-        p = np.exp(s - s.max())
-        out.append(p / p.sum() @ values[h // group, low : at + 1])
+        sink = -np.inf if sinks is None else sinks[h]
+        top = max(s.max(), sink)
+        p = np.exp(s - top)
+        out.append(p / (p.sum() + np.exp(sink - top)) @ values[h // group, low : at + 1])
     return np.concatenate(out)
 
 
@@ -419,30 +472,50 @@ def check_append(lab):
 
 def check_attention(lab):
     """Append in prefill and one by one, then attend both ways; a window; a head dimension that is no power
-    of two; normed heads with pairs half a head apart.
+    of two; normed heads with pairs half a head apart; sinks far below the scores, among and far above them.
     """
-    for heads, kv_heads, dim, window, q8, tokens, qwen in (
-        (8, 2, 64, 0, False, 300, False), (4, 4, 48, 0, False, 40, False), (6, 1, 64, 100, False, 290, False),
-        (8, 2, 64, 0, True, 270, False), (8, 1, 128, 0, False, 40, True), (4, 1, 64, 0, True, 40, True),
+    for heads, kv_heads, dim, window, q8, tokens, qwen, sinks in (
+        (8, 2, 64, 0, False, 300, False, None), (4, 4, 48, 0, False, 40, False, None),
+        (6, 1, 64, 100, False, 290, False, None), (8, 2, 64, 0, True, 270, False, None),
+        (8, 1, 128, 0, False, 40, True, None), (4, 1, 64, 0, True, 40, True, None),
+        (8, 1, 64, 100, False, 400, False, (-60, 0, 1, 2, 4, 8, 60, -1)),
+        (4, 1, 64, 0, True, 270, False, (3, 0, -2, 5)),
     ):  # fmt: skip
+        scores = None if sinks is None else lab.tensor(np.array(sinks, np.float32))
         context, position = 512, torch.zeros(1, dtype=torch.int32, device=lab.device)
         cache = make_cache(lab, heads, kv_heads, dim, context, q8)
         tq, q, keys, values = appended(lab, cache, tokens, dim // 2 - 4, qwen, qwen)
         scale = dim**-0.5
         some = range(0, tokens, 1 if lab.device != "cpu" else 37)
-        wanted = {t: attention_reference(q[t], keys, values, t, window) for t in some}
+        wanted = {t: attention_reference(q[t], keys, values, t, window, sinks) for t in some}
         out = lab.poisoned(tokens, heads * dim, dtype=torch.bfloat16)
-        lab.launch.attend_many(tq, out, cache, position, tokens, scale, window)
+        lab.launch.attend_many(tq, out, cache, position, tokens, scale, window, scores)
         lab.close(out[list(some)], np.stack(list(wanted.values())), 2e-2)
         partial = lab.poisoned(heads, context // 256, dim + 2)
         for t in (0, 37, tokens - tokens % 37):
             if t in wanted:
                 one = lab.poisoned(-(-heads * dim // 64) * 64)
                 position.fill_(t)
-                lab.launch.attend(tq[t].contiguous(), one, cache, position, partial, scale, window,
+                lab.launch.attend(tq[t].contiguous(), one, cache, position, partial, scale, window, scores,
                     context // 256)
                 got = torch.from_numpy(from_planes(one.cpu().numpy(), heads * dim))
                 lab.close(got, wanted[t], 2e-3 if q8 else 1e-5)
+
+
+def check_window(lab):
+    """One token far behind the first blocks of a cache, of which few are launched for a window."""
+    heads, dim, context = 4, 64, 1280
+    cache = make_cache(lab, heads, 2, dim, context, False)
+    for part in (cache.keys, cache.values):
+        part.copy_(lab.tensor(lab.normal(2, context, dim)))
+    keys, values = (cached(part, None, False) for part in (cache.keys, cache.values))
+    q, partial = lab.normal(heads, dim), lab.poisoned(heads, context // 256, dim + 2)
+    for window, at in ((1, 700), (2, 768), (128, 700), (128, 800), (257, 1024), (258, 1024)):
+        out, position = lab.poisoned(heads * dim), lab.tensor(np.array([at], np.int32))
+        lab.launch.attend(lab.tensor(q), out, cache, position, partial, dim**-0.5, window, None,
+            context // 256)
+        got = torch.from_numpy(from_planes(out.cpu().numpy(), heads * dim))
+        lab.close(got, attention_reference(q, keys, values, at, window), of=f"window {window}")
 
 
 CHECKS = {name.removeprefix("check_"): f for name, f in list(globals().items()) if name.startswith("check_")}

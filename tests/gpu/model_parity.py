@@ -31,6 +31,11 @@ QWEN3 = {
     "architecture": "qwen3moe", "head_count_kv": 1, "expert_count": 40, "expert_used_count": 5,
     "expert_feed_forward_length": 512, "dimension_count": 128, "key_length": 128, "value_length": 128,
 }  # fmt: skip
+GPT_OSS = {
+    "architecture": "gpt-oss", "embedding_length": 160, "expert_count": 6, "expert_used_count": 3,
+    "expert_feed_forward_length": 288, "key_length": 64, "value_length": 64, "sliding_window": 3,
+    "type": "yarn", "factor": 4.0, "original_context_length": 128, "freq_base": 150000.0,
+}  # fmt: skip
 IDS = [1, 17, 300, 42, 99, 7, 250]
 STEPS = [5, 80, 200, 31]
 
@@ -40,10 +45,9 @@ class Case:
     through = None  # a file to save and restore the state through, before the steps
 
     def __init__(self, directory, **metadata):
-        self.path = tiny_models.write_model(
-            Path(directory) / "tiny.gguf", tiny_models.metadata(context_length=512, feed_forward_length=512,
-            **metadata), TYPES
-        )
+        values = tiny_models.metadata(context_length=512, feed_forward_length=512, **metadata)
+        types = {"": "q8_0", "exps": "mxfp4"} if metadata.get("architecture") == "gpt-oss" else TYPES
+        self.path = tiny_models.write_model(Path(directory) / "tiny.gguf", values, types)
         self.file = GGUFFile.open(self.path)
         self.config = ModelConfig.from_gguf(self.file)
         self.weights = bind(self.file, self.config)
@@ -67,6 +71,9 @@ class Case:
             keep_statistics=False,
         )  # fmt: skip
         try:
+            placed = runtime.gpu._placed.values()
+            planned = runtime.plan.weights
+            assert not self.config.is_mixture or planned == sum(t.numel() * t.element_size() for t in placed)
             runtime.use_mode(mode, "0" * 16, share)
             decoder = runtime.decoder(context, kv_type)
             out = [decoder.extend(ids)] if prefill else [decoder.extend([i]) for i in ids]
@@ -144,6 +151,22 @@ def qwen(directory):
     print("qwen: right")
 
 
+def gpt_oss(directory):
+    """Biases, sinks, a window in one layer of two, the clamped unit, rows of odd lengths: as `qwen`."""
+    case = Case(directory, **GPT_OSS)
+    resident, _ = case.run(IDS, STEPS[:1], slots=12)
+    close(resident, case.reference(IDS, STEPS[:1]), 4e-2)
+    few, _ = case.run(IDS, [], slots=3)
+    assert np.array_equal(few, resident[:1]), "residency changed the result of prefill"
+    wanted = case.reference(IDS[:2], [])
+    for mode, bound in (("stream", 2e-3), ("cpu", 5e-2), ("split", 5e-2)):
+        got, status = case.run(IDS[:2], [], slots=4, mode=mode, prefill=False)
+        assert status["mode"] == mode
+        assert min(status["hits"], status["misses"]) > 0, status
+        close(got[1:], wanted, bound)
+    print("gpt_oss: right")
+
+
 def prefill(directory):
     """Prefill with all resident and with few slots: the same bits, close to the CPU, then decoding goes
     on.
@@ -197,4 +220,4 @@ def many(directory):
 
 
 if __name__ == "__main__":
-    {f.__name__: f for f in (modes, prefill, file_only, dense, many, qwen)}[sys.argv[2]](sys.argv[1])
+    {f.__name__: f for f in (modes, prefill, file_only, dense, many, qwen, gpt_oss)}[sys.argv[2]](sys.argv[1])

@@ -36,28 +36,41 @@ def region():
 
 @pytest.fixture
 def experts():
-    """Weights of every layer and expert; formats; addresses int64 [layers, experts, 3]."""
+    """Weights of every layer and expert; formats; addresses int64 [layers, experts, 3]; biases of gate and up
+    of the second layer, float32 [2, experts, ffn].
+    """
     rng = np.random.default_rng(3)
     shapes = ((FFN, HIDDEN), (FFN, HIDDEN), (HIDDEN, FFN))
     arrays = [[[weights(rng, *s, k) for s, k in zip(shapes, kinds,
         strict=True)] for _ in range(EXPERTS)] for kinds in KINDS]
-    formats = [LayerFormats(*(Matrix(0, *s, k) for s, k in zip(shapes, kinds,
-        strict=True))) for kinds in KINDS]
+    biases = rng.standard_normal((2, EXPERTS, FFN)).astype(np.float32) * 3
+    at = [(0, 0, 0), (*(int(bias.ctypes.data) for bias in biases), 0), (0, 0, 0)]
+    formats = [
+        LayerFormats(*(Matrix(0, *s, k, bias) for s, k, bias in zip(shapes, kinds, own, strict=True)))
+        for kinds, own in zip(KINDS, at, strict=True)
+    ]
     addresses = np.array([[[a.ctypes.data for a in expert] for expert in layer] for layer in arrays],
         np.int64)
-    return arrays, formats, addresses
+    return arrays, formats, addresses, biases
 
 
 @pytest.fixture
-def worker(region, experts):
+def worker(request, region, experts):
+    """`request.param`: whether the gated unit is clamped."""
     pool = Pool(1)  # with the other process that makes two, as many as a small machine has cores
-    worker = Worker(region[1], pool, experts[1], experts[2], FFN)
+    worker = Worker(region[1], pool, experts[1], experts[2], FFN, getattr(request, "param", False))
     yield worker
     worker.close()
     pool.close()
 
 
-def reference(arrays, inputs):
+def unit(g, u, clamped):
+    if clamped:
+        g, u = np.minimum(g, 7), np.clip(u, -7, 7) + 1
+    return g / (1 + np.exp(-g * (1.702 if clamped else 1))) * u
+
+
+def reference(arrays, biases, inputs, clamped):
     """What each expert's rows from `first` on contribute: float32 [inputs, layers, experts, shares,
     hidden].
     """
@@ -66,17 +79,18 @@ def reference(arrays, inputs):
         for expert in range(EXPERTS):
             gate, up, down = (FORMATS[k].decode(a).astype(np.float64) for k,
                 a in zip(kinds, arrays[layer][expert], strict=True))
-            g = inputs @ gate.T
-            inner = g / (1 + np.exp(-g)) * (inputs @ up.T)
+            own = biases[:, expert] if layer == 1 else (0, 0)
+            inner = unit(inputs @ gate.T + own[0], inputs @ up.T + own[1], clamped)
             for share, first in enumerate(FIRSTS):
                 out[:, layer, expert, share] = inner[:, first:] @ down.T[first:]
     return out
 
 
-def start_role(region, experts, tmp_path, steps):
+def start_role(region, experts, tmp_path, steps, clamped=False):
     inputs = np.random.default_rng(4).standard_normal((3, HIDDEN)).astype(np.float32)
     file = tmp_path / "known.npz"
-    np.savez(file, inputs=inputs, expected=reference(experts[0], inputs), k=K, firsts=FIRSTS)
+    expected = reference(experts[0], experts[3], inputs, clamped)
+    np.savez(file, inputs=inputs, expected=expected, k=K, firsts=FIRSTS)
     script = Path(__file__).with_name("gpu_role.py")
     return subprocess.Popen(
         [sys.executable, str(script), region[0].name, str(steps), str(file)], stdout=subprocess.PIPE,
@@ -84,11 +98,14 @@ def start_role(region, experts, tmp_path, steps):
     )
 
 
-def test_ten_thousand_steps_are_answered_right(region, experts, worker, tmp_path):
+@pytest.mark.parametrize(
+    ("worker", "clamped", "steps"), [(False, False, 10_000), (True, True, 300)], indirect=["worker"]
+)
+def test_thousands_of_steps_are_answered_right(region, experts, worker, clamped, steps, tmp_path):
     worker.begin_step()
-    role = start_role(region, experts, tmp_path, 10_000)
+    role = start_role(region, experts, tmp_path, steps, clamped)
     out, _ = role.communicate(timeout=200)
-    assert (role.returncode, out.strip()) == (0, "10000")
+    assert (role.returncode, out.strip()) == (0, str(steps))
     worker.end_step()
 
 

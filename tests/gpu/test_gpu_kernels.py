@@ -4,14 +4,15 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "name", ["norm_and_embed", "route", "append", "embed_k_quants", "linear", "linear_many"]
+    "name",
+    ["norm_and_embed", "route", "append", "window", "embed_k_quants", "linear", "qkv", "linear_many"],
 )
 def test_kernels_agree_with_numpy(run_interpreted, name):
     assert f"{name}: right" in run_interpreted("kernel_checks.py", name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["experts", "experts_many", "attention"])
+@pytest.mark.parametrize("name", ["experts", "experts_many", "expert_many", "attention"])
 def test_larger_kernels_agree_with_numpy(run_interpreted, name):
     assert f"{name}: right" in run_interpreted("kernel_checks.py", name, timeout=280)
 
