@@ -8,7 +8,8 @@ scaled, added in one fixed tree, and enter the row's float32 sum as one term:
     acc)
 
 A row whose length is no multiple of 256 ends in a group with fewer blocks: those are copied to scratch that
-holds zeros beyond them, so that nothing is read past the row. Arguments as in `dot_k`.
+holds any others beyond them, which meet activations of 0, so that nothing is read past the row. They are
+copied before the row is begun: what was written just before would be slow to read. Arguments as in `dot_k`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from localmoe.kernels.simd import (
     load_i8x16,
     load_i8x32,
     load_i8x64,
-    load_u8,
     load_u32,
     low_nibbles,
     mul16,
@@ -35,7 +35,8 @@ from localmoe.kernels.simd import (
     splat_f32x4,
     splat_i32x16,
     store_f32x4,
-    store_i8,
+    store_i8x16,
+    store_i32x16,
     sub_i32x16,
     to_f32x16,
     zero_f32x4,
@@ -71,7 +72,8 @@ Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4 = 2, 3, 6, 7, 8, 20, 39  # ggml's ty
 BLOCK = 32
 Q8_0_OFFSET, IQ4_NL_OFFSET = (0, 0) if SIGNED else (128, 127)  # what codes stand above their weights
 MXFP4_OFFSET = 12  # likewise; its levels are few enough to be multiplied as codes of 5 bits are
-_TAIL = 8 * 34  # bytes of eight blocks, of the largest kind
+TAIL_BYTES = 320  # eight blocks, of the largest kind, in whole vectors
+_FILLER = 0x3C3C3C3C  # a float16 scale of 1.06; MXFP4's of 0 would be a subnormal, at which CPUs are slow
 
 
 @compiled(forceinline=True)
@@ -231,9 +233,19 @@ def _group(kind, wide, offset, has_minimum, b0, b1, b2, b3, table, x, scale, sum
 
 
 @compiled(forceinline=True)
-def _copy_tail(b: int, nbytes: int, to: int) -> None:
-    for i in range(_TAIL):
-        store_i8(to + i, load_u8(b + i) if i < nbytes else 0)
+def fill_tails(to: int, count: int) -> None:
+    """Fills the room for `count` tails with what is a block of any type, with scales of ordinary size."""
+    for i in range(0, count * TAIL_BYTES, 64):
+        store_i32x16(to + i, splat_i32x16(_FILLER))
+
+
+@compiled(forceinline=True)
+def copy_tail(b: int, nbytes: int, to: int) -> None:
+    """The nbytes (of at least one block) at b, to room for a tail."""
+    last = nbytes - 16
+    for i in range(0, last, 16):
+        store_i8x16(to + i, load_i8x16(b + i))
+    store_i8x16(to + last, load_i8x16(b + last))
 
 
 @compiled(forceinline=True)
@@ -242,15 +254,18 @@ def _quad(kind, wide, offset, has_minimum, r0, r1, r2, r3, cols, table, q, scale
     row_bytes = cols // BLOCK * size
     acc, first = zero_f32x4(), r0
     g, end, groups = 0, cols // GROUP, (cols + GROUP - 1) // GROUP
+    if end < groups:
+        at, nbytes = end * 8 * size, cols % GROUP // BLOCK * size
+        fill_tails(scratch, 4)
+        copy_tail(r0 + at, nbytes, scratch)
+        copy_tail(r1 + at, nbytes, scratch + TAIL_BYTES)
+        copy_tail(r2 + at, nbytes, scratch + 2 * TAIL_BYTES)
+        copy_tail(r3 + at, nbytes, scratch + 3 * TAIL_BYTES)
     while g < groups:
-        if g == end:  # what is left of the row: its blocks are elsewhere, with zeros behind them
-            at, nbytes, end = g * 8 * size, cols % GROUP // BLOCK * size, groups
-            _copy_tail(r0 + at, nbytes, scratch)
-            _copy_tail(r1 + at, nbytes, scratch + _TAIL)
-            _copy_tail(r2 + at, nbytes, scratch + 2 * _TAIL)
-            _copy_tail(r3 + at, nbytes, scratch + 3 * _TAIL)
-            r0, r1 = scratch - at, scratch + _TAIL - at
-            r2, r3 = scratch + 2 * _TAIL - at, scratch + 3 * _TAIL - at
+        if g == end:
+            at, end = g * 8 * size, groups
+            r0, r1 = scratch - at, scratch + TAIL_BYTES - at
+            r2, r3 = scratch + 2 * TAIL_BYTES - at, scratch + 3 * TAIL_BYTES - at
         while g < end:
             at = g * 8 * size
             acc = _group(kind, wide, offset, has_minimum, r0 + at, r1 + at, r2 + at, r3 + at, table,
@@ -262,7 +277,7 @@ def _quad(kind, wide, offset, has_minimum, r0, r1, r2, r3, cols, table, q, scale
 @compiled_once()
 def quad_blocks(kind, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch) -> None:
     """out [4] = four rows of `cols` weights (a multiple of 32) of a 32-weight block type times one token's
-    activations. scratch: 4 * 272 bytes.
+    activations. scratch: 4 * TAIL_BYTES.
     """
     if kind == Q4_0:
         _quad(Q4_0, False, 8, False, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch)

@@ -17,6 +17,8 @@ from localmoe.kernels.dot_blocks import (
     Q8_0,
     Q8_0_OFFSET,
     block_bytes,
+    copy_tail,
+    fill_tails,
     two_blocks,
 )
 from localmoe.kernels.dot_steps import RUN_4, RUN_5, dots4, level_dots4
@@ -45,7 +47,6 @@ from localmoe.kernels.simd import (
     splat_i32x16,
     store_f32,
     store_f32x16,
-    store_i8,
     store_i32,
     to_f32x16,
     zero_f32x16,
@@ -69,11 +70,12 @@ def _build_blocks(kind: int, rows: int, row_bytes: int, count: int, offset: int,
     end of a row, where zeros stand in for the others.
     """
     size = block_bytes(kind)
+    if blocks < 8:
+        fill_tails(tile + TAIL, 1)
     for row in range(TILE):
         b = rows + min(row, count - 1) * row_bytes + offset
         if blocks < 8:
-            for i in range(8 * size):
-                store_i8(tile + TAIL + i, load_u8(b + i) if i < blocks * size else 0)
+            copy_tail(b, blocks * size, tile + TAIL)
             b = tile + TAIL
         v0, v1 = two_blocks(kind, b, size, table), two_blocks(kind, b + 2 * size, size, table)
         v2, v3 = two_blocks(kind, b + 4 * size, size, table), two_blocks(kind, b + 6 * size, size, table)

@@ -51,7 +51,7 @@ def columns(name: str) -> tuple[int, ...]:
     block = FORMATS[name].block_size
     if block == 256:
         return 256, 768, 1024, 2048
-    return (256, 288, 608, 2048) if block == 32 else (256, 288, 605, 17)
+    return (256, 288, 736, 2048) if block == 32 else (256, 288, 605, 17)
 
 
 @dataclass
