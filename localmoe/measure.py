@@ -223,13 +223,14 @@ def measure_quality(
     base: Model | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Quality:
-    """Perplexity as llama.cpp's tool defines it: windows of the text, each begun with BOS, their second
-    halves scored.
+    """Perplexity as llama.cpp's tool defines it: windows of the text, each begun with BOS where the model
+    adds one, their second halves scored.
 
     A text shorter than one window is scored whole. Raises UsageError for a text of fewer than two tokens,
     GenerationError where a model's output is not a number.
     """
-    windows = split_windows(model.tokenizer.encode(text, bos=False), model.tokenizer.bos_id, window)
+    head = model.tokenizer.encode("")
+    windows = split_windows(model.tokenizer.encode(text, bos=False), head[0] if head else None, window)
     losses: list[NDArray[np.float64]] = []
     base_losses: list[NDArray[np.float64]] = []
     divergences: list[NDArray[np.float64]] = []

@@ -80,6 +80,12 @@ def _sizes(
         rope_base=values.number(key("rope.freq_base"), 1e4),
         experts=experts,
         used=values.integer(key("expert_used_count"), least=1) if experts else 0,
-        window=values.integer(key("attention.sliding_window"), 0, least=0),
+        window=_window(family, values),
         rotated=values.integer(key("rope.dimension_count"), head),
     )
+
+
+def _window(family: Family, values: Settings) -> int:
+    """Of a family whose layers have a window by turns, it must be stated."""
+    by_turns, key = family.window_every > 1, family.key("attention.sliding_window")
+    return values.integer(key, None if by_turns else 0, least=int(by_turns))

@@ -7,7 +7,6 @@ architecture's name. Mixtral, Mistral and Llama files all have the architecture 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,6 +66,7 @@ class ModelConfig:
         experts = read.count(".expert_count", least=fewest, default=None if fewest else 0)
         head_dim = read.count(".attention.key_length", default=max(1, hidden // heads))
         rope_scale, yarn = _rope_scaling(read, family)
+        sliding = family.window_every > 1  # such files have always stated what others may leave out
         config = cls(
             name=read.text("general.name", default=path.stem),
             layers=read.count(".block_count"),
@@ -76,14 +76,16 @@ class ModelConfig:
             kv_heads=read.count(".attention.head_count_kv", default=heads),
             head_dim=head_dim,
             rope_dim=read.count(".rope.dimension_count", default=head_dim),
-            rope_base=read.number(".rope.freq_base", default=10000.0),
+            rope_base=read.number(".rope.freq_base", default=None if sliding else 10000.0, above=1.0),
             rope_scale=rope_scale,
             epsilon=read.number(".attention.layer_norm_rms_epsilon"),
             experts=experts,
-            experts_used=read.count(".expert_used_count", default=2) if experts else 0,
+            experts_used=read.count(".expert_used_count", default=None if sliding else 2) if experts else 0,
             vocab=0,
             context=read.count(".context_length"),
-            window=read.count(".attention.sliding_window", least=0, default=0),
+            window=read.count(
+                ".attention.sliding_window", least=int(sliding), default=None if sliding else 0
+            ),
             family=family,
             yarn=yarn,
         )
@@ -166,29 +168,37 @@ class _Metadata:
             raise self.wrong(key, f"{value!r:.40}, not a count of at least {least}")
         return value
 
-    def number(self, key: str, default: float | None = None) -> float:
+    def number(self, key: str, default: float | None = None, above: float = 0.0) -> float:
+        value = self.any_number(key, default)
+        if not above < value < 1e12:
+            raise self.wrong(key, f"{value!r:.40}, not a number above {above:g}")
+        return value
+
+    def any_number(self, key: str, default: float | None = None) -> float:
         value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
-            raise self.wrong(key, f"{value!r:.40}, not a positive number")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.wrong(key, f"{value!r:.40}, not a number")
         return float(value)
 
 
 def _rope_scaling(read: _Metadata, family: Family) -> tuple[float, Yarn | None]:
-    """What positions are divided by, and how frequencies are stretched. Factors as llama.cpp applies them."""
+    """What positions are divided by, how frequencies are stretched, by the keys that llama.cpp goes by."""
     kind = read.text(".rope.scaling.type", default="none")
     if kind == "none":
         return 1.0, None
     factor = read.number(".rope.scaling.factor", default=1.0)
     if kind == "linear":
         return factor, None
-    if kind != "yarn" or read.number(".rope.scaling.yarn_ext_factor", default=1.0) != 1.0:
+    if kind != "yarn":
         raise read.error(f"rotary scaling of type {kind!r} is not supported (none, linear and yarn are)")
-    names = ("attn_factor", "yarn_attn_factor")
+    mixed = read.any_number(".rope.scaling.yarn_ext_factor", default=-1.0)
+    if mixed >= 0 and mixed != 1:  # below 0: as if it were not there
+        raise read.error(f"a YaRN of which a share of {mixed:g} counts is not supported")
     yarn = Yarn(
         factor=factor,
         original=read.count(".rope.scaling.original_context_length", default=read.count(".context_length")),
         truncates=family.yarn_truncates,
-        attention=math.prod(read.number(f".rope.scaling.{name}", default=1.0) for name in names),
+        attention=read.number(".rope.scaling.attn_factor", default=1.0),
         beta_fast=read.number(".rope.scaling.yarn_beta_fast", default=32.0),
         beta_slow=read.number(".rope.scaling.yarn_beta_slow", default=1.0),
     )

@@ -90,7 +90,7 @@ def collect(
     ids = model.tokenizer.encode(text, bos=False)
     if not ids:
         raise UsageError("the text holds no tokens")
-    head = [] if model.tokenizer.bos_id is None else [model.tokenizer.bos_id]
+    head = model.tokenizer.encode("")  # BOS, where texts begin with one
     size = max(1, window - len(head))
     starts = range(0, len(ids), size)
     for done, at in enumerate(starts):

@@ -121,13 +121,31 @@ OF_GPT_OSS = ("attn_sinks.weight", "attn_k.bias", "ffn_gate_inp.bias", "ffn_up_e
 
 @pytest.mark.parametrize("name", OF_GPT_OSS)
 def test_what_a_gpt_oss_lacks_is_named(name, refused, tmp_path):
-    values = metadata("gpt-oss", expert_feed_forward_length=128)
+    values = metadata("gpt-oss", expert_feed_forward_length=128, sliding_window=128)
     path = made(tmp_path, values=values, change=lambda shapes: shapes.pop(f"blk.1.{name}"))
     assert f"blk.1.{name} is missing" in refused(path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"sliding_window": None}, "sliding_window is missing"),
+        ({"sliding_window": 0}, "sliding_window is 0"),
+        ({"expert_used_count": None}, "expert_used_count is missing"),
+        ({"freq_base": None}, "freq_base is missing"),
+        ({"freq_base": 1.0}, "freq_base is 1.0, not a number above 1"),
+        ({"type": "yarn", "gpt-oss.rope.scaling.yarn_ext_factor": 0.5}, "0.5"),
+        ({"type": "yarn", "gpt-oss.rope.scaling.yarn_ext_factor": "x"}, "yarn_ext_factor"),
+    ],
+    ids=str,
+)
+def test_what_gpt_oss_files_always_state_is_not_guessed(changes, named, refused, tmp_path):
+    values = metadata("gpt-oss", expert_feed_forward_length=128, **{"sliding_window": 128, **changes})
+    assert named in refused(made(tmp_path, values=values))
+
+
 def test_a_bias_of_another_type_is_refused(refused, tmp_path):
-    values = metadata("gpt-oss", expert_feed_forward_length=128)
+    values = metadata("gpt-oss", expert_feed_forward_length=128, sliding_window=128)
     path = made(tmp_path, values=values, types={"": "q8_0", "attn_q.bias": "f16"})
     assert "blk.0.attn_q.bias has the type f16" in refused(path)
 

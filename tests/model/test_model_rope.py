@@ -27,7 +27,8 @@ def test_yarns_angles_are_transformers(architecture, changes, tmp_path):
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    values = metadata(architecture, key_length=64, expert_feed_forward_length=256, **YARN)
+    own = {"sliding_window": 128} if architecture == "gpt-oss" else {}
+    values = metadata(architecture, key_length=64, expert_feed_forward_length=256, **YARN, **own)
     keys = {"beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow", "attention_factor": "attn_factor"}
     for name, value in changes.items():
         factor = 1 / (1 + 0.1 * np.log(8.0)) if name == "attention_factor" else 1.0  # GGUF's is multiplied
@@ -45,6 +46,11 @@ def test_yarns_angles_are_transformers(architecture, changes, tmp_path):
     got, length = frequencies(rope_table(config, 2), apart=architecture != "llama")
     np.testing.assert_allclose(got, expected.numpy(), rtol=2e-6)
     np.testing.assert_allclose(length, magnitude, rtol=1e-6)
+    # llama.cpp goes by neither of these
+    values[f"{architecture}.rope.scaling.yarn_attn_factor"] = 0.5
+    values[f"{architecture}.rope.scaling.yarn_ext_factor"] = -1.0
+    same = ModelConfig.from_metadata(values, tmp_path)
+    np.testing.assert_array_equal(rope_table(same, 9), rope_table(config, 9))
     far = rope_table(config, 4096)[-1].astype(np.float64)
     np.testing.assert_allclose((far**2).sum(-1 if architecture == "llama" else 0), magnitude**2, rtol=1e-5)
 
