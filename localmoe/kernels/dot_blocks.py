@@ -64,7 +64,14 @@ from localmoe.kernels.simd_blocks import (
     second_fifths24,
 )
 from localmoe.kernels.simd_dot import SIGNED, dot_both, dot_levels, levels_above_127, levels_above_128
-from localmoe.kernels.simd_formats import bits_to_16, nibbles16, select_bytes
+from localmoe.kernels.simd_formats import (
+    bits_to_16,
+    load_table,
+    nibbles16,
+    of_high_nibbles,
+    of_low_nibbles,
+    select_bytes,
+)
 from localmoe.kernels.simd_quad import quad_sums, tree_terms
 from quant.compiled import compiled, compiled_once
 
@@ -111,11 +118,15 @@ def _eight_bits(weights):
 
 
 @compiled(forceinline=True)
-def _looked_up(kind: int, table: int, codes):
-    """The levels of codes: MXFP4's unsigned, IQ4_NL's as `dot_levels` takes them."""
-    if kind == MXFP4:
-        return select_bytes(load_i8x16(table + MXFP4_AT), codes)
-    return levels_above_127(select_bytes(load_i8x16(table), codes))
+def _levels(kind: int, table: int):
+    """The levels that IQ4_NL's or MXFP4's codes stand for."""
+    return load_table(table + (MXFP4_AT if kind == MXFP4 else 0))
+
+
+@compiled(forceinline=True)
+def _looked_up(kind: int, levels):
+    """IQ4_NL's levels as `dot_levels` takes them; MXFP4's stay unsigned."""
+    return levels_above_127(levels) if kind == IQ4_NL else levels
 
 
 @compiled(forceinline=True)
@@ -124,7 +135,9 @@ def two_blocks(kind: int, b: int, size: int, table: int):
     if kind == Q8_0:
         return _eight_bits(join_i8x32(load_i8x32(b + 2), load_i8x32(b + size + 2)))
     both = join_i8x32(_codes(kind, b), _codes(kind, b + size))
-    return _looked_up(kind, table, both) if kind == IQ4_NL or kind == MXFP4 else both
+    if kind == IQ4_NL or kind == MXFP4:
+        return _looked_up(kind, select_bytes(_levels(kind, table), both))
+    return both
 
 
 @compiled(forceinline=True)
@@ -164,9 +177,12 @@ def _four_blocks(kind: int, b: int, size: int, table: int, wide: bool, x0, x1):
         second = _eight_bits(load_two_blocks(b + 2 + 2 * size, size))
         return halves_to_quads(dot_levels(zero_i32x16(), first, x0), dot_levels(zero_i32x16(), second, x1))
     packed = _packed(kind, b)
-    first, second = low_nibbles(packed), high_nibbles(packed)
     if kind == IQ4_NL or kind == MXFP4:
-        first, second = _looked_up(kind, table, first), _looked_up(kind, table, second)
+        levels = _levels(kind, table)
+        first = _looked_up(kind, of_low_nibbles(levels, packed))
+        second = _looked_up(kind, of_high_nibbles(levels, packed))
+    else:
+        first, second = low_nibbles(packed), high_nibbles(packed)
     if kind == Q5_0:
         first, second = or_bytes(first, first_fifths22(b)), or_bytes(second, second_fifths22(b))
     if kind == Q5_1:

@@ -79,6 +79,14 @@ AVX512 = FORM in ("amx", "avx512vnni")  # AMX's CPUs have it too, and use it for
 # Intel's cores have one port for shuffles of 64 bytes.
 INTEL_512 = AVX512 and not cpu_name().startswith("znver")
 
+
+def amd_512_with(feature: str) -> bool:
+    """Whether kernels are compiled for one of AMD's CPUs with AVX-512 and this: what LLVM knows by name has
+    all; a virtual machine may hide some.
+    """
+    named = cpu_name() not in ("host", llvm.get_host_cpu_name())
+    return AVX512 and not INTEL_512 and (named or llvm.get_host_cpu_features().get(feature, False))
+
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _F32, _F16 = ir.FloatType(), ir.HalfType()
 _SCALARS = {"i8": _I8, "i16": _I16, "i32": _I32, "f16": _F16, "f32": _F32}

@@ -9,32 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import binding as llvm
 from llvmlite import ir
 
 from localmoe.kernels.simd import (
-    AVX512,
-    INTEL_512,
     _call,
     _constant,
     _shuffle,
+    amd_512_with,
     define,
     i8x32,
     i8x64,
     i16x32,
 )
-from quant.compiled import cpu_name
 
 _I8, _I64 = ir.IntType(8), ir.IntType(64)
 
 
-def _gfni() -> bool:
-    """Whether the CPU that kernels are compiled for moves bits by matrices (GFNI), if it is AMD's."""
-    named = cpu_name() not in ("host", llvm.get_host_cpu_name())
-    return AVX512 and not INTEL_512 and (named or llvm.get_host_cpu_features().get("gfni", False))
-
-
-GFNI = _gfni()  # on Intel's CPUs not measured
+GFNI = amd_512_with("gfni")  # on Intel's CPUs not measured
 
 
 def _twice(builder: Any, v: Any) -> Any:

@@ -27,6 +27,7 @@ from localmoe.kernels.simd import (
     i16x32,
     i32x16,
 )
+from localmoe.kernels.simd_formats import VBMI
 from localmoe.kernels.simd_quad import _at, _four_addresses, _gather, _pairs, _read
 
 _I16, _I32, _I64 = (ir.IntType(bits) for bits in (16, 32, 64))
@@ -76,10 +77,17 @@ def _last_quarters(size: int) -> Any:
 last_quarters18, last_quarters20, last_quarters22, last_quarters24 = (
     _last_quarters(size) for size in (18, 20, 22, 24)
 )
-last_quarters17 = define(
-    i8x64(types.int64),
-    lambda b, at: _load_quarters(b, b.add(at, ir.Constant(_I64, 1)), ir.Constant(_I64, 17)),
-)
+def _last_quarters17(builder: Any, address: Any) -> Any:
+    """The last 16 bytes of four neighbouring blocks of 17 bytes."""
+    if not VBMI:
+        return _load_quarters(builder, builder.add(address, ir.Constant(_I64, 1)), ir.Constant(_I64, 17))
+    low = _read(builder, address, i8x64.llvm)
+    tail = _read(builder, builder.add(address, ir.Constant(_I64, 64)), ir.VectorType(ir.IntType(8), 4))
+    wide = _shuffle(builder, tail, tail, [i % 4 for i in range(64)])
+    return _shuffle(builder, low, wide, [17 * k + 1 + i for k in range(4) for i in range(16)])
+
+
+last_quarters17 = define(i8x64(types.int64), _last_quarters17)
 
 
 def _activation_halves(second: bool) -> Callable[[Any, Any], Any]:

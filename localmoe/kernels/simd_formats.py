@@ -18,15 +18,19 @@ from localmoe.kernels.simd import (
     _shuffle,
     _splat,
     _split,
+    amd_512_with,
     define,
     i8x16,
     i8x32,
     i8x64,
+    i16x32,
     i32x8,
     i32x16,
 )
 
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+
+VBMI = amd_512_with("avx512vbmi")  # on Intel's CPUs not measured
 
 select_bytes = define(  # table[indices]: a 16-entry lookup, for formats whose codes are not linear
     i8x64(i8x16, i8x64), lambda b, table, at: _lookup16(b, table, at)
@@ -51,6 +55,38 @@ def _lookup16(builder: Any, table: Any, indices: Any) -> Any:
         at = builder.extract_element(indices, ir.Constant(_I32, lane))
         out = builder.insert_element(out, builder.extract_element(table, at), ir.Constant(_I32, lane))
     return out
+
+
+def _load_table(builder: Any, address: Any) -> Any:
+    """16 bytes that nothing ever writes: the compiler may keep them in a register whatever is stored."""
+    table = builder.load(_pointer(builder, address, i8x16.llvm))
+    table.align = 1
+    table.set_metadata("invariant.load", builder.module.add_metadata([]))
+    return table
+
+
+load_table = define(i8x16(types.int64), _load_table)
+
+
+def _of_nibbles(high: bool) -> Any:
+    """What a table holds for the low (or high) nibbles of 64 bytes. VBMI's instruction looks at six bits:
+    with the table there four times the upper two choose nothing, and need not be masked.
+    """
+
+    def emit(builder: Any, table: Any, v: Any) -> Any:
+        if VBMI:
+            words = builder.bitcast(v, i16x32.llvm)
+            at = builder.lshr(words, _constant(words.type, 4)) if high else words
+            wide = _shuffle(builder, table, table, list(range(16)) * 4)
+            at = builder.bitcast(at, i8x64.llvm)
+            return _call(builder, "llvm.x86.avx512.permvar.qi.512", i8x64.llvm, wide, at)
+        four, low = _constant(v.type, 4), _constant(v.type, 15)
+        return _lookup16(builder, table, builder.lshr(v, four) if high else builder.and_(v, low))
+
+    return define(i8x64(i8x16, i8x64), emit)
+
+
+of_low_nibbles, of_high_nibbles = _of_nibbles(False), _of_nibbles(True)
 
 
 def _nibbles(builder: Any, v: Any) -> Any:

@@ -69,7 +69,7 @@ def emit(module: ir.Module, name: str, intrinsic: Any) -> None:
 def main(form: str, triple: str, cpu: str, features: str) -> None:
     for owner in OWNERS:
         owner.FORM, owner.AVX512 = form, form in ("amx", "avx512vnni")
-        owner.GFNI = form == "avx512vnni" and "+gfni" in features
+        owner.GFNI = owner.VBMI = form == "avx512vnni" and "+gfni" in features
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=3)

@@ -113,6 +113,21 @@ def test_largest_codes_and_activations_do_not_overflow(name, rng):
         assert_close(tile[:2], reference.matvec(weights, x), weights, x)
 
 
+def test_every_power_that_scales_a_block_of_mxfp4_is_exact():
+    """The two subnormal ones and the largest too, whether few tokens are multiplied or many."""
+    blocks = np.zeros((256, 17), np.uint8)
+    blocks[:, 0], blocks[:, 1] = np.arange(256), 1
+    powers = decoded("mxfp4", blocks)[:, 0]
+    assert (powers[0], powers[255]) == (2.0**-128, 2.0**127)
+    x = np.zeros((1, 32), np.float32)
+    x[0, :2] = 1, 127  # with this, their own scale is 1
+    a = quantized_activations(x)
+    for first in range(0, 256, 16):
+        for tokens in (1, 6):
+            got = row_dots("mxfp4", blocks[first : first + 16], a, [0] * tokens)
+            np.testing.assert_array_equal(got, np.tile(powers[first : first + 16], (tokens, 1)))
+
+
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_nothing_is_read_past_a_row(name, rng):
     """The bytes after a row belong to somebody else: they may be anything, and results stay."""
