@@ -27,7 +27,7 @@ from localmoe.kernels.simd import (
     i16x32,
     i32x16,
 )
-from localmoe.kernels.simd_formats import VBMI
+from localmoe.kernels.simd_formats import VBMI, _bits_to_16
 from localmoe.kernels.simd_quad import _at, _four_addresses, _gather, _pairs, _read
 
 _I16, _I32, _I64 = (ir.IntType(bits) for bits in (16, 32, 64))
@@ -135,8 +135,7 @@ def _block_fifths(size: int, second: bool) -> Any:
         else:
             at = builder.add(address, ir.Constant(_I64, 2 * word))
             shorts = _gather(builder, _I16, [_at(builder, at, ir.Constant(_I64, size), k) for k in range(4)])
-        hit = builder.bitcast(builder.bitcast(shorts, _I64), ir.VectorType(ir.IntType(1), 64))
-        return builder.select(hit, _constant(i8x64.llvm, 16), ir.Constant(i8x64.llvm, None))
+        return _bits_to_16(builder, builder.bitcast(shorts, _I64))
 
     return define(i8x64(types.int64), emit)
 

@@ -116,9 +116,19 @@ bit_planes = define(i8x64(i8x32, types.int64), _bit_planes)
 
 
 def _bits_to_16(builder: Any, mask: Any) -> Any:
-    """The 32 bits of a mask → 32 bytes of 0 or 16."""
-    bits = builder.bitcast(mask, ir.VectorType(ir.IntType(1), 32))
-    return builder.select(bits, _constant(i8x32.llvm, 16), _constant(i8x32.llvm, 0))
+    """The bits of an integer → as many bytes of 0 or 16. Without registers for masks the compiler would take
+    them one by one.
+    """
+    n = mask.type.width
+    kind = ir.VectorType(_I8, n)
+    if AVX512:
+        hit = builder.bitcast(mask, ir.VectorType(ir.IntType(1), n))
+    else:
+        eight = builder.bitcast(mask, ir.VectorType(_I8, n // 8))
+        repeated = _shuffle(builder, eight, eight, [i // 8 for i in range(n)])
+        own = builder.and_(repeated, ir.Constant(kind, [1 << i % 8 for i in range(n)]))
+        hit = builder.icmp_unsigned("!=", own, ir.Constant(kind, None))
+    return builder.select(hit, _constant(kind, 16), ir.Constant(kind, None))
 
 
 bits_to_16 = define(i8x32(types.uint32), _bits_to_16)

@@ -100,7 +100,7 @@ def test_the_form_of_newer_desktop_cpus_compiles():
 TARGETS = {  # form, machine, CPU, features, what the assembly must hold, and what not
     "neon": ("neon", "aarch64", "apple-m1", "", ["sdot", "tbl"], ["vpdpbusd"]),
     "avxvnni": ("avxvnni", "x86_64", "alderlake", "", ["{vex}", "vpdpbusd", "vpshufb"], ["zmm"]),
-    "avx2": ("avx2", "x86_64", "haswell", "", ["vpmaddubsw", "vpshufb"], ["vpdpbusd", "zmm"]),
+    "avx2": ("avx2", "x86_64", "haswell", "", ["vpmaddubsw", "vpshufb"], ["vpdpbusd", "zmm", "pinsrb"]),
     "avx512vnni": ("avx512vnni", "x86_64", "cascadelake", "", ["vpdpbusd", "zmm"], ["vgf2p8affineqb"]),
     "gfni": ("avx512vnni", "x86_64", "znver4", "+gfni", ["vpdpbusd", "vgf2p8affineqb"], []),
     "amx": ("amx", "x86_64", "sapphirerapids", "", ["tdpbsud", "tdpbssd", "ldtilecfg", "vpdpbusd"], []),
