@@ -3,7 +3,7 @@ shapes, and at Qwen3-30B-A3B's and gpt-oss-20b's where these make other kernels 
 
     python compile_kernels.py ARCHES [TYPES] [--matvec]      such as 86,90 q4_k,q6_k
 
-Prints one line for each: kernel, architecture, type, registers, bytes of stack and local memory, exchanges
+Prints a line for each: kernel, architecture, type, registers, bytes of stack and local memory, exchanges
 between lanes. Exits 1 on a spill in a matvec kernel (a stack frame or local memory), and where its lanes
 exchange more than the sums of rows.
 """
@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,6 +45,7 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 HIDDEN, FFN, VOCAB, K, EXPERTS, LAYERS, CONTEXT = 4096, 14336, 32000, 2, 8, 32, 8192
 # of a matrix's kernel, for the sums of rows; where a tile's tensors differ in layout there are more of either
 MOST_SHUFFLES, MOST_BARRIERS = 60, 18
+MATVECS = ("linear_kernel", "qkv_kernel", "gate_up_kernel", "down_kernel")
 QWEN_HIDDEN, QWEN_FFN, QWEN_K, QWEN_EXPERTS, QWEN_LAYERS = 2048, 768, 8, 128, 48
 OSS_HIDDEN, OSS_FFN, OSS_K, OSS_EXPERTS, OSS_LAYERS, OSS_HEADS = 2880, 2880, 4, 128, 36, 64
 FAR, BIAS = 1 << 46, 1 << 45  # addresses
@@ -92,12 +94,15 @@ def compiled(function, args, options, arch):
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=settings)
 
 
-def usage(kernel):
-    """(registers, stack bytes, local bytes, shuffles, barriers)"""
+def usage(kernel, disassembled):
+    """(registers, stack bytes, local bytes, shuffles, barriers); the last two are only counted where it is
+    `disassembled`, which takes longer than to compile it.
+    """
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
-        command = [CUOBJDUMP, "--dump-resource-usage", "--dump-sass", file.name]
+        sass = ["--dump-sass"] if disassembled else []
+        command = [CUOBJDUMP, "--dump-resource-usage", *sass, file.name]
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", out)
     return *(int(n) for n in found.groups()), out.count(" SHFL."), out.count(" BAR.")
@@ -247,21 +252,29 @@ def main(arches, kinds, matvec_only):
         the_rest(launch)
     for module, name, value in restore:
         setattr(module, name, value)
+    with ThreadPoolExecutor(1) as pool:  # kernels are looked at while others are compiled
+        found = [
+            (function.__name__, arch, options.get("KIND", "-"),
+             pool.submit(usage, compiled(function, args, options, arch), function.__name__ in MATVECS))
+            for function, args, options in launches for arch in arches
+        ]  # fmt: skip
+    return report(found)
+
+
+def report(found):
+    """Prints a line for each kernel; 1 if a matvec spills or exchanges, else 0."""
     spills = exchanging = 0
-    for function, args, options in launches:
-        for arch in arches:
-            registers, stack, local, shuffles, barriers = usage(compiled(function, args, options, arch))
-            matvec = function.__name__ in ("linear_kernel", "qkv_kernel", "gate_up_kernel", "down_kernel")
-            spilled = matvec and (stack > 0 or local > 0)
-            parts = 3 if function.__name__ == "qkv_kernel" else 1
-            exchanged = matvec and (shuffles > MOST_SHUFFLES * parts or barriers > MOST_BARRIERS * parts)
-            spills += spilled
-            exchanging += exchanged
-            print(function.__name__, f"sm_{arch}", f"type {options.get('KIND', '-')}",
-                f"{registers} registers", f"{stack} stack", f"{local} local", f"{shuffles} shuffles",
-                f"{barriers} barriers", "SPILL" if spilled else "", "EXCHANGES" if exchanged else "",
-                flush=True)  # fmt: skip
-    print(f"{len(launches) * len(arches)} compiled, {spills} spill, {exchanging} exchange")
+    for name, arch, kind, used in found:
+        registers, stack, local, shuffles, barriers = used.result()
+        spilled = name in MATVECS and (stack > 0 or local > 0)
+        parts = 3 if name == "qkv_kernel" else 1
+        exchanged = shuffles > MOST_SHUFFLES * parts or barriers > MOST_BARRIERS * parts
+        spills += spilled
+        exchanging += exchanged
+        print(name, f"sm_{arch}", f"type {kind}", f"{registers} registers", f"{stack} stack",
+            f"{local} local", f"{shuffles} shuffles", f"{barriers} barriers", "SPILL" if spilled else "",
+            "EXCHANGES" if exchanged else "")  # fmt: skip
+    print(f"{len(found)} compiled, {spills} spill, {exchanging} exchange")
     return 1 if spills or exchanging else 0
 
 
