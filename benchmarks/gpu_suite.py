@@ -20,6 +20,8 @@ and, only where it is asked for (the file's other results stay):
 
     qwen      Qwen3-30B-A3B (128 experts, 8 used): a tiny one beside the CPU, tokens/s by budget and mode; all
               experts are equally popular, and 65 % of tokens share one with the token before
+    gpt-oss   the same of gpt-oss-20b (32 experts, 4 used)
+    gpt-oss-120b    of 24 of gpt-oss-120b's 36 layers (128 experts, 4 used), in two thirds of 24 GiB
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import sys
 import tempfile
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +54,32 @@ from gpu_suite_speed import Speed  # noqa: E402
 PARTS = ("kernels", "speed", "prefill", "profile", "parity", "large")
 
 
+# of APART: a tiny model, the tests' metadata of its family, the true shape, how many of its layers are made
+# (what a machine of 128 GB can pin), and GiB of GPU memory for all of its layers
+SHAPES: dict[str, tuple[synthetic.Size, str, synthetic.Size, int, list[int]]] = {
+    "qwen": (synthetic.TINY_QWEN3, "QWEN3", synthetic.QWEN3_30B_A3B, 48, [12, 8, 4]),
+    "gpt-oss": (synthetic.TINY_GPT_OSS, "GPT_OSS", synthetic.GPT_OSS_20B, 24, [12, 8]),
+    "gpt-oss-120b": (synthetic.TINY_GPT_OSS, "GPT_OSS", synthetic.GPT_OSS_120B, 24, [24]),
+}
+
+
 class AllParts(Speed):
     """Every part is a method of its name."""
 
-    def qwen(self) -> None:
+    def apart(self, part: str) -> None:
+        """One of APART: a tiny model of the family beside the CPU, then its true shape by budget and mode."""
         import model_parity
 
-        self.results.pop("qwen", None)  # an earlier run's
-        self.note("qwen", "run", self.circumstances)
+        self.results.pop(part, None)  # an earlier run's
+        self.note(part, "run", self.circumstances)
+        tiny, metadata, size, layers, budgets = SHAPES[part]
         if self.dry:
-            self.table("qwen", synthetic.TINY_QWEN3, {"little": [8]}, 1, 1, own=True)
+            self.table(part, tiny, {"little": [tiny.experts // 5]}, 1, 1, own=True)
             return
-        self.parity("qwen", model_parity.QWEN3)
-        model = self.model(synthetic.QWEN3_30B_A3B)
-        self.table("qwen", model.size, self.slots(model, [12, 8, 4]), 40, 56, own=True)
+        self.parity(part, getattr(model_parity, metadata))
+        model = self.model(replace(size, layers=layers))
+        slots = self.slots(model, budgets, layers / size.layers)
+        self.table(part, model.size, slots, 40, 56, own=True)
 
     def parity(self, part: str = "parity", metadata: dict[str, Any] | None = None) -> None:
         import model_parity
@@ -114,7 +129,7 @@ def main() -> int:
     for part in parts:
         begin = time.perf_counter()
         try:
-            getattr(suite, part)()
+            suite.apart(part) if part in APART else getattr(suite, part)()
         except Exception as error:  # the other parts are worth having
             traceback.print_exc()
             suite.note(part, "error", f"{type(error).__name__}: {error}")

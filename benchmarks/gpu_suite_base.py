@@ -15,7 +15,8 @@ from typing import Any
 import gpu_synthetic as synthetic
 import torch
 
-APART = ("qwen",)  # parts that run only when asked for: a run of them alone keeps the file's other results
+# parts that run only when asked for: a run of them alone keeps the file's other results
+APART = ("qwen", "gpt-oss", "gpt-oss-120b")
 
 
 class Suite:

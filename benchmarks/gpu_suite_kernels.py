@@ -98,11 +98,13 @@ class Kernels(Suite):
 
             def gate_up(launch: Launcher = launch) -> None:
                 for i in range(0, count, 2):
-                    launch.gate_up(x, inner, shape, address[i : i + 2], address[i : i + 2], rows)
+                    launch.gate_up(x, inner, shape, None, address[i : i + 2], address[i : i + 2], rows)
 
             def downs(launch: Launcher = launch) -> None:
                 for i in range(0, count, 2):
-                    launch.down(inner, y, weights, shape, address[i : i + 2], address[i : i + 2], rows)
+                    launch.down(
+                        inner, y, weights, shape, None, address[i : i + 2], address[i : i + 2], rows
+                    )
 
             name = f"rows {tiles.rows}, warps {tiles.linear_warps}" if tiles else "interpreted"
             inner_bytes = shape.gate.nbytes + shape.up.nbytes
@@ -213,8 +215,8 @@ def compile_tiles(number: int) -> None:
         none = torch.zeros(2, dtype=torch.int32, device="cuda")  # rows: nothing is read
         x, y = torch.zeros(shape.gate.cols, device="cuda"), torch.zeros(shape.gate.cols, device="cuda")
         inner, weights = torch.zeros(2, shape.gate.rows, device="cuda"), torch.zeros(2, device="cuda")
-        launch.gate_up(x, inner, shape, where, where, none)
-        launch.down(inner, y, weights, shape, where, where, none)
+        launch.gate_up(x, inner, shape, None, where, where, none)
+        launch.down(inner, y, weights, shape, None, where, where, none)
     for kind in ("q4_k", "q6_k"):
         for cols, rows in SHAPES:
             data = torch.from_numpy(synthetic.random_rows(rows, cols, kind, np.random.default_rng(0))).cuda()

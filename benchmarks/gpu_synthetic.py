@@ -1,5 +1,6 @@
-"""Models of Mixtral's and Qwen3's shapes made in memory for GPU measurements: true shapes and block types,
-one random expert repeated, and routing that follows a trace (`trace_of`), not the (meaningless) router.
+"""Models of Mixtral's, Qwen3's and gpt-oss's shapes made in memory for GPU measurements: true shapes and
+block types, one random expert repeated, and routing that follows a trace (`trace_of`), not the (meaningless)
+router.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from localmoe.kernels.matrix import Heads, Matrix, Router
 from localmoe.kernels.pool import Pool
 from localmoe.model.gpu_experts import GpuResidency
 from localmoe.model.gpu_plan import GpuPlan
-from localmoe.model.gpu_runtime import GpuRuntime, _place_all, _transformer
+from localmoe.model.gpu_runtime import GpuRuntime, _expert_shape, _place_all, _transformer
 from localmoe.model.rope import rope_table
 from localmoe.model.weights import LayerWeights, Weights
 from quant.blocks import FORMATS
 from quant.families import FAMILIES
 from quant.parts import PartFiles
-from quant.recipes import Model, choose, recipe_named
+from quant.recipes import Model, choose, default_recipe
 
 ALIGN = 256
 
@@ -51,13 +52,17 @@ class Size:
     vocab: int
     experts_used: int = 2
     architecture: str = "llama"
+    window: int = 0
 
 
 MIXTRAL_8X7B = Size("Mixtral 8x7B", 32, 4096, 14336, 32, 8, 128, 8, 32000)
 MIXTRAL_8X22B = Size("Mixtral 8x22B", 56, 6144, 16384, 48, 8, 128, 8, 32768)
 QWEN3_30B_A3B = Size("Qwen3-30B-A3B", 48, 2048, 768, 32, 4, 128, 128, 151936, 8, "qwen3moe")
+GPT_OSS_20B = Size("gpt-oss-20b", 24, 2880, 2880, 64, 8, 64, 32, 201088, 4, "gpt-oss", 128)
+GPT_OSS_120B = replace(GPT_OSS_20B, name="gpt-oss-120b", layers=36, experts=128)
 TINY = Size("tiny", 2, 256, 512, 4, 2, 64, 4, 320)
 TINY_QWEN3 = Size("tiny Qwen3", 1, 256, 512, 4, 1, 128, 40, 320, 5, "qwen3moe")
+TINY_GPT_OSS = Size("tiny gpt-oss", 1, 160, 288, 4, 2, 64, 6, 320, 3, "gpt-oss", 16)
 SHARED = 0.65  # of tokens that have an expert in common with the one before, in traces
 
 
@@ -66,6 +71,8 @@ def random_rows(rows: int, cols: int, kind: str, rng: np.random.Generator) -> np
     f = FORMATS[kind]
     count = rows * cols // f.block_size
     some = rng.integers(0, 256, (min(count, (4 << 20) // f.block_bytes), f.block_bytes), dtype=np.uint8)
+    if kind == "mxfp4":
+        some[:, 0] = 118  # 2**-10
     for at in f.halves:
         some[:, at : at + 2] = np.full(len(some), 1e-4 if kind == "q6_k" else 1e-3,
             np.float16).view(np.uint8).reshape(-1, 2)
@@ -87,7 +94,7 @@ class Synthetic:
             head_dim=s.head_dim,
             rope_dim=s.head_dim, rope_base=1e6, rope_scale=1.0, epsilon=1e-5, experts=s.experts,
             experts_used=s.experts_used, vocab=s.vocab,
-            window=0, family=family, yarn=None, clamped=False,
+            family=family, yarn=None, clamped=family.clamped,
         )  # fmt: skip
         self.shape: Any = SimpleNamespace(
             **{**vars(self.config), "rope_pairs": s.head_dim // 2, "rope_halves": not family.interleaved}
@@ -95,7 +102,7 @@ class Synthetic:
         nbytes = np.zeros((s.layers, 3), np.int64)
         shapes = {"gate": (s.ffn, s.hidden), "up": (s.ffn, s.hidden), "down": (s.hidden, s.ffn)}
         matrices = [
-            [Matrix(0, *x, self._kind(f"blk.{i}.ffn_{part}_exps", *x)) for part, x in shapes.items()]
+            [self._expert_matrix(f"blk.{i}.ffn_{part}_exps", *x) for part, x in shapes.items()]
             for i in range(s.layers)
         ]
         for i, row in enumerate(matrices):
@@ -109,10 +116,21 @@ class Synthetic:
         self.host = SyntheticHost(self.layout, self.shapes, rng, pin)
         self.weights = self._weights(rng, matrices)
 
-    def _kind(self, name: str, rows: int, cols: int) -> str:
-        """The type that q4_k_m gives a matrix."""
+    def _kind(self, name: str, *shape: int) -> str:
+        """The type that the model's usual recipe (q4_k_m, mxfp4) gives a tensor."""
         model = Model(self.size.layers, self.size.experts)
-        return choose(f"{name}.weight", (rows, cols), recipe_named("q4_k_m"), model).type
+        return choose(f"{name}.weight", shape, default_recipe(self.size.architecture), model).type
+
+    def _expert_matrix(self, name: str, rows: int, cols: int) -> Matrix:
+        kind, experts = self._kind(name, self.size.experts, rows, cols), self.size.experts
+        return Matrix(0, rows, cols, kind, self._bias(experts, rows))
+
+    def _bias(self, *shape: int) -> int:
+        """The address of zeros, where the family has biases; else 0."""
+        if not self.config.family.biased:
+            return 0
+        self.kept.append(np.zeros(shape, np.float32))
+        return int(self.kept[-1].ctypes.data)
 
     def _weights(self, rng: np.random.Generator, experts: list[list[Matrix]]) -> Weights:
         s = self.size
@@ -121,21 +139,28 @@ class Synthetic:
             kind = self._kind(name, rows, cols)
             data = random_rows(rows, cols, kind, rng)
             self.kept.append(data)
-            return Matrix(int(data.ctypes.data), rows, cols, kind)
+            bias = self._bias(rows) if name.startswith("blk.") else 0
+            return Matrix(int(data.ctypes.data), rows, cols, kind, bias)
 
         def floats(*shape: int) -> np.ndarray:
             return np.ones(shape, np.float32) if len(shape) == 1 else rng.standard_normal(shape).astype(
                 np.float32)
 
         queries, keys = s.heads * s.head_dim, s.kv_heads * s.head_dim
-        norms = (floats(s.head_dim), floats(s.head_dim)) if self.config.family.head_norms else None
-        heads = Heads(norms)
+        family = self.config.family
+
+        def heads(layer: int) -> Heads:
+            norms = (floats(s.head_dim), floats(s.head_dim)) if family.head_norms else None
+            windowed = layer % family.window_every == 0
+            return Heads(norms, floats(s.heads) if family.sinks else None, s.window if windowed else 0)
+
         layers = [
             LayerWeights(
                 floats(s.hidden), matrix(f"blk.{i}.attn_q", queries, s.hidden),
-                matrix(f"blk.{i}.attn_k", keys, s.hidden), matrix(f"blk.{i}.attn_v", keys, s.hidden), heads,
+                matrix(f"blk.{i}.attn_k", keys, s.hidden), matrix(f"blk.{i}.attn_v", keys, s.hidden),
+                heads(i),
                 matrix(f"blk.{i}.attn_output", s.hidden, queries), floats(s.hidden),
-                Router(floats(s.experts, s.hidden)), None, None,
+                Router(floats(s.experts, s.hidden), floats(s.experts) if family.biased else None), None, None,
             )
             for i in range(len(experts))
         ]  # fmt: skip
@@ -155,8 +180,10 @@ class Synthetic:
         arena = HostArena(Region.nbytes_for(s.hidden, s.experts_used), device != "cpu")
         region = Region(arena.address, s.hidden, s.experts_used, arena)
         worker = Worker(region, pool, [LayerFormats(x.gate, x.up, x.down) for x in self.shapes],
-            self.host.parts, s.ffn)
-        residency = TracedResidency(gpu, self.layout, self.shapes, fresh, slots, self.host, worker,
+            self.host.parts, s.ffn, self.config.clamped)
+        self._share_placed(gpu)
+        shapes = [_expert_shape(gpu, x, self.layout, i) for i, x in enumerate(self.shapes)]
+        residency = TracedResidency(gpu, self.layout, shapes, fresh, slots, self.host, worker,
             bytes_per_step)
         if spread:
             residency.warm()
@@ -169,7 +196,6 @@ class Synthetic:
                         residency.copies.start(layer, expert, target).before_next(
                             residency.copies.compute_stream())
                         residency.tables.move(layer, expert, slot)
-        self._share_placed(gpu)
         plan = GpuPlan(0, 0, 0, 0, slots, residency.tables.nbytes, sum(slots) / (s.layers * s.experts))
         weights = replace(self.weights)
         return GpuRuntime(gpu, _transformer(weights, residency.layers()), self.config, residency, plan, None,
@@ -179,6 +205,8 @@ class Synthetic:
         """Weights that every token needs are put on the device once for all budgets."""
         if self._placed is None:
             _place_all(gpu, self.weights)
+            for i, shape in enumerate(self.shapes):
+                _expert_shape(gpu, shape, self.layout, i)
             self._placed = dict(gpu._placed), dict(gpu._matrices)
         gpu._placed.update(self._placed[0])
         gpu._matrices.update(self._placed[1])
