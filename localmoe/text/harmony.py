@@ -15,6 +15,7 @@ from localmoe.text.stream import TextStream
 from localmoe.text.tokenizer import Tokenizer
 
 START, CHANNEL, MESSAGE, END = "<|start|>", "<|channel|>", "<|message|>", "<|end|>"
+_ROLE = "assistant"
 
 
 def is_harmony(tokenizer: Tokenizer) -> bool:
@@ -25,21 +26,29 @@ def is_harmony(tokenizer: Tokenizer) -> bool:
 class HarmonyStream(TextStream):
     """The text of an answer's messages without their headers, of one channel at a time (`thought`).
 
-    Text that no header comes before is answer.
+    Text that no header comes before is answer. A blank line parts a message from earlier ones of its kind.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], *, continues: bool = False) -> None:
-        """`prompt`: it may have begun a header or a message, with which the answer goes on."""
+        """`prompt`: it may have begun the answer, a message or a header, with which the answer goes on."""
         super().__init__(tokenizer, continues=continues)
         self._markers = {tokenizer.markers()[piece]: piece for piece in (START, CHANNEL, MESSAGE, END)}
         self._header: str | None = None  # of a message that begins, so far
-        self._written = False  # something of the channel
+        self._written: set[bool] = set()  # the kinds, by `thought`, that there is text of
+        self._gap = ""  # before the message's first text
         self._go_on_from(prompt)
 
     def _go_on_from(self, prompt: Sequence[int]) -> None:
-        """Stands where the prompt ends. After the role alone, text may follow without any channel."""
-        places = reversed(range(len(prompt)))
-        begun = next((at for at in places if self._markers.get(prompt[at]) == START), len(prompt))
+        """Stands where the prompt ends, after all messages of the answer that it begins. After the role
+        alone, text may follow without any channel.
+        """
+        begun = len(prompt)
+        for at in reversed(range(len(prompt))):
+            if self._markers.get(prompt[at]) == START:
+                role = prompt[at + 1 : at + 1 + len(_ROLE)]
+                if not self._tokenizer.decode(role).startswith(_ROLE):
+                    break
+                begun = at
         for token in prompt[begun:]:
             self.push(token)
         if self._header is not None and CHANNEL not in self._header:
@@ -49,7 +58,8 @@ class HarmonyStream(TextStream):
         """The text that this token completes. One that changes `thought` has none."""
         marker = self._markers.get(token)
         if marker == MESSAGE and self._header is not None:
-            return self._begin(self._header)
+            self._begin(self._header)
+            return ""
         text = self._passed(super().push(token) if marker is None else super().finish())
         if marker == START:
             self._header = ""
@@ -62,16 +72,18 @@ class HarmonyStream(TextStream):
         if self._header is not None:
             self._header += text
             return ""
-        self._written = self._written or bool(text)
-        return text
+        if not text:
+            return ""
+        gap, self._gap = self._gap, ""
+        self._written.add(self.thought)
+        return gap + text
 
-    def _begin(self, header: str) -> str:
-        """A message begins: a blank line parts it from another one before it in the same channel."""
+    def _begin(self, header: str) -> None:
+        """A message begins."""
         channel = header.rpartition(CHANNEL)[2].split()
-        thought = channel[:1] == ["analysis"] or " to=" in header
-        another = self._written and thought == self.thought
-        self._header, self._written, self.thought = None, another, thought
-        return "\n\n" if another else ""
+        self.thought = channel[:1] == ["analysis"] or " to=" in header
+        self._gap = "\n\n" if self.thought in self._written else ""
+        self._header = None
 
 
 def text_stream(tokenizer: Tokenizer, prompt: Sequence[int], *, continues: bool = False) -> TextStream:

@@ -55,6 +55,14 @@ def test_an_answer_goes_on_where_it_was_cut(session: Session, tokens: int) -> No
     assert session.answer.prefilled_tokens <= len("<|start|>assistant<|channel|>final")
 
 
+def test_a_blank_line_parts_messages_of_one_kind(session: Session) -> None:
+    """Also where one of the other kind came between."""
+    plan = "<|channel|>commentary<|message|>A plan."
+    session.model.answers |= {"hi": "<|end|><|start|>assistant".join((ANALYSIS, plan, ANALYSIS, FINAL))}
+    assert ask(session, "hi") == "A plan.\n\nHello!"
+    assert session.thoughts == f"{THOUGHTS}\n\n{THOUGHTS}"
+
+
 def test_an_answer_that_ends_within_its_thoughts_says_so(session: Session) -> None:
     told: list[str] = []
     session._notice = told.append

@@ -202,7 +202,11 @@ def channels(
         (ANALYSIS + NEXT + FINAL, []),
         (
             "<|channel|>commentary<|message|>A plan." + NEXT + ANALYSIS + "a" + NEXT + FINAL + "4",
-            [(False, "A plan."), (True, "a"), (False, "4")],
+            [(False, "A plan."), (True, "a"), (False, "\n\n4")],
+        ),
+        (
+            ANALYSIS + "a" + NEXT + FINAL + "4" + NEXT + ANALYSIS + NEXT + ANALYSIS + "b",
+            [(True, "a"), (False, "4"), (True, "\n\nb")],
         ),
         ("<|channel|>commentary<|message|>A plan." + NEXT + FINAL + "4", [(False, "A plan.\n\n4")]),
         (
@@ -227,6 +231,10 @@ def test_an_answer_goes_on_in_the_channel_that_its_prompt_ends_in(harmony: Simpl
     assert channels(harmony, "m." + NEXT + FINAL + "4", within) == [(True, "m."), (False, "4")]
     after = harmony.format.encode(said("u: a", "a: <think>Hm.</think>\n\n4"))
     assert channels(harmony, "2", after) == [(False, "2")]
+    again = "2" + NEXT + ANALYSIS + "So" + NEXT + FINAL + "5"
+    assert channels(harmony, again, after) == [(False, "2"), (True, "\n\nSo"), (False, "\n\n5")]
+    asked = harmony.format.encode(said("u: a", "a: 4", "u: b"))  # an earlier answer does not count
+    assert channels(harmony, FINAL + "5", asked) == [(False, "5")]
     assert channels(harmony, "4", harmony.format.encode(said("u: a"), think=False)) == [(False, "4")]
     assert channels(harmony, "analysis<|message|>a", ids_of(harmony, "<|start|>assistant<|channel|>")) == [
         (True, "a")
