@@ -100,7 +100,8 @@ def stream(
     continues: bool = False,
     cancelled: Callable[[], bool] | None = None,
 ) -> Generator[Piece, None, None]:
-    """Answers the prompt `ids`: one Piece for each token, and a last one that holds the Answer.
+    """Answers the prompt `ids`: one Piece for each token, and a last one that holds the Answer; before it one
+    with what a stop string held back, if the last one turns from thoughts to answer.
 
     The longest common prefix of `ids` and what the decoder holds is not evaluated again (but the last id
     always is). Between two pieces the decoder holds the prompt and all chosen tokens but the last, so the
@@ -168,12 +169,15 @@ def stream(
             reason = "stop"
             break
 
-    if reason == "stop":  # an answer cut short may end within a character, which is left out
-        pieces.append(stops.push(text.finish()))
-    pieces.append(stops.finish())
+    thought, rest = text.thought, text.finish(cut=reason != "stop")
+    if text.thought != thought and (held := stops.finish()):
+        pieces.append(held)
+        yield Piece(held, thought=thought)
+    last = stops.push(rest) + stops.finish()
+    pieces.append(last)
     decode_s = perf_counter() - first - caller
     yield Piece(
-        "".join(pieces[len(chosen) :]),
+        last,
         thought=text.thought,
         answer=Answer(
             text="".join(pieces),

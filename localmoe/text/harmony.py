@@ -9,6 +9,7 @@ Source: "OpenAI harmony response format" in OpenAI's cookbook.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from localmoe.text.stream import TextStream
@@ -16,6 +17,8 @@ from localmoe.text.tokenizer import Tokenizer
 
 START, CHANNEL, MESSAGE, END = "<|start|>", "<|channel|>", "<|message|>", "<|end|>"
 _ROLE = "assistant"
+_HEADER_WORDS = (_ROLE, "analysis", "commentary", "final", "to=")
+_NAMED = re.compile(r"\A\s*(?:assistant|analysis|commentary|final)\b\s*")
 
 
 def is_harmony(tokenizer: Tokenizer) -> bool:
@@ -66,6 +69,23 @@ class HarmonyStream(TextStream):
         elif marker == CHANNEL:
             self._header = (self._header or "") + CHANNEL
         return text
+
+    def finish(self, *, cut: bool = False) -> str:
+        """What was held back: also what stands in a header without an end, but for what belongs to a header.
+        It may change `thought`.
+        """
+        text = self._passed(super().finish(cut=cut))
+        if self._header is None:
+            return text
+        header, self._header = self._header, None
+        parts = header.split(CHANNEL)
+        rests = [_NAMED.sub("", part) for part in parts]
+        rests = [rest for rest in rests if not any(word.startswith(rest.strip()) for word in _HEADER_WORDS)]
+        if not rests or " to=" in header:
+            return ""
+        if any(map(_NAMED.match, parts)):
+            self._begin(header)
+        return self._passed("".join(rests))
 
     def _passed(self, text: str) -> str:
         """Text of a message, which is passed on; a header's is kept."""

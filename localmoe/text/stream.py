@@ -29,9 +29,11 @@ class TextStream:
             self._first = False
         return self._decoder.decode(added)
 
-    def finish(self) -> str:
-        """What was held back: U+FFFD for a character that never became whole."""
-        return self._decoder.decode(b"", final=True)
+    def finish(self, *, cut: bool = False) -> str:
+        """What was held back: U+FFFD for a character that never became whole, but not if the text was `cut`
+        short.
+        """
+        return "" if cut else self._decoder.decode(b"", final=True)
 
 
 def decode(tokenizer: Tokenizer, ids: Iterable[int]) -> str:

@@ -183,7 +183,7 @@ def channels(
     for token in (*ids_of(harmony, written), None):
         before = stream.thought
         text = stream.finish() if token is None else stream.push(token)
-        assert not text or stream.thought == before, "no text comes with a change"
+        assert not text or stream.thought == before or token is None, "no text comes with a change"
         if text and parts and parts[-1][0] == stream.thought:
             text = parts.pop()[1] + text
         if text:
@@ -221,6 +221,26 @@ def channels(
     ],
 )
 def test_channels_tell_thoughts_from_the_answer(
+    harmony: SimpleNamespace, written: str, expected: list[tuple[bool, str]]
+) -> None:
+    assert channels(harmony, written) == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("<|channel|>final Hello, it is 4.", [(False, "Hello, it is 4.")]),
+        ("<|channel|>final Hello.<|end|>", [(False, "Hello.")]),
+        ("<|channel|>analysis Hm.", [(True, "Hm.")]),
+        (FINAL + "It is <|channel|>4, so", [(False, "It is 4, so")]),
+        (ANALYSIS + "Hm <|channel|>so", [(True, "Hm so")]),
+        (ANALYSIS + "Hm." + NEXT + "<|channel|>final It is 4.", [(True, "Hm."), (False, "It is 4.")]),
+        (FINAL + "A plan." + NEXT + " It is 4.", [(False, "A plan.\n\nIt is 4.")]),
+        *((header, []) for header in ("<|channel|>", "<|channel|>fin", "<|channel|>final ", NEXT + " t")),
+        (NEXT + " to=f<|channel|>commentary {}", []),
+    ],
+)
+def test_a_header_without_an_end_swallows_no_text(
     harmony: SimpleNamespace, written: str, expected: list[tuple[bool, str]]
 ) -> None:
     assert channels(harmony, written) == expected
