@@ -228,7 +228,7 @@ class Session:
         """Generate into `turn`, piece by piece; whatever ends it, the turn says so and is saved."""
         self._announce(window)
         whole = turn.whole if continues else None
-        self.answer, self.thoughts = None, "" if turn.content else turn.thoughts
+        self.answer, self.thoughts = None, turn.thoughts
         sampling = self.sampling()
         turn.status = "streaming"
         turn.details |= {

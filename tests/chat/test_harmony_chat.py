@@ -63,6 +63,15 @@ def test_a_blank_line_parts_messages_of_one_kind(session: Session) -> None:
     assert session.thoughts == f"{THOUGHTS}\n\n{THOUGHTS}"
 
 
+def test_thoughts_are_kept_where_the_model_thinks_again_on_going_on(session: Session) -> None:
+    session.set(max_tokens=len(session.model.tokenizer.written(WRITTEN)))
+    session.model.answers["hi"] = "<|end|><|start|>assistant".join((WRITTEN, ANALYSIS, FINAL))
+    assert ask(session, "hi") == "Hello!"
+    session.set(max_tokens=None)
+    assert "".join(session.continue_answer()) == "\n\nHello!"
+    assert session.conversation.turns[-1].thoughts == session.thoughts == f"{THOUGHTS}\n\n{THOUGHTS}"
+
+
 def test_an_answer_that_ends_within_its_thoughts_says_so(session: Session) -> None:
     told: list[str] = []
     session._notice = told.append
