@@ -40,10 +40,16 @@ def messages(system: str, turns: Sequence[Turn], summary: str = "") -> Messages:
     """The message list of `turns`; a summary of earlier ones goes with the system prompt."""
     head = "\n\n".join(part for part in (system, f"{_SUMMARY_TITLE}\n{summary}" if summary else "") if part)
     first = [{"role": "system", "content": head}] if head else []
-    said = [{"role": turn.role, "content": turn.content} for turn in turns]
-    if said and turns[-1].role == "assistant":  # it goes on, so what it thought before is part of it
+    said = [_message(turn) for turn in turns]
+    if said and turns[-1].thoughts:  # it goes on, so what it thought before is part of it
         said[-1] |= {"content": turns[-1].whole, "thoughts": turns[-1].thoughts}
     return first + said
+
+
+def _message(turn: Turn) -> dict[str, str]:
+    """What was said; an answer that a model gave here is known to hold no thoughts."""
+    told_apart = {"thoughts": ""} if "identity" in turn.details or turn.thoughts else {}
+    return {"role": turn.role, "content": turn.content, **told_apart}
 
 
 def decided(turns: Sequence[Turn], context: int) -> tuple[int, str]:

@@ -25,12 +25,12 @@ class HarmonyFormat(TemplateFormat):
 
     def _shielded(self, message: Message, word: str, is_open: bool = False) -> str:
         content = message["content"]
-        if message["role"] == "assistant" and CLOSE in content:
-            content = _apart(content)[1]
+        if message["role"] == "assistant" and ("thoughts" in message or CLOSE in content):
+            content = _apart(message)[1]
         return self._shield(content, word)
 
     def _begun(self, prompt: str, answer: Message | None, word: str, think: bool) -> str:
-        thoughts, text = _apart(answer["content"], answer.get("thoughts", "")) if answer else ("", "")
+        thoughts, text = _apart(answer) if answer else ("", "")
         messages = []
         if thoughts and think:
             messages.append(f"{CHANNEL}analysis{MESSAGE}{self._shield(thoughts, word)}")
@@ -39,15 +39,18 @@ class HarmonyFormat(TemplateFormat):
         return prompt + f"{END}{START}assistant".join(messages)
 
 
-def _apart(content: str, known: str = "") -> tuple[str, str]:
+def _apart(message: Message) -> tuple[str, str]:
     """The thoughts and the answer; thoughts without an end are all there is yet.
 
-    `known`: what the thoughts are known to be, as they may speak of their own end.
+    Where they are known (`Message`), no text is taken for a marker: they may speak of their own end, and an
+    answer may begin with one.
     """
+    content, known = message["content"], message.get("thoughts")
     begun = content.lstrip()
-    if not begun.startswith(OPEN):
+    if known == "" or not begun.startswith(OPEN):
         return "", content
     begun = begun.removeprefix(OPEN)
-    thoughts, answer = begun[: len(known)], begun[len(known) :]
-    more, _, answer = answer.partition(CLOSE)
-    return thoughts + more, answer.removeprefix("\n\n")
+    if known is not None and begun.startswith(known):
+        return known, begun.removeprefix(known).removeprefix(CLOSE).removeprefix("\n\n")
+    thoughts, _, answer = begun.partition(CLOSE)
+    return thoughts, answer.removeprefix("\n\n")

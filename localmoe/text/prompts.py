@@ -17,7 +17,8 @@ from localmoe.text.tokenizer import Tokenizer
 
 __all__ = ["Message", "PlainFormat", "PromptError", "PromptFormat", "prompt_format"]
 
-# {"role": "system" | "user" | "assistant", "content": ...}; "thoughts": what an open answer begins with.
+# {"role": "system" | "user" | "assistant", "content": ...}; "thoughts", if known: those that an answer's
+# content begins with, between their marks; "": none, all of it is answer.
 Message = Mapping[str, str]
 
 

@@ -161,7 +161,7 @@ def _without_system(messages: Sequence[Message]) -> list[dict[str, str]]:
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += "\n\n" + message["content"]
         else:
-            turns.append({"role": role, "content": message["content"]})
+            turns.append({**message, "role": role})
     return turns
 
 

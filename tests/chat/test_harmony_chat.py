@@ -72,6 +72,24 @@ def test_thoughts_are_kept_where_the_model_thinks_again_on_going_on(session: Ses
     assert session.conversation.turns[-1].thoughts == session.thoughts == f"{THOUGHTS}\n\n{THOUGHTS}"
 
 
+def test_an_answer_may_begin_with_the_marker_of_thoughts(session: Session) -> None:
+    answer = "<think>x</think> are Qwen's marks."
+    session.model.answers["hi"] = f"<|channel|>final<|message|>{answer}"
+    session.set(max_tokens=40)
+    begun = ask(session, "hi")
+    session.set(max_tokens=None)
+    assert begun + "".join(session.continue_answer()) == answer
+    ask(session, "plain")
+    assert answer in session.model.tokenizer.decode(session.window().ids)
+
+
+def test_imported_answers_leave_their_thoughts_out(session: Session) -> None:
+    session.conversation.add("user", "hi")
+    session.conversation.add("assistant", "<think>Hm.</think>\n\nHello!")
+    session.conversation.add("user", "plain")
+    assert "Hm." not in session.model.tokenizer.decode(session.window().ids)
+
+
 def test_an_answer_that_ends_within_its_thoughts_says_so(session: Session) -> None:
     told: list[str] = []
     session._notice = told.append

@@ -138,6 +138,19 @@ def test_an_open_answer_goes_on_where_it_stopped(
     assert harmony.format.encode(said("u: a", f"a: {message}")) == prompt + ids_of(harmony, written)
 
 
+@pytest.mark.parametrize("text", ["<think> opens", "<think>x</think> are marks.", "</think>"])
+def test_where_thoughts_are_known_no_text_is_taken_for_a_marker(harmony: SimpleNamespace, text: str) -> None:
+    asked, answer = said("u: a"), {"role": "assistant", "content": text, "thoughts": ""}
+    prompt = harmony.format.encode(asked)
+    assert harmony.format.encode([*asked, answer]) == prompt + ids_of(harmony, FINAL + text)
+    closed = prompt + ids_of(harmony, FINAL + text + "<|end|>")
+    assert harmony.format.encode([*asked, answer, *said("u: b")])[: len(closed)] == closed
+    thoughts = f"How does {text} end?"
+    answer |= {"content": f"<think>{thoughts}</think>\n\n{text}", "thoughts": thoughts}
+    written = ANALYSIS + thoughts + NEXT + FINAL + text
+    assert harmony.format.encode([*asked, answer]) == prompt + ids_of(harmony, written)
+
+
 def test_an_answer_without_thoughts_begins_in_its_channel(harmony: SimpleNamespace) -> None:
     messages, final = said("u: a"), ids_of(harmony, FINAL)
     low = harmony.format.encode(messages, effort="low")
