@@ -212,17 +212,20 @@ class Model:
         temperature: float = 0.7,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
+        think: bool = True,
+        effort: str | None = None,
         **sampling: Any,
     ) -> Iterator[str]:
         """Yields an answer in pieces of text. Text is one user message, a list of messages a conversation.
 
-        What a model thinks before it answers comes first, between `<think>` and `</think>`.
+        What a model thinks before it answers comes first, between `<think>` and `</think>`. `think` and
+        `effort` are those of `encode_chat`, further keywords those of `Sampling`.
         """
         if isinstance(text_or_messages, str):
             text_or_messages = [{"role": "user", "content": text_or_messages}]
         settings = Sampling(temperature=temperature, seed=seed, **sampling)
         pieces = stream(
-            self.decoder(), self.tokenizer, self.encode_chat(text_or_messages),
+            self.decoder(), self.tokenizer, self.encode_chat(text_or_messages, think=think, effort=effort),
             sampling=settings, max_tokens=max_tokens, stop=stop,
         )  # fmt: skip
         yield from texts(pieces)

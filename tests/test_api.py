@@ -102,6 +102,20 @@ def test_text_is_generated_from_text_and_from_messages(model):
     assert all(isinstance(piece, str) and piece for piece in pieces)
 
 
+def test_how_to_think_reaches_the_prompt_format(model, monkeypatch):
+    asked = []
+
+    def encode(messages, *, think, effort):
+        asked.append((think, effort))
+        return IDS
+
+    monkeypatch.setattr(model.prompt_format, "encode", encode)
+    assert model.encode_chat([{"role": "user", "content": "a"}], think=False, effort="high") == IDS
+    list(model.generate("a", max_tokens=1, think=False, effort="low"))
+    list(model.generate("a", max_tokens=1))
+    assert asked == [(False, "high"), (False, "low"), (True, None)]
+
+
 def test_generation_ends_with_the_context(path):
     with localmoe.load(path, threads=1, context=12) as small:
         assert len(list(small.generate_ids(IDS, temperature=0, ignore_eos=True))) == 12 - len(IDS) + 1
