@@ -30,7 +30,7 @@ import numpy as np
 from quant.blocks import FORMATS
 from quant.encode import quantize
 
-TYPES = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "q4_k", "q5_k", "q6_k")
+TYPES = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "mxfp4", "q4_k", "q5_k", "q6_k")
 COLS = 4096
 RECORDED = (32, 2048)  # rows and columns of what --record measures
 

@@ -1,7 +1,7 @@
 """Formats with one scale per 32 weights: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4.
 
 Without an importance, Q4_0 ... Q8_0 encode as ggml's reference does, bit by bit (nearest level, scale from
-the largest weight). With one, and for IQ4_NL, a search chooses the scale.
+the largest weight). With one, and for IQ4_NL, a search chooses the scale; MXFP4's is the better of two.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ IQ4_LEVELS = np.array(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
 )  # not evenly spaced: close to the quantiles of a normal distribution
 MXFP4_LEVELS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)  # doubled
+MXFP4_MIDDLES = (MXFP4_LEVELS[1:8] + MXFP4_LEVELS[:7]) / 2
+MXFP4_LOWEST = -124  # the exponent that blocks of smaller weights are encoded with
 
 
 def _fifth_bits(q: Bytes) -> Bytes:
@@ -159,9 +161,36 @@ def iq4_nearest(x: Floats) -> Bytes:
 
 
 class MXFP4(BlockFormat):
-    """w = 2^(e - 128) * level[q]: OCP's microscaling float, read only."""
+    """w = 2^(e - 128) * level[q]: OCP's microscaling float.
 
-    name, ggml_type, block_size, block_bytes, writable = "mxfp4", 39, 32, 17, False
+    ggml's power is the one with which the largest weight is 8 to 16 levels: those beyond 12 are cut off. Here
+    the next one is taken where its error is smaller.
+    """
+
+    name, ggml_type, block_size, block_bytes = "mxfp4", 39, 32, 17
+
+    def _encode_blocks(self, x: Floats, importance: Floats | None) -> Bytes:
+        size = np.abs(x)
+        peak = size.max(axis=-1, keepdims=True)
+        power = np.maximum(np.frexp(peak)[1] - 1, MXFP4_LOWEST)
+        y = np.ldexp(size, -power)  # the largest from 1 to 2
+        usual, larger = (self._levels(y * np.float32(n), importance) for n in (8, 4))
+        up = larger[1] * np.float32(4) < usual[1]
+        q = np.where(up, larger[0], usual[0])
+        e = np.where(peak > 0, power + 125 + up, 0)
+        codes = q + np.uint8(8) * ((x < 0) & (q > 0))
+        return np.concatenate([e.astype(np.uint8), pack_nibbles(codes.astype(np.uint8))], axis=-1)
+
+    @staticmethod
+    def _levels(z: Floats, importance: Floats | None) -> tuple[Bytes, Floats]:
+        """The levels nearest to z, of two the smaller, and the squared error [n, 1], added up as a tree."""
+        q = np.searchsorted(MXFP4_MIDDLES, z).astype(np.uint8)
+        off = MXFP4_LEVELS[q] - z
+        error = off * off if importance is None else importance * (off * off)
+        error = error[:, :16] + error[:, 16:]
+        while error.shape[1] > 1:
+            error = error[:, ::2] + error[:, 1::2]
+        return q, error
 
     def _decode_blocks(self, blocks: Bytes) -> Floats:
         d = np.ldexp(np.float32(1), blocks[:, :1].astype(np.int32) - 128)  # levels are doubled

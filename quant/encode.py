@@ -21,7 +21,7 @@ Bytes = npt.NDArray[np.uint8]
 
 _NONE = np.empty(0, np.float32)
 _ROWS_BYTES = 1 << 20  # of weights that a thread takes at a time
-_LARGEST = {"f32": float("inf"), "bf16": 2.0**128 - 2.0**120}
+_LARGEST = {"f32": float("inf"), "bf16": 2.0**128 - 2.0**120, "mxfp4": 2.0**126}
 _LEAST = np.float32(2.0**-32)  # importance of a column, beside 1 for the one of its block that matters most
 
 
@@ -40,6 +40,10 @@ def encode_rows(x: Floats, name: str, importance: Floats | None, out: Bytes) -> 
         from quant.encoders import weighted
 
         weighted.encode_rows(x, importance, name, out)
+    elif name == "mxfp4":
+        from quant.encoders import powers
+
+        powers.encode_rows(x, importance, out)
     elif name in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0"):
         from quant.encoders import plain
 
@@ -102,7 +106,7 @@ def quantize(
 
 
 def largest(name: str) -> float:
-    """The largest weight that may be given to a format: scales of blocks are float16."""
+    """The largest weight that may be given to a format: most scales of blocks are float16."""
     return _LARGEST.get(name, 65504.0)
 
 

@@ -188,6 +188,12 @@ def bits_not_less(builder: Any, a: Any, b: Any) -> Any:
     return builder.zext(bits, _I32)
 
 
+@_define(types.float32, lanes)
+def first(builder: Any, a: Any) -> Any:
+    """The first lane."""
+    return builder.extract_element(a, ir.Constant(_I32, 0))
+
+
 def _reduce(builder: Any, name: str, a: Any) -> Any:
     kind = ir.FunctionType(_F32, [_VECTOR])
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.{name}.v{LANES}f32")

@@ -31,7 +31,7 @@ KINDS: dict[str, tuple[dict[str, Any], Any]] = {
             "expert_feed_forward_length": 288, "key_length": 64, "value_length": 64, "sliding_window": 100,
             "type": "yarn", "factor": 4.0, "original_context_length": 256, "freq_base": 150000.0,
         },
-        {"": "q8_0", "exps": "q4_0"},
+        {"": "q8_0", "exps": "mxfp4"},
     ),
 }
 

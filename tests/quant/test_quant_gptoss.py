@@ -123,6 +123,18 @@ def test_gguf_reads_what_we_write(file):
     assert {kinds[n] for n in kinds if n not in wide} == {"Q8_0"}
 
 
+def test_wide_experts_that_came_from_mxfp4_are_encoded_without_error(file, wide, tmp_path):
+    """By another power, perhaps; with the default recipe, to which a fine-tune in BF16 comes too."""
+    out = tmp_path / "again.gguf"
+    convert(planned(wide, "mxfp4"), out, threads=2)
+    with GGUFFile.open(file) as original, GGUFFile.open(out) as again:
+        for name, tensor in again.tensors.items():
+            assert tensor.type == original.tensors[name].type
+            if tensor.type == "mxfp4":
+                rows = (t.data.reshape(-1, t.data.shape[-1]) for t in (tensor, original.tensors[name]))
+                np.testing.assert_array_equal(*map(FORMATS["mxfp4"].decode, rows))
+
+
 def test_dequantized_experts_give_the_same_file(wide, tmp_path, monkeypatch):
     """What transformers saves is transposed; it is read in pieces of rows and of columns."""
     monkeypatch.setattr("quant.convert.RANGE_WEIGHTS", 11 * FFN)
