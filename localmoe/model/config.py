@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from localmoe.model.rope import Yarn
 from quant.errors import ModelFileError
 from quant.families import FAMILIES, Family
@@ -164,6 +166,8 @@ class _Metadata:
 
     def count(self, key: str, least: int = 1, default: int | None = None) -> int:
         value = self._value(key, default)
+        if isinstance(value, list | np.ndarray):
+            raise self.wrong(key, "a list", "one number for all layers is supported")
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
             raise self.wrong(key, f"{value!r:.40}, not a count of at least {least}")
         return value

@@ -29,6 +29,7 @@ from localmoe.measure import (
     split_windows,
 )
 from localmoe.model.decoder import Decoder
+from quant.families import FAMILIES
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +227,8 @@ def test_a_window_limits_what_decoding_reads_of_the_cache(tiny):
         weights, held = model.status()["bytes_per_token"], model.status()["kv_bytes_per_position"]
         model.config = replace(model.config, window=4)
         assert bytes_read(model, 8, 2) == weights + 4 * held
+        model.config = replace(model.config, family=FAMILIES["gpt-oss"])  # the first of two layers has it
+        assert bytes_read(model, 8, 2) == weights + round((4 + 9.5) / 2 * held)
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])
