@@ -41,9 +41,9 @@ def encode_rows(x: Floats, name: str, importance: Floats | None, out: Bytes) -> 
 
         weighted.encode_rows(x, importance, name, out)
     elif name == "mxfp4":
-        from quant.encoders import powers
+        from quant.encoders import mxfp4
 
-        powers.encode_rows(x, importance, out)
+        mxfp4.encode_rows(x, importance, out)
     elif name in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0"):
         from quant.encoders import plain
 

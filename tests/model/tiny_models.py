@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.block_format import pack_nibbles
 from quant.blocks import FORMATS
-from quant.blocks_32 import MXFP4_LEVELS
 from quant.families import FAMILIES
 from quant.gguf import GGUFFile, GGUFWriter
 
@@ -131,19 +129,8 @@ def write_model(
                 spread = 1.5 if "ffn_gate_inp" in name or "embd" in name else 3.0
                 x = rng.standard_normal(shape) * spread / np.sqrt(shape[-1])
                 x = (1 + 0.1 * x if "norm" in name else x).astype(np.float32)
-            file.write(name, encoded(x.reshape(-1, shape[-1]), kind_of(name, shape, types)))
+            file.write(name, FORMATS[kind_of(name, shape, types)].encode(x.reshape(-1, shape[-1])))
     return path
-
-
-def encoded(x: Floats, kind: str) -> NDArray[np.uint8]:
-    """Rows in blocks of a type; of MXFP4, which the formats only read, with the nearest levels."""
-    if kind != "mxfp4":
-        return FORMATS[kind].encode(x)
-    blocks = x.reshape(-1, 32)
-    exponent = np.ceil(np.log2(np.abs(blocks).max(1, keepdims=True) / 12))
-    q = np.abs((blocks / 2**exponent)[..., None] - MXFP4_LEVELS).argmin(-1).astype(np.uint8)
-    rows = np.concatenate([(exponent + 128).astype(np.uint8), pack_nibbles(q)], axis=1)
-    return rows.reshape(len(x), -1)
 
 
 def split_model(path: Path, *starts: int, stem: Path | None = None) -> list[Path]:

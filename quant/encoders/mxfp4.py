@@ -54,7 +54,7 @@ def encode(x: Any, importance: Any, per_row: Any, out: Any) -> None:
         peak = np.uint32(0)
         for i in range(BLOCK):
             peak = max(peak, bits[block * BLOCK + i] & np.uint32(0x7FFFFFFF))
-        place: Any = max(np.int64(peak >> np.uint32(23)) - 127 - _LOWEST, 0)  # of its power, by height
+        place: Any = max(np.int64(peak >> np.uint32(23)) - 127 - _LOWEST, 0)  # its power, from the lowest on
         inverse = _INVERSES[place]
         low, high = load(xs + block * 2 * STEP), load(xs + block * 2 * STEP + STEP)
         w0, w1 = splat(_F(1)), splat(_F(1))
