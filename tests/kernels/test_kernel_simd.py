@@ -88,6 +88,7 @@ def test_the_form_asked_for_is_the_one_that_runs(form):
     assert holds(form, report["assembly"]), report["assembly"]
 
 
+@pytest.mark.slow
 def test_the_form_of_newer_desktop_cpus_compiles():
     """AVX-VNNI without AVX-512: not to be run here, but compiled by numba as there."""
     report = probe(NUMBA_CPU_NAME="alderlake", NUMBA_CPU_FEATURES="")
