@@ -43,16 +43,21 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return get
 
 
+def agree(path: Path, expected: Any, tolerance: float) -> None:
+    """Logits of IDS within `tolerance` of those expected, whole; and the same in pieces through the cache."""
+    with localmoe.load(path, exact=True, threads=2) as ours:
+        got, decoder = ours.logits(IDS), ours.decoder()
+        pieces = [decoder.extend_all(IDS[at : at + 7]) for at in range(0, len(IDS), 7)]
+    np.testing.assert_allclose(got, expected, atol=tolerance, rtol=0)
+    np.testing.assert_array_equal(np.concatenate(pieces), got)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_those_of_transformers(kind, saved, tmp_path):
     """As F32, activations and KV cache in float32: whole, and in pieces through the cache."""
     model, directory = saved(kind)
     expected, _ = transformers_logits(model, IDS)
-    with localmoe.load(converted(directory, tmp_path / "m.gguf", "f32"), exact=True, threads=2) as ours:
-        got, decoder = ours.logits(IDS), ours.decoder()
-        pieces = [decoder.extend_all(IDS[at : at + 7]) for at in range(0, len(IDS), 7)]
-    np.testing.assert_allclose(got, expected, atol=1e-4, rtol=0)
-    np.testing.assert_array_equal(np.concatenate(pieces), got)
+    agree(converted(directory, tmp_path / "m.gguf", "f32"), expected, 1e-4)
 
 
 @pytest.mark.parametrize("kind", ["qwen3moe", "qwen3"])
@@ -66,11 +71,7 @@ def test_logits_of_qwen3_are_those_of_transformers(kind, tmp_path):
     model = transformers_model(kind)
     load_weights(model, path)
     expected, _ = transformers_logits(model, IDS)
-    with localmoe.load(path, exact=True, threads=2) as ours:
-        got, decoder = ours.logits(IDS), ours.decoder()
-        pieces = [decoder.extend_all(IDS[at : at + 7]) for at in range(0, len(IDS), 7)]
-    np.testing.assert_allclose(got, expected, atol=2e-4, rtol=0)
-    np.testing.assert_array_equal(np.concatenate(pieces), got)
+    agree(path, expected, 2e-4)
 
 
 GPT_OSS = {
@@ -90,11 +91,7 @@ def test_logits_of_gpt_oss_are_those_of_transformers(tmp_path):
     model = transformers_model("gpt-oss", hidden_size=352, num_hidden_layers=3)
     load_weights(model, path)
     expected, _ = transformers_logits(model, IDS)
-    with localmoe.load(path, exact=True, threads=2) as ours:
-        got, decoder = ours.logits(IDS), ours.decoder()
-        pieces = [decoder.extend_all(IDS[at : at + 7]) for at in range(0, len(IDS), 7)]
-    np.testing.assert_allclose(got, expected, atol=1e-3, rtol=0)
-    np.testing.assert_array_equal(np.concatenate(pieces), got)
+    agree(path, expected, 1e-3)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
