@@ -21,6 +21,8 @@ from localmoe.model.config import ModelConfig
 from localmoe.model.device import choose_device
 from localmoe.model.identity import identity
 from localmoe.model.weights import bind
+from localmoe.text.constraint import Constraints
+from localmoe.text.grammar import Grammar
 from localmoe.text.prompts import prompt_format
 from localmoe.text.tokenizer import load_tokenizer
 from quant.compiled import drop_old_caches
@@ -127,6 +129,7 @@ class Model:
         self.context, self.threads = engine.plan.needs.context, engine.threads
         self.tokenizer = load_tokenizer(file.metadata)
         self.prompt_format = prompt_format(file.metadata, self.tokenizer)
+        self.constraints = Constraints(self.tokenizer)
         self._file, self._engine = file, engine
         self._identity: str | None = None
 
@@ -214,19 +217,30 @@ class Model:
         stop: str | Sequence[str] = (),
         think: bool = True,
         effort: str | None = None,
+        json_schema: str | Mapping[str, Any] | None = None,
+        grammar: str | None = None,
         **sampling: Any,
     ) -> Iterator[str]:
         """Yields an answer in pieces of text. Text is one user message, a list of messages a conversation.
 
         What a model thinks before it answers comes first, between `<think>` and `</think>`. `think` and
-        `effort` are those of `encode_chat`, further keywords those of `Sampling`.
+        `effort` are those of `encode_chat`, further keywords those of `Sampling`. The answer is JSON that
+        `json_schema` describes (`{}`: any JSON), or a text that `grammar` derives (GBNF, or Lark's syntax).
+
+        Raises:
+            UsageError: the schema or the grammar cannot be used.
         """
+        if json_schema is not None and grammar is not None:
+            raise UsageError("json_schema and grammar both say what form an answer has: leave one out")
+        form = None if grammar is None else Grammar.from_text(grammar)
+        form = form if json_schema is None else Grammar.from_json_schema(json_schema)
         if isinstance(text_or_messages, str):
             text_or_messages = [{"role": "user", "content": text_or_messages}]
         settings = Sampling(temperature=temperature, seed=seed, **sampling)
+        ids = self.encode_chat(text_or_messages, think=think, effort=effort)
         pieces = stream(
-            self.decoder(), self.tokenizer, self.encode_chat(text_or_messages, think=think, effort=effort),
-            sampling=settings, max_tokens=max_tokens, stop=stop,
+            self.decoder(), self.tokenizer, ids, sampling=settings, max_tokens=max_tokens, stop=stop,
+            constraint=None if form is None else self.constraints.start(form, ids),
         )  # fmt: skip
         yield from texts(pieces)
 

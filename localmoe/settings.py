@@ -96,6 +96,8 @@ class Settings:
         choices=("low", "medium", "high"),
     )  # fmt: skip
     stop: tuple[str, ...] = _setting((), TEXTS, "end the answer before this text")
+    json_schema: str = _setting("", TEXT, "answer in JSON of this schema: a file, or {...} itself ({}: any)")
+    grammar: str = _setting("", TEXT, "answer by the grammar in this file (GBNF, or Lark's syntax)")
     overflow: str = _setting(
         "drop", TEXT, "when the context is full: leave out, stop or sum up the oldest turns",
         choices=("drop", "stop", "summarize"),

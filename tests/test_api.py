@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import json
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -33,7 +35,7 @@ def model(path):
 
 
 def test_importing_it_computes_nothing():
-    heavy = "{'numba', 'torch', 'llvmlite', 'sentencepiece'}"
+    heavy = "{'numba', 'torch', 'llvmlite', 'sentencepiece', 'llguidance'}"
     script = f"import localmoe, sys; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
@@ -231,6 +233,24 @@ def test_closing_ends_the_threads(path):
     loaded.close()
     loaded.close()
     assert workers() == before
+
+
+def test_an_answer_in_a_given_form():
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}, "ok": {"type": "boolean"}},
+        "required": ["n", "ok"], "additionalProperties": False,
+    }  # fmt: skip
+    with localmoe.load("demo", learn=False) as model:
+        for seed in range(5):
+            asked = {"temperature": 2.0, "seed": seed}
+            text = "".join(model.generate("Hi", json_schema=schema, **asked))
+            jsonschema.validate(json.loads(text), schema)
+            assert "".join(model.generate("Hi", grammar='root ::= "yes" | "no"', **asked)) in ("yes", "no")
+        with pytest.raises(UsageError, match="both say what form"):
+            list(model.generate("Hi", json_schema={}, grammar="start: /a/"))
+        with pytest.raises(UsageError, match="the JSON schema is not JSON"):
+            list(model.generate("Hi", json_schema="{"))
 
 
 @pytest.mark.parametrize("ram", [None, "1GiB"])

@@ -109,7 +109,7 @@ def answer_lines(session: Session, lines: Iterable[bytes], system: str) -> int:
                     session.model, session.settings, conversation, Recorder(None, print), Notices(quiet=True),
                     decoder=session.decoder,
                 )  # fmt: skip
-                fresh.logprobs = session.logprobs
+                fresh.logprobs, fresh.form = session.logprobs, session.form
                 text = "".join(fresh.ask(prompt, cancelled=cancelled))
                 result |= answer_object(fresh, text)
             except LocalMoeError as error:

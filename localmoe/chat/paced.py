@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from localmoe.chat.kv_store import SavableDecoder
 from localmoe.experts.plan import Plan
+from localmoe.text.constraint import Constraints
 from localmoe.text.tokenizer import Tokenizer
 
 PREFILL_CHUNK = 512  # tokens between two looks at Ctrl-C
@@ -26,6 +27,8 @@ class ChatModel(Protocol):
     def context(self) -> int: ...
     @property
     def tokenizer(self) -> Tokenizer: ...
+    @property
+    def constraints(self) -> Constraints: ...
     def encode_chat(
         self, messages: Sequence[Mapping[str, str]], *, think: bool = True, effort: str | None = None
     ) -> list[int]: ...

@@ -6,27 +6,30 @@ turn to turn, so only what differs from the last prompt is computed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from localmoe.chat.asked import FORMS, grammar_of, sampling_of
 from localmoe.chat.conversation import Conversation, Turn
 from localmoe.chat.kv_store import KVStore
 from localmoe.chat.paced import CancelledError, ChatModel, PacedDecoder
 from localmoe.chat.pieces import apart, until_cancelled
 from localmoe.chat.recorder import Recorder
 from localmoe.chat.summary import summarized
-from localmoe.chat.window import ContextFullError, Window, decided, fit, reserve
+from localmoe.chat.window import ContextFullError, Window, announcements, decided, fit, reserve
 from localmoe.errors import UsageError
 from localmoe.generate.loop import Answer, stream
 from localmoe.generate.sampling import Sampling
 from localmoe.settings import Settings
+from localmoe.text.constraint import Constraint
+from localmoe.text.grammar import Grammar
 from localmoe.text.thinking import Thoughts
 
 Answering = Generator[str, None, None]  # pieces of text; closing it ends the answer there
+Asked = tuple[Window, Constraint | None]  # the prompt, and what holds its answer to a form
 
 
 class Session:
@@ -52,6 +55,7 @@ class Session:
         self.answer: Answer | None = None  # the last one
         self.thoughts = ""  # those before it
         self.logprobs = 0
+        self.form: Grammar | None = None  # of answers
         self.thought: Callable[[str], None] = lambda text: None  # hears what is thought before an answer
         self._notice = notice
         self._states = states
@@ -141,21 +145,16 @@ class Session:
             summarize=summarize,
         )
 
-    def _announce(self, window: Window) -> None:
-        left = [turn for turn in window.newly_left_out if turn.role == "user"]
-        if not window.newly_left_out:
-            return
-        first, last = (_short(left[0].content), _short(left[-1].content)) if left else ("", "")
-        span = f'"{first}"' if len(left) < 2 else f'"{first}" to "{last}"'
-        self._notice(
-            f"The context is full: the model no longer sees the oldest {len(left)} "
-            f"exchange{'' if len(left) == 1 else 's'} ({span}). The history keeps them."
-        )
-        if window.summary:
-            self._notice(f"It sees this summary instead: {window.summary}")
-
     def _summarize(self, turns: Sequence[Turn], summary: str) -> str:
         return summarized(self.model, self.decoder, turns, summary)
+
+    def _asked(self, begun: Turn | None = None) -> Asked:
+        """The prompt for the path to the head, and the form of its answer; `begun`: the one that goes on."""
+        window = self.window()
+        if self.form is None:
+            return window, None
+        whole, answer = (None, "") if begun is None else (begun.whole, begun.content)
+        return window, self.model.constraints.start(self.form, window.ids, whole=whole, answer=answer)
 
     # Asking
 
@@ -172,7 +171,7 @@ class Session:
             prompt.details["typed"] = typed
         self.decoder.cancelled = cancelled
         try:
-            window = self.window()
+            asked = self._asked()
         except BaseException as error:
             self.conversation.head = before
             self.conversation.turns.remove(prompt)
@@ -180,7 +179,7 @@ class Session:
                 return
             raise
         self.recorder.save(self.conversation, self.reference, retry=True)
-        yield from self._answer(window, cancelled, before)
+        yield from self._answer(asked, cancelled, before)
 
     def regenerate(self, cancelled: Callable[[], bool] = lambda: False) -> Answering:
         """Another answer to the last prompt, beside the one that is there.
@@ -193,13 +192,13 @@ class Session:
         before, self.conversation.head = self.conversation.head, prompt
         self.decoder.cancelled = cancelled
         try:
-            window = self.window()
+            asked = self._asked()
         except BaseException as error:
             self.conversation.head = before
             if isinstance(error, CancelledError):
                 return
             raise
-        yield from self._answer(window, cancelled, before)
+        yield from self._answer(asked, cancelled, before)
 
     def continue_answer(self, cancelled: Callable[[], bool] = lambda: False) -> Answering:
         """Let the model go on with its last answer."""
@@ -208,28 +207,29 @@ class Session:
             raise UsageError("there is no answer to continue")
         self.decoder.cancelled = cancelled
         with suppress(CancelledError):
-            window = self.window()
-            yield from self._stream(turn, window, cancelled, continues=True)
+            yield from self._stream(turn, self._asked(turn), cancelled, continues=True)
 
-    def _answer(self, window: Window, cancelled: Callable[[], bool], before: Turn | None) -> Answering:
+    def _answer(self, asked: Asked, cancelled: Callable[[], bool], before: Turn | None) -> Answering:
         """Answer the prompt at the head; `before`: where to stand if nothing is said."""
         turn = self.conversation.add("assistant", "", status="streaming")
         self.recorder.save(self.conversation, self.reference)
         try:
-            yield from self._stream(turn, window, cancelled)
+            yield from self._stream(turn, asked, cancelled)
         finally:
             if turn.status == "interrupted" and not turn.whole:
                 self.conversation.head = before
                 self.recorder.stand_on(self.conversation)
 
     def _stream(
-        self, turn: Turn, window: Window, cancelled: Callable[[], bool], continues: bool = False
+        self, turn: Turn, asked: Asked, cancelled: Callable[[], bool], continues: bool = False
     ) -> Answering:
         """Generate into `turn`, piece by piece; whatever ends it, the turn says so and is saved."""
-        self._announce(window)
+        window, constraint = asked
+        for line in announcements(window):
+            self._notice(line)
         whole = turn.whole if continues else None
         self.answer, self.thoughts = None, turn.thoughts
-        sampling = self.sampling()
+        sampling = sampling_of(self.settings)
         turn.status = "streaming"
         turn.details |= {
             "model": self.model.name,
@@ -250,6 +250,7 @@ class Session:
             stop=self.settings.stop,
             logprobs=self.logprobs,
             continues=continues,
+            constraint=constraint,
             cancelled=cancelled,
         )
         thoughts = Thoughts(self.model.tokenizer, window.ids, whole)
@@ -283,24 +284,14 @@ class Session:
         elif reason == "stop":
             self._notice("The answer ended within the model's thoughts: at a stop text, or by itself.")
 
-    def sampling(self) -> Sampling:
-        """The sampling that the settings ask for."""
-        chosen = self.settings
-        return Sampling(
-            temperature=chosen.temperature,
-            top_k=chosen.top_k,
-            top_p=chosen.top_p,
-            min_p=chosen.min_p,
-            repeat_penalty=chosen.repeat_penalty,
-            presence_penalty=chosen.presence_penalty,
-            frequency_penalty=chosen.frequency_penalty,
-            repeat_last_n=chosen.repeat_last_n,
-            seed=chosen.seed,
-        )
-
     def set(self, **values: Any) -> None:
-        """Change settings; they hold from the next answer on."""
-        self.settings = replace(self.settings, **values)
+        """Change settings; they hold from the next answer on. UsageError, and nothing changed, where one
+        cannot be used.
+        """
+        changed = replace(self.settings, **values)
+        if not values.keys().isdisjoint(FORMS):
+            self.form = grammar_of(changed)
+        self.settings = changed
 
     def _way_on(self) -> str:
         """What /continue would do, now that the context is full."""
@@ -326,11 +317,6 @@ class Session:
                 f"when it is full, {then} (/set overflow)."
             )
         self._warned_full = full
-
-
-def _short(text: str, limit: int = 40) -> str:
-    line = re.sub(r"\s+", " ", text).strip()
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def _parameters(sampling: Sampling) -> dict[str, Any]:

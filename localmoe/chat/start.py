@@ -95,14 +95,16 @@ def _run(
 
         return show_plan(found.path, settings, options["as_json"], notices)
 
+    from localmoe.chat.asked import grammar_of
     from localmoe.chat.session import Session
 
+    form = grammar_of(settings)  # before the model is loaded, which takes longer
     states = KVStore(states_directory(), settings.kv_disk)
     session = Session(  # the model has no name here: /model must be able to let go of it
         load_model(found, settings, notices, learn=not options["no_history"]),
         settings, conversation, recorder, notices, reference(found), states,
     )  # fmt: skip
-    session.logprobs = options["logprobs"]
+    session.logprobs, session.form = options["logprobs"], form
     try:
         return _talk(session, options, notices, prompt, attachments)
     finally:

@@ -8,6 +8,7 @@ announced, and kept on disk.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,25 @@ class Window:
     left_out: int
     newly_left_out: Sequence[Turn]
     summary: str
+
+
+def announcements(window: Window) -> list[str]:
+    """What a user should hear of what the model no longer sees."""
+    if not window.newly_left_out:
+        return []
+    left = [turn for turn in window.newly_left_out if turn.role == "user"]
+    first, last = (_short(left[0].content), _short(left[-1].content)) if left else ("", "")
+    span = f'"{first}"' if len(left) < 2 else f'"{first}" to "{last}"'
+    lines = [
+        f"The context is full: the model no longer sees the oldest {len(left)} "
+        f"exchange{'' if len(left) == 1 else 's'} ({span}). The history keeps them."
+    ]
+    return [*lines, f"It sees this summary instead: {window.summary}"] if window.summary else lines
+
+
+def _short(text: str, limit: int = 40) -> str:
+    line = re.sub(r"\s+", " ", text).strip()
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 class ContextFullError(UsageError):

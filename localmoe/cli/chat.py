@@ -20,6 +20,8 @@ from localmoe.cli.options import model_argument, model_options, sampling_options
 @model_options
 @click.option("--think/--no-think", default=None, help="Let a model that can think before it answers do so.")
 @click.option("--effort", metavar="LEVEL", help="How hard it thinks, if it can be told: low, medium, high.")
+@click.option("--json-schema", metavar="FILE|JSON", help="Answer in JSON of this schema; '{}': any JSON.")
+@click.option("--grammar", metavar="FILE", help="Answer by the grammar in this file (GBNF or Lark).")
 @click.option("--overflow", metavar="POLICY", help="Full context: drop (oldest turns), stop or summarize.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of the plain answer.")
 @click.option("--jsonl", is_flag=True, help="Answer each line of stdin (JSON) with a line of JSON.")

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from localmoe.generate.errors import ContextError
 from localmoe.generate.sampling import Sampler, Sampling, log_probabilities
 from localmoe.generate.stopping import StopStrings
+from localmoe.text.constraint import Constraint
 from localmoe.text.harmony import text_stream
 from localmoe.text.thinking import CLOSE, OPEN
 
@@ -98,14 +99,16 @@ def stream(
     ignore_eos: bool = False,
     logprobs: int = 0,
     continues: bool = False,
+    constraint: Constraint | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Generator[Piece, None, None]:
     """Answers the prompt `ids`: one Piece for each token, and a last one that holds the Answer; before it one
     with what a stop string held back, if the last one turns from thoughts to answer.
 
     The longest common prefix of `ids` and what the decoder holds is not evaluated again (but the last id
-    always is). Between two pieces the decoder holds the prompt and all chosen tokens but the last, so the
-    caller may stop asking at any time, and the next turn finds everything in place.
+    always is). Between two pieces the decoder holds the prompt and all chosen tokens but the last (with a
+    constraint, the last ones), so the caller may stop asking at any time, and the next turn finds everything
+    in place.
 
     Args:
         max_tokens: the most tokens to choose; None: as many as the context holds.
@@ -113,11 +116,14 @@ def stream(
         ignore_eos: an end-of-answer token is a token like any other (its text is empty).
         logprobs: log-probabilities of each token and of this many most probable ones; 0 for none.
         continues: the answer goes on after text, so a space at its start is kept.
+        constraint: what says which tokens may come. Where only one text can follow, its tokens are taken
+            unasked and evaluated together (not with `logprobs`); where nothing can, the answer ends.
         cancelled: asked before each token; once true, the answer ends there.
 
     Raises:
         ContextError: no ids, or more than the context holds.
         GenerationError: the model's output is not a number.
+        ConstraintError: the constraint met its limits.
     """
     began = perf_counter()
     if not ids:
@@ -130,6 +136,7 @@ def stream(
     text, stops = text_stream(tokenizer, ids, continues=continues), StopStrings(stop)
     pieces: list[str] = []
     chosen: list[int] = []
+    waiting: list[int] = []  # the last of them, which the decoder has not evaluated
     scores: list[LogProb] = []
 
     reused = min(common_prefix(decoder.tokens, ids), len(ids) - 1)
@@ -145,19 +152,30 @@ def stream(
         if max_tokens is not None and len(chosen) >= max_tokens:
             reason = "length"
             break
-        if chosen:
-            if len(decoder.tokens) >= decoder.context:
-                reason = "context"
-                break
-            logits = decoder.extend(chosen[-1:])
-        token = sampler.choose(logits)
-        if token in tokenizer.eos_ids and not ignore_eos:
+        if chosen and len(ids) + len(chosen) > decoder.context:
+            reason = "context"
+            break
+        if constraint is not None and constraint.done:
             reason = "stop"
             break
+        forced = None if constraint is None else constraint.forced()
+        if waiting and (forced is None or logprobs):
+            logits = decoder.extend(waiting)
+            waiting.clear()
+        if forced is not None:
+            token = sampler.take(forced)
+        else:
+            token = sampler.choose(logits, None if constraint is None else constraint.allowed())
+        if token in tokenizer.eos_ids and (constraint is not None or not ignore_eos):
+            reason = "stop"
+            break
+        if constraint is not None:
+            constraint.accept(token)
         score = _log_prob(logits, token, logprobs) if logprobs else None
         if not chosen:
             first = perf_counter()
         chosen.append(token)
+        waiting.append(token)
         scores += [] if score is None else [score]
         thought = text.thought
         added = text.push(token)

@@ -156,12 +156,16 @@ class Sampler:
         self._seen = list(prompt)
         self._ids = np.arange(0)  # of the whole vocabulary
 
-    def candidates(self, logits: Logits) -> tuple[npt.NDArray[np.intp], Logits]:
-        """The ids among which a token is drawn, ascending, and their logits then."""
+    def candidates(
+        self, logits: Logits, allowed: npt.NDArray[np.intp] | None = None
+    ) -> tuple[npt.NDArray[np.intp], Logits]:
+        """The ids among which a token is drawn, ascending, and their logits then; `allowed`: only these."""
         s = self.sampling
         if len(self._ids) != len(logits):
             self._ids = np.arange(len(logits))
         ids, logits = self._ids, self._penalized(logits)
+        if allowed is not None:
+            ids, logits = allowed, logits[allowed]
         filters: tuple[tuple[Callable[[Logits, Any], Kept], float], ...] = (
             (top_k, s.top_k), (top_p, s.top_p), (min_p, s.min_p),
         )  # fmt: skip
@@ -170,16 +174,24 @@ class Sampler:
             ids, logits = ids[kept], logits[kept]
         return ids, scale_temperature(logits, s.temperature)
 
-    def choose(self, logits: Logits) -> int:
-        """The next token's id, which from now on counts as seen.
+    def choose(self, logits: Logits, allowed: npt.NDArray[np.intp] | None = None) -> int:
+        """The next token's id, one of `allowed` (ascending; None: any), which from now on counts as seen.
 
         Raises:
             GenerationError: the logits are not numbers, as from damaged weights.
         """
         if not math.isfinite(float(logits.max())):
             raise GenerationError("the model's output is not a number: the file may be damaged")
-        greedy = self.sampling.temperature == 0
-        token = int(self._penalized(logits).argmax()) if greedy else self._draw(*self.candidates(logits))
+        if self.sampling.temperature > 0:
+            token = self._draw(*self.candidates(logits, allowed))
+        elif allowed is None:
+            token = int(self._penalized(logits).argmax())
+        else:
+            token = int(allowed[self._penalized(logits)[allowed].argmax()])
+        return self.take(token)
+
+    def take(self, token: int) -> int:
+        """A token that no choice was asked for; it counts as seen."""
         self._seen.append(token)
         return token
 

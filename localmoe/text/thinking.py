@@ -15,7 +15,9 @@ from localmoe.text.tokenizer import Tokenizer
 OPEN, CLOSE = "<think>", "</think>"
 
 
-class _Where(Enum):
+class Where(Enum):
+    """Where in an answer its text has come to."""
+
     BEFORE = auto()  # whether it thinks is not known yet
     THOUGHTS = auto()
     BETWEEN = auto()  # blank lines that belong to neither
@@ -34,44 +36,44 @@ class Thoughts:
         first, last = markers.get(OPEN), markers.get(CLOSE)
         self._held = ""  # what may be the beginning of a marker
         if first is None or last is None:
-            self._where = _Where.ANSWER
+            self.where = Where.ANSWER
         elif continues is None:
-            self._where = _Where.THOUGHTS if _ends_with(tokenizer, prompt, first) else _Where.BEFORE
+            self.where = Where.THOUGHTS if _ends_with(tokenizer, prompt, first) else Where.BEFORE
         else:  # the prompt may have closed them all the same: it shall not think
             within = continues.startswith(OPEN) and CLOSE not in continues
             latest = next((token for token in reversed(prompt) if token in (first, last)), first)
-            self._where = _Where.THOUGHTS if within and latest == first else _Where.ANSWER
+            self.where = Where.THOUGHTS if within and latest == first else Where.ANSWER
 
     def feed(self, text: str, known: bool = False) -> tuple[str, str]:
         """More of the text: what of it is thought, and what is answer. `known`: all of it is thought."""
         if known:
             return text, ""
         thought, self._held = "", self._held + text
-        if self._where is _Where.BEFORE:
+        if self.where is Where.BEFORE:
             begun = self._held.lstrip()
             if OPEN.startswith(begun):
                 return "", ""
-            self._where = _Where.ANSWER
+            self.where = Where.ANSWER
             if begun.startswith(OPEN):
-                self._where, self._held = _Where.THOUGHTS, begun.removeprefix(OPEN)
-        if self._where is _Where.THOUGHTS:
+                self.where, self._held = Where.THOUGHTS, begun.removeprefix(OPEN)
+        if self.where is Where.THOUGHTS:
             thought, found, after = self._held.partition(CLOSE)
             if not found:
                 kept = _open_end(thought)
                 self._held = thought[len(thought) - kept :]
                 return thought[: len(thought) - kept], ""
-            self._where, self._held = _Where.BETWEEN, after
-        if self._where is _Where.BETWEEN:
+            self.where, self._held = Where.BETWEEN, after
+        if self.where is Where.BETWEEN:
             self._held = self._held.lstrip("\n")
             if self._held:
-                self._where = _Where.ANSWER
+                self.where = Where.ANSWER
         answer, self._held = self._held, ""
         return thought, answer
 
     def finish(self) -> tuple[str, str]:
         """What was held back, at the end of the text."""
         rest, self._held = self._held, ""
-        return (rest, "") if self._where is _Where.THOUGHTS else ("", rest)
+        return (rest, "") if self.where is Where.THOUGHTS else ("", rest)
 
 
 def _ends_with(tokenizer: Tokenizer, prompt: Sequence[int], marker: int) -> bool:

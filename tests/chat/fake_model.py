@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from localmoe.chat.dry_run import visible
+from localmoe.text.constraint import Constraints
 from localmoe.text.harmony_template import HarmonyFormat
 
 BOS, EOS, SYSTEM, USER, ASSISTANT = 256, 257, 258, 259, 260
@@ -130,6 +131,10 @@ class FakeModel:
         self, messages: Sequence[Mapping[str, str]], *, think: bool = True, effort: str | None = None
     ) -> list[int]:
         return encode_chat(messages)
+
+    @property
+    def constraints(self) -> Constraints:
+        return Constraints(self.tokenizer)
 
     def decoder(self) -> FakeDecoder:
         self.decoders.append(FakeDecoder(self))

@@ -91,3 +91,18 @@ def test_the_configuration(demo: Demo) -> None:
     assert demo.shell(f"EDITOR={editor} localmoe config edit")[0] == 0
     assert "temperature = 0.5" in demo.config.read_text()
     assert "did you mean" not in demo.shell("localmoe chat -p hello")[1]
+
+
+def test_an_answer_in_the_form_of_a_schema(demo: Demo) -> None:
+    schema = {
+        "type": "object", "properties": {"name": {"type": "string"}, "city": {"type": "string"}},
+        "required": ["name", "city"], "additionalProperties": False,
+    }  # fmt: skip
+    (demo.home / "schema.json").write_text(json.dumps(schema))
+    prompt = "My name is Ada and I live in Turin. Make JSON with the keys name and city."
+    told = demo.answer(f"--json-schema schema.json -p '{prompt}'")
+    assert json.loads(told["text"]) == {"name": "Ada", "city": "Turin"}
+    one_of = """'{"enum": ["Nairobi", "Oslo"]}'"""
+    asked = f"echo 'What is the capital of Kenya?' | localmoe chat --json-schema {one_of}"
+    assert demo.shell(asked) == (0, '"Nairobi"')
+    assert demo.shell("localmoe chat --grammar missing.gbnf -p x")[0] == 2

@@ -8,6 +8,7 @@ import pytest
 from fake_model import FakeModel, ThinkingTokenizer, encode_chat
 
 from localmoe.chat import paced
+from localmoe.chat.asked import sampling_of
 from localmoe.chat.conversation import Conversation
 from localmoe.chat.oneshot import answer_object
 from localmoe.chat.session import Session
@@ -291,7 +292,7 @@ def test_stop_strings_and_length(session: Session) -> None:
 
 def test_settings_take_effect_at_once(session: Session) -> None:
     session.set(temperature=0.3, top_k=5, seed=11)
-    assert session.sampling() == Sampling(
+    assert sampling_of(session.settings) == Sampling(
         temperature=0.3, top_k=5, seed=11, top_p=0.95, min_p=0.05, repeat_last_n=64
     )
 

@@ -1,0 +1,186 @@
+"""Which tokens may come next, so that an answer gets the form that a `Grammar` describes.
+
+What a model thinks before it answers is not of that form: the thoughts and the markers around them are put
+before the grammar, so that they run free and must end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from localmoe.errors import LocalMoeError
+from localmoe.text.grammar import Grammar, GrammarError
+from localmoe.text.harmony import CHANNEL, END, MESSAGE, START, HarmonyStream, is_harmony
+from localmoe.text.thinking import CLOSE, OPEN, Thoughts, Where
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+    from localmoe.text.tokenizer import Tokenizer
+
+_SPECIAL = b"\xff"  # begins what llguidance takes for a special token; no UTF-8 does
+_TEXT = "TEXT: /(.|\\n)*/"
+
+
+class ConstraintError(LocalMoeError):
+    """A form cannot be followed any further."""
+
+
+class Constraints:
+    """A vocabulary made ready for llguidance, at the first use: a third of a second for 200,000 tokens."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._made: LLTokenizer | None = None
+
+    def start(
+        self, grammar: Grammar, prompt: Sequence[int], *, whole: str | None = None, answer: str = ""
+    ) -> Constraint:
+        """For an answer to `prompt`. Where one goes on: `whole` is what the model wrote so far, thoughts and
+        all (`Turn.whole`), and `answer` what of it is answer.
+
+        Raises:
+            GrammarError: `answer` does not begin a text of that form.
+        """
+        from llguidance import LLMatcher
+
+        made = self._llguidance()
+        before = _before(self._tokenizer, prompt, whole)
+        entries = [{"lark_grammar": before}, {**json.loads(grammar.entry), "name": "answer"}]
+        matcher = LLMatcher(made, json.dumps({"grammars": entries}), log_level=0)
+        if matcher.is_error():
+            raise GrammarError(f"the grammar cannot be used: {_reason(matcher)}")
+        if answer and not matcher.consume_tokens(made.greedy_tokenize(answer)):
+            raise GrammarError(
+                "the answer so far is not of the form that is asked for: ask again instead of going on, or "
+                "ask for no form"
+            )
+        return Constraint(matcher, self._tokenizer.vocab_size)
+
+    def _llguidance(self) -> LLTokenizer:
+        from llguidance import LLTokenizer, TokenizerWrapper
+
+        if self._made is None:
+            if self._tokenizer.eos_id is None:
+                raise GrammarError("the model's vocabulary has no end-of-answer token, which a form needs")
+            ends = [self._tokenizer.eos_id, *sorted(self._tokenizer.eos_ids - {self._tokenizer.eos_id})]
+            self._made = LLTokenizer(TokenizerWrapper(_Pieces(self._tokenizer)), eos_token=ends)
+        return self._made
+
+
+class Constraint:
+    """One answer on its way."""
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
+        self._matcher, self._vocab_size = matcher, vocab_size
+
+    @property
+    def done(self) -> bool:
+        """Whether the form is complete and nothing can follow."""
+        return self._matcher.is_stopped() and not self._matcher.is_error()
+
+    def allowed(self) -> npt.NDArray[np.intp]:
+        """The ids that may come next, ascending; ids that end the answer where it may end.
+
+        Raises:
+            ConstraintError: there are none, or the parser met one of its limits.
+        """
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        ids = np.flatnonzero(np.unpackbits(bits, count=self._vocab_size, bitorder="little"))
+        if self._matcher.is_error() or not len(ids):
+            raise ConstraintError(f"the answer cannot be held to its form: {_reason(self._matcher)}")
+        return ids
+
+    def forced(self) -> int | None:
+        """The next token where the form leaves only one text, in the vocabulary's own way of writing it."""
+        tokens = self._matcher.compute_ff_tokens()
+        return tokens[0] if tokens else None
+
+    def accept(self, token: int) -> None:
+        """One of `allowed` was chosen. Raises ConstraintError where it was not."""
+        if not self._matcher.consume_token(token):
+            raise ConstraintError(f"the answer cannot be held to its form: {_reason(self._matcher)}")
+
+
+class _Pieces:
+    """What llguidance wants to know of a vocabulary (the interface is `llguidance.TokenizerWrapper`'s)."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        markers = tokenizer.markers()
+        special = {token: piece for piece, token in markers.items() if tokenizer.is_control(token)}
+        special |= {markers[piece]: piece for piece in (OPEN, CLOSE) if piece in markers}
+        every = range(tokenizer.vocab_size)
+        self.tokens = [
+            _SPECIAL + special.get(token, f"<[{token}]>").encode()
+            if token in special or tokenizer.is_control(token)
+            else tokenizer.token_bytes(token)
+            for token in every
+        ]
+        self.special_token_ids = [token for token in every if self.tokens[token].startswith(_SPECIAL)]
+        self.eos_token_id, self.bos_token_id = tokenizer.eos_id, tokenizer.bos_id
+        self._longest = max(map(len, self.tokens))
+        self._ids = {piece: token for token, piece in reversed(list(enumerate(self.tokens)))}
+
+    def __call__(self, text: bytes) -> list[int]:
+        """The ids of a text in the middle of another: without the space that SentencePiece begins with."""
+        ids = self._tokenizer.encode("\n" + text.decode("utf-8", "replace"), bos=False)
+        length = 0
+        for place in reversed(range(len(ids))):
+            length += len(self.tokens[ids[place]])
+            if length >= len(text):
+                if b"".join(self.tokens[token] for token in ids[place:]) == text:
+                    return ids[place:]
+                break
+        return self._greedy(text)
+
+    def _greedy(self, text: bytes) -> list[int]:
+        """Always the longest piece."""
+        ids, at = list[int](), 0
+        while at < len(text):
+            lengths = range(min(self._longest, len(text) - at), 0, -1)
+            length = next((n for n in lengths if text[at : at + n] in self._ids), None)
+            if length is None:
+                raise ConstraintError(f"no piece of the vocabulary writes the byte {text[at]}")
+            ids.append(self._ids[text[at : at + length]])
+            at += length
+        return ids
+
+
+def _before(tokenizer: Tokenizer, prompt: Sequence[int], whole: str | None) -> str:
+    """A grammar of what comes before `@answer` and of that, in Lark's syntax."""
+    markers = tokenizer.markers()
+    if is_harmony(tokenizer):
+        channel, message, end, start = (f"<[{markers[name]}]>" for name in (CHANNEL, MESSAGE, END, START))
+        again = f'{end} {start} "assistant"'
+        thoughts = f'({channel} "analysis" {message} TEXT {again})* {channel} "final" {message}'
+        latest = next((t for t in reversed(prompt) if t in (markers[START], markers[MESSAGE])), None)
+        if latest != markers[MESSAGE]:
+            return f"start: {thoughts} @answer\n{_TEXT}\n"
+        if HarmonyStream(tokenizer, prompt, continues=whole is not None).thought:
+            return f"start: TEXT {again} {thoughts} @answer\n{_TEXT}\n"
+        return "start: @answer\n"
+    space = '" "? ' if whole is None and _writes_a_space(tokenizer) else ""
+    where = Thoughts(tokenizer, prompt, whole).where
+    if where is Where.ANSWER:
+        return f"start: {space}@answer\n"
+    opened, closed = f"<[{markers[OPEN]}]>", f"<[{markers[CLOSE]}]>"
+    gap = "GAP: /\\n{0,2}/"
+    if where is Where.THOUGHTS:
+        return f"start: TEXT {closed} GAP @answer\n{_TEXT}\n{gap}\n"
+    return f"start: {space}({opened} TEXT {closed} GAP)? @answer\n{_TEXT}\n{gap}\n"
+
+
+def _writes_a_space(tokenizer: Tokenizer) -> bool:
+    """Whether the vocabulary puts a space before a text, as SentencePiece does."""
+    ids = tokenizer.encode("a", bos=False)
+    return bool(ids) and tokenizer.token_bytes(ids[0]).startswith(b" ")
+
+
+def _reason(matcher: LLMatcher) -> str:
+    return matcher.get_error().strip().partition("\n")[0] or "no token can follow"

@@ -1,0 +1,62 @@
+"""Schemas and grammars as users write them: what is taken, and what is refused in one line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from localmoe.text.grammar import Grammar, GrammarError
+
+
+def test_a_schema_may_be_text_or_an_object():
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    assert Grammar.from_json_schema(schema) == Grammar.from_json_schema(json.dumps(schema, indent=2))
+    assert Grammar.from_json_schema({}) != Grammar.from_json_schema(schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "what"),
+    [
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        ('{"a":' * 3000 + "1" + "}" * 3000, "nested too deeply"),
+        ('{"items":' * 300 + "{}" + "}" * 300, "recursion limit"),
+        ("[1]", "must be an object"),
+        ("true", "must be an object"),
+        ('{"type": "text"}', "Invalid type: text"),
+        ('{"$ref": "#/$defs/none"}', "does not exist"),
+        ('{"$ref": "https://example.org/schema.json"}', "not fetch"),  # nothing opens a network socket
+        ('{"type": "array", "uniqueItems": true}', "uniqueItems"),  # not ignored: it would not hold
+        ('{"allOf": [{"type": "string"}, {"type": "integer"}]}', "nsatisfiable"),
+    ],
+)
+def test_a_schema_that_cannot_be_used_is_one_line(schema, what):
+    with pytest.raises(GrammarError, match=what) as caught:
+        Grammar.from_json_schema(schema)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_grammar_may_be_gbnf_or_lark():
+    gbnf = Grammar.from_text('root ::= "yes" | "no" # of llama.cpp\n')
+    lark = Grammar.from_text('start: "yes" | "no"\n')
+    assert "lark_grammar" in json.loads(gbnf.entry)
+    assert json.loads(lark.entry)["lark_grammar"] == 'start: "yes" | "no"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "root"),
+        ("\0", "cannot be used"),
+        ("root ::= word", "word"),
+        ('root := "a"', "Expected ::="),
+        ("start: word", 'unknown name: "word"'),
+        ("start: /[/", "regex"),
+        ("root ::= " + "(" * 5000 + '"a"' + ")" * 5000, "recursion"),
+    ],
+)
+def test_a_grammar_that_cannot_be_used_is_one_line(text, what):
+    with pytest.raises(GrammarError, match=what) as caught:
+        Grammar.from_text(text)
+    assert "\n" not in str(caught.value)
