@@ -1,15 +1,17 @@
 """llama.cpp's side of the comparisons; runs in an environment that has llama-cpp-python, and only there.
 
     PEER/bin/python benchmarks/llama_cpp_peer.py speed FILE --prompt 512 --generate 32 --threads 2 --repack 0
+    PEER/bin/python benchmarks/llama_cpp_peer.py grammar FILE RULES.gbnf --prompt 64 --threads 2 --repack 0
     PEER/bin/python benchmarks/llama_cpp_peer.py logits FILE IDS.npy OUT.npy
 
-`speed` answers requests on standard input, one line each, so that both sides stay loaded and take turns:
-each line is answered with one JSON object. `logits` saves float32 [tokens, vocab].
+`speed` and `grammar` answer requests on standard input, one line each, so that both sides stay loaded and
+take turns: each line is answered with one JSON object. `logits` saves float32 [tokens, vocab].
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import sys
@@ -49,6 +51,51 @@ def speed(a: argparse.Namespace) -> None:
         print(json.dumps(rates), flush=True)
 
 
+def grammar(a: argparse.Namespace) -> None:
+    """Texts that a grammar derives, always the likeliest token. As llama.cpp's own programs do, the grammar
+    is asked about that token first, and about the whole vocabulary only if it refuses.
+    """
+    model = load(a.file, a.prompt + 1024, a.threads, bool(a.repack))
+    vocab, c = model._model.vocab, llama_cpp.llama_cpp
+    with open(a.rules, "rb") as file:
+        rules = file.read()
+    ids = [int(i) for i in np.random.default_rng(0).integers(300, model.n_vocab() - 1, a.prompt)]
+    for _ in sys.stdin:
+        model.reset()
+        model.eval(ids)
+        start, asked, chosen = time.perf_counter(), 0.0, list[int]()
+        sampler = c.llama_sampler_init_grammar(vocab, rules, b"root")
+        while True:
+            scores = np.ctypeslib.as_array(c.llama_get_logits_ith(model._ctx.ctx, -1), (model.n_vocab(),))
+            before = time.perf_counter()
+            best = int(scores.argmax())
+            if not np.isfinite(allowed(sampler, np.array([best]), scores)[0]):
+                best = int(allowed(sampler, np.arange(len(scores)), scores).argmax())
+            if not c.llama_vocab_is_eog(vocab, best):
+                c.llama_sampler_accept(sampler, best)
+            asked += time.perf_counter() - before
+            if c.llama_vocab_is_eog(vocab, best):
+                break
+            chosen.append(best)
+            model.eval([best])
+        seconds = time.perf_counter() - start
+        c.llama_sampler_free(sampler)
+        answer = {"seconds": seconds, "choosing": asked, "tokens": len(chosen)}
+        print(json.dumps({**answer, "text": model.detokenize(chosen).decode()}), flush=True)
+
+
+def allowed(sampler: object, tokens: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The tokens' logits, minus infinity for those that the grammar does not allow."""
+    c = llama_cpp.llama_cpp
+    fields = [("id", np.intc), ("logit", np.single), ("p", np.single)]
+    data = np.zeros(len(tokens), np.dtype(fields, align=True))
+    data["id"], data["logit"] = tokens, scores[tokens]
+    pointer = data.ctypes.data_as(ctypes.POINTER(c.llama_token_data))
+    array = c.llama_token_data_array(data=pointer, size=len(tokens), selected=-1, sorted=False)
+    c.llama_sampler_apply(sampler, ctypes.byref(array))
+    return data["logit"]
+
+
 def logits(a: argparse.Namespace) -> None:
     ids = [int(i) for i in np.load(a.ids)]
     model = load(a.file, max(64, len(ids) + 8), os.cpu_count() or 1, True, all_logits=True)
@@ -66,6 +113,13 @@ def main() -> None:
     one.add_argument("--threads", type=int, default=2)
     one.add_argument("--repack", type=int, default=1)
     one.set_defaults(run=speed)
+    three = commands.add_parser("grammar")
+    for name in ("file", "rules"):
+        three.add_argument(name)
+    three.add_argument("--prompt", type=int, default=64)
+    three.add_argument("--threads", type=int, default=2)
+    three.add_argument("--repack", type=int, default=1)
+    three.set_defaults(run=grammar)
     two = commands.add_parser("logits")
     for name in ("file", "ids", "out"):
         two.add_argument(name)

@@ -28,7 +28,7 @@ from numba import types
 from numba.core import sigutils, typing
 from numba.core.registry import CPUDispatcher
 
-from quant.errors import QuantError
+from quant.errors import VariableError
 
 _PACKAGES = Path(__file__).resolve().parent.parent
 _KERNEL_SOURCES = (
@@ -65,7 +65,7 @@ def amx_permitted() -> bool:
 def cache_directory() -> Path:
     """The directory that holds this build's machine code, under the platform's cache directory.
 
-    Raises `QuantError` where LOCALMOE_CACHE_DIR names the home directory of nobody.
+    Raises `VariableError` where LOCALMOE_CACHE_DIR names the home directory of nobody.
     """
     digest = hashlib.sha256()
     for pattern in _KERNEL_SOURCES:
@@ -85,7 +85,7 @@ def cache_directory() -> Path:
     try:
         caches = Path(root).expanduser()
     except RuntimeError as error:
-        raise QuantError(f"LOCALMOE_CACHE_DIR={root}: no such home directory is known") from error
+        raise VariableError(f"LOCALMOE_CACHE_DIR={root}: no such home directory is known") from error
     return caches / f"kernels-{digest.hexdigest()[:16]}"
 
 

@@ -1,13 +1,17 @@
-"""From settings to what generation takes: how tokens are chosen, and what form the answer shall have."""
+"""From settings to what generation takes: how tokens are chosen, what form the answer shall have, and which
+settings the model cannot follow.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from localmoe.chat.attachments import read_attachment
+from localmoe.chat.paced import ChatModel
 from localmoe.errors import UsageError
 from localmoe.generate.sampling import Sampling
 from localmoe.settings import Settings
+from localmoe.text.thinking import OPEN
 
 if TYPE_CHECKING:
     from localmoe.text.grammar import Grammar
@@ -49,3 +53,18 @@ def grammar_of(settings: Settings) -> Grammar | None:
         return Grammar.from_json_schema(text) if schema else Grammar.from_text(text)
     except GrammarError as error:
         raise GrammarError(f"{file}: {error}") if file else error from None
+
+
+def without_effect(model: ChatModel, settings: Settings) -> list[str]:
+    """A line for each setting that the model's prompt format has no word for, though it matters."""
+    prompt = [{"role": "user", "content": "?"}]
+    lines = []
+    if settings.effort is not None:
+        low, high = (model.encode_chat(prompt, effort=level) for level in ("low", "high"))
+        if low == high:
+            lines.append(f"{model.name}'s prompt format cannot say how hard to think: effort has no effect.")
+    if not settings.think and OPEN in model.tokenizer.markers():
+        thinking, at_once = (model.encode_chat(prompt, think=think) for think in (True, False))
+        if thinking == at_once:
+            lines.append(f"{model.name}'s prompt format cannot ask for no thoughts: think has no effect.")
+    return lines

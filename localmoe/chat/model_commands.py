@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from localmoe import catalogue
+from localmoe.chat.asked import without_effect
 from localmoe.chat.attachments import read_attachment
 from localmoe.chat.output import DIM, is_terminal, status_line
 from localmoe.errors import UsageError
@@ -53,6 +54,8 @@ def change(repl: Repl, argument: str) -> None:
         _check_theme(chosen)
     repl.session.set(**{name: chosen})
     repl.notices(f"{name} is now {shown(name, getattr(repl.session.settings, name))}.")
+    if name in ("effort", "think"):
+        _tell_without_effect(repl)
 
 
 def _about(name: str, now: Settings) -> str:
@@ -125,6 +128,12 @@ def _open(repl: Repl, found: catalogue.Found) -> None:
     learn = repl.session.recorder.history is not None
     loaded = load_model(found, repl.session.settings, repl.notices, learn=learn)
     repl.session.use(loaded, reference(found))
+    _tell_without_effect(repl)
+
+
+def _tell_without_effect(repl: Repl) -> None:
+    for line in without_effect(repl.session.model, repl.session.settings):
+        repl.notices(line)
 
 
 def plan(repl: Repl, _argument: str) -> None:

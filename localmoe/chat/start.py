@@ -95,7 +95,7 @@ def _run(
 
         return show_plan(found.path, settings, options["as_json"], notices)
 
-    from localmoe.chat.asked import grammar_of
+    from localmoe.chat.asked import grammar_of, without_effect
     from localmoe.chat.session import Session
 
     form = grammar_of(settings)  # before the model is loaded, which takes longer
@@ -106,6 +106,8 @@ def _run(
     )  # fmt: skip
     session.logprobs, session.form = options["logprobs"], form
     try:
+        for line in without_effect(session.model, settings):
+            notices(line)
         return _talk(session, options, notices, prompt, attachments)
     finally:
         session.close()

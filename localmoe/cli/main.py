@@ -42,7 +42,8 @@ COMMANDS = {
 
 # quant stands beside localmoe and knows no `LocalMoeError`: its errors are told by module and name, which
 # spares importing quant to say that an option is misspelt.
-_INPUT_ERROR, _OTHER_ERROR = "quant.errors:ModelFileError", "quant.errors:QuantError"
+_INPUT_ERRORS = {"quant.errors:ModelFileError", "quant.errors:VariableError"}
+_OTHER_ERROR = "quant.errors:QuantError"
 
 
 class LazyGroup(click.Group):
@@ -141,7 +142,7 @@ def exit_code(error: BaseException) -> int:
     """The exit code of the command line's contract: 1 failed while running, 2 usage or unusable input."""
     if isinstance(error, LocalMoeError | click.UsageError):
         return error.exit_code
-    return 2 if _INPUT_ERROR in _kinds(error) or isinstance(error, click.FileError) else 1
+    return 2 if _INPUT_ERRORS & _kinds(error) or isinstance(error, click.FileError) else 1
 
 
 def message(error: BaseException) -> str | None:

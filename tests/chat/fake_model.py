@@ -165,6 +165,7 @@ class HarmonyModel(FakeModel):
 
     tokenizer = HarmonyTokenizer()
     template = (
+        "{% if reasoning_effort %}<|start|>system<|message|>{{ reasoning_effort }}<|end|>{% endif %}"
         "{% for m in messages %}<|start|>{{ m.role }}"
         "{% if m.role == 'assistant' %}<|channel|>final{% endif %}<|message|>{{ m.content }}<|end|>"
         "{% endfor %}<|start|>assistant"

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_model import FakeDecoder, FakeModel
+from fake_model import FakeDecoder, FakeModel, HarmonyModel, ThinkingTokenizer
 
 from localmoe import catalogue
 from localmoe.chat import conversation_commands, history_commands, model_commands, start
+from localmoe.chat.asked import without_effect
 from localmoe.chat.conversation import Conversation
 from localmoe.chat.kv_store import KVStore
 from localmoe.chat.output import Notices
@@ -212,3 +213,30 @@ def test_a_clipboard_tool_that_fails_or_hangs_is_passed_over(
     tool("pbcopy", f"exec /bin/cat > {tmp_path}/copied")
     model_commands.to_clipboard("text")
     assert (tmp_path / "copied").read_text() == "text"
+
+
+class Told(Notices):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def __call__(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_a_setting_that_the_format_has_no_word_for_is_said_to_have_no_effect(session: Session) -> None:
+    repl = Repl(session, told := Told(), [])
+    model_commands.change(repl, "effort high")
+    model_commands.change(repl, "think off")  # a vocabulary without thoughts: nothing is amiss
+    none = "fake's prompt format cannot say how hard to think: effort has no effect."
+    assert told.lines == ["effort is now high.", none, "think is now off.", none]
+    model = HarmonyModel()
+    session.use(model)
+    assert without_effect(model, session.settings) == []
+    thinking = FakeModel()
+    thinking.tokenizer = ThinkingTokenizer()
+    no_word = "fake's prompt format cannot ask for no thoughts: think has no effect."
+    assert without_effect(thinking, Settings(think=False)) == [no_word]
+    assert without_effect(thinking, Settings()) == []

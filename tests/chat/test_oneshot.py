@@ -124,9 +124,17 @@ def test_the_channels_of_harmony_are_told_apart(chat: Chat) -> None:
     assert (data["text"], data["thoughts"]) == ("Yes.", "Hm.")
     (line,) = chat("--jsonl", text='"channels"\n')[1].splitlines()
     assert (json.loads(line)["text"], json.loads(line)["thoughts"]) == ("Yes.", "Hm.")
+    assert chat("-p", "channels", "--effort", "high")[2] == ""  # which its format knows
     code, out, err = chat("-p", "channels", "--effort", "most")
     assert (code, out) == (2, "")
     assert "effort must be one of low, medium, high" in err
+
+
+def test_a_setting_without_effect_is_told(chat: Chat) -> None:
+    code, out, err = chat("-p", "x", "--effort", "low")
+    assert (code, out) == (0, "You said: x\n")
+    assert err == "fake's prompt format cannot say how hard to think: effort has no effect.\n"
+    assert chat("-p", "x", "--effort", "low", "-q")[2] == ""
 
 
 def test_a_seed_repeats_and_logprobs(chat: Chat) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from localmoe.cli import main as frame
 from localmoe.errors import LocalMoeError, UsageError
-from quant.errors import ModelFileError, QuantError
+from quant.errors import ModelFileError, QuantError, VariableError
 
 HEAVY = ("numpy", "torch", "numba", "rich", "prompt_toolkit", "sentencepiece", "sqlite3", "jinja2")
 
@@ -78,6 +78,7 @@ def test_usage_errors_are_one_line(arguments: list[str], expected: str) -> None:
         (LocalMoeError("it broke"), 1, "localmoe: it broke"),
         (UsageError("bad\x1b[31m name\nhere"), 2, "localmoe: bad [31m name here"),
         (ModelFileError("x.gguf: truncated"), 2, "localmoe: x.gguf: truncated"),
+        (VariableError("X=y: no"), 2, "localmoe: X=y: no"),
         (QuantError("no such format"), 1, "localmoe: no such format"),
         (click.FileError("x", "gone"), 2, "localmoe: Could not open file 'x': gone"),
         (PermissionError(13, "Permission denied", "/x"), 1, "localmoe: Permission denied: /x"),

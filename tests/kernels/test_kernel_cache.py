@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from quant.compiled import cache_directory
-from quant.errors import QuantError
+from quant.errors import VariableError
 
 ROOT = Path(__file__).resolve().parents[2]
 WHERE = "from quant.compiled import cache_directory; print(cache_directory())"
@@ -46,7 +46,7 @@ def output(package: Path, code: str, **extra: str) -> str:
 
 def test_a_home_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCALMOE_CACHE_DIR", "~nosuchuser/cache")
-    with pytest.raises(QuantError, match="LOCALMOE_CACHE_DIR=~nosuchuser/cache: no such home"):
+    with pytest.raises(VariableError, match="LOCALMOE_CACHE_DIR=~nosuchuser/cache: no such home"):
         cache_directory.__wrapped__()
 
 
