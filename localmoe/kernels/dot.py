@@ -8,9 +8,10 @@ from localmoe.kernels.ahead import ALONG
 from localmoe.kernels.dot_along import AT_ONCE
 from localmoe.kernels.dot_blocks import quad_blocks
 from localmoe.kernels.dot_blocks_along import rows_along_blocks
-from localmoe.kernels.dot_float import BF16, F16, F32, Q4_K, Q5_K, Q6_K, Q8_0, float_rows
-from localmoe.kernels.dot_k import quad_q4_k, quad_q5_k, quad_q6_k
+from localmoe.kernels.dot_float import BF16, F16, F32, Q8_0, float_rows
+from localmoe.kernels.dot_k import quad_q2_k, quad_q3_k, quad_q4_k, quad_q5_k, quad_q6_k
 from localmoe.kernels.dot_k_along import rows_along_k
+from localmoe.kernels.dot_k_pair import Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, has_16_scales, is_k
 from localmoe.kernels.dot_tile import tile_k
 from localmoe.kernels.dot_tile_amx import AMX, AMX_FEW, tile_k_amx
 from localmoe.kernels.dot_tile_blocks import tile_blocks
@@ -22,7 +23,7 @@ from localmoe.kernels.simd import load_f32, load_f32x16, load_i32, store_f32x16
 from quant.compiled import compiled, compiled_once, link
 
 FEW = 6  # tokens from which unpacking a tile of sixteen rows pays
-link(quad_q4_k, quad_q5_k, quad_q6_k, quad_blocks, tile_k, tile_blocks, float_rows)
+link(quad_q2_k, quad_q3_k, quad_q4_k, quad_q5_k, quad_q6_k, quad_blocks, tile_k, tile_blocks, float_rows)
 if ALONG:
     link(rows_along_k, rows_along_blocks)
 if AMX:
@@ -40,6 +41,10 @@ def _quad(kind, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch) -> N
         quad_q5_k(r0, r1, r2, r3, cols // GROUP, q, scales, sums, out)
     elif kind == Q6_K:
         quad_q6_k(r0, r1, r2, r3, cols // GROUP, q, scales, sums, out)
+    elif kind == Q3_K:
+        quad_q3_k(r0, r1, r2, r3, cols // GROUP, q, scales, sums, out)
+    elif kind == Q2_K:
+        quad_q2_k(r0, r1, r2, r3, cols // GROUP, q, scales, sums, out)
     else:
         quad_blocks(kind, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch)
 
@@ -56,7 +61,7 @@ def reads_along(exact: int, kind: int, cols: int, index: int, tokens: int) -> bo
 @compiled(forceinline=True)
 def _in_order_of(kind: int, q: int, cols: int, row: int) -> int:
     """A row's activations in the order in which a type's codes come."""
-    if kind == Q6_K or kind == Q8_0:
+    if has_16_scales(kind) or kind == Q8_0:
         return int(q + row * cols)
     if kind == Q4_K or kind == Q5_K:
         return int(ordered(q, cols, row, SUB_BLOCKS))
@@ -69,14 +74,14 @@ def _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, 
     """See `dot_rows`."""
     if exact or kind == F32 or kind == F16 or kind == BF16:
         float_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, index, tokens, out, scratch)
-    elif tokens >= FEW and (kind == Q4_K or kind == Q5_K or kind == Q6_K):
+    elif tokens >= FEW and is_k(kind):
         tile_k(kind, rows, row_bytes, count, cols, q, scales, sums, index, tokens, out, scratch)
     elif tokens >= FEW:
         tile_blocks(kind, rows, row_bytes, count, cols, table, q, scales, sums, index, tokens, out, scratch)
     elif ALONG and reads_along(exact, kind, cols, index, tokens):
         row = load_i32(index)
         x, at = _in_order_of(kind, q, cols, row), row * (cols // GROUP)
-        if kind == Q4_K or kind == Q5_K or kind == Q6_K:
+        if is_k(kind):
             rows_along_k(kind, rows, row_bytes, count, cols, x, scales + at * 4, sums + at * SUMS * 2, out,
                          scratch, then)  # fmt: skip
         else:
@@ -98,10 +103,10 @@ def _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, 
 def _two(exact, kind, rows, count, second, second_count, row_bytes, cols, size, table, x, q, scales, sums,
          index, tokens, out, other, scratch, then) -> None:
     """See `dot_two`."""
-    if AMX and not exact and tokens >= AMX_FEW and (kind == Q4_K or kind == Q5_K or kind == Q6_K):
+    if AMX and not exact and tokens >= AMX_FEW and is_k(kind):
         tile_k_amx(kind, rows, count, second, second_count, row_bytes, cols, q, scales, sums, index, tokens,
                    out, other, scratch)  # fmt: skip
-    elif PAIRED and not exact and tokens >= FEW and (kind == Q4_K or kind == Q5_K or kind == Q6_K):
+    elif PAIRED and not exact and tokens >= FEW and is_k(kind):
         tile_k_pair(kind, rows, count, second, second_count, row_bytes, cols, q, scales, sums, index, tokens,
                     out, other, scratch)  # fmt: skip
     else:

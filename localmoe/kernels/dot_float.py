@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from localmoe.kernels.dot_k_pair import Q2_K, Q2_K_D, Q3_K, Q3_K_D, Q4_K, Q5_K, Q6_K, Q6_K_D
 from localmoe.kernels.elementwise import store_f32_at
 from localmoe.kernels.geometry import GROUP, MXFP4_AT, TILE
 from localmoe.kernels.simd import (
@@ -31,7 +32,7 @@ from localmoe.kernels.simd import (
 from quant.compiled import compiled, compiled_once
 
 F32, F16, BF16 = 0, 1, 30  # ggml's type numbers
-Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL, MXFP4 = 2, 3, 6, 7, 8, 12, 13, 14, 20, 39
+Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4 = 2, 3, 6, 7, 8, 20, 39
 
 
 @compiled(forceinline=True)
@@ -161,7 +162,7 @@ def _decode_q4_q5_k(five: bool, b: int, out: int) -> None:
 
 @compiled()
 def _decode_q6_k(b: int, out: int) -> None:
-    d = load_f16(b + 208)
+    d = load_f16(b + Q6_K_D)
     for i in range(256):
         half, at = i // 128, i % 128
         quarter, l = at // 32, at % 32  # noqa: E741  # ggml's own name for the position in a quarter
@@ -169,6 +170,28 @@ def _decode_q6_k(b: int, out: int) -> None:
         high = (load_u8(b + 128 + half * 32 + l) >> (2 * quarter)) & 3
         step = d * np.float32(load_i8(b + 192 + i // 16))
         store_f32_at(out, i, step * np.float32((low | (high << 4)) - 32))
+
+
+@compiled()
+def _decode_q2_k(b: int, out: int) -> None:
+    d, dmin = load_f16(b + Q2_K_D), load_f16(b + Q2_K_D + 2)
+    for i in range(256):
+        half, plane = i // 128, i % 128 // 32
+        code, both = (load_u8(b + 16 + half * 32 + i % 32) >> (2 * plane)) & 3, load_u8(b + i // 16)
+        step, low = d * np.float32(both & 15), dmin * np.float32(both >> 4)
+        store_f32_at(out, i, step * np.float32(code) - low)
+
+
+@compiled()
+def _decode_q3_k(b: int, out: int) -> None:
+    d = load_f16(b + Q3_K_D)
+    for i in range(256):
+        half, plane, j = i // 128, i % 128 // 32, i // 16
+        code = (load_u8(b + 32 + half * 32 + i % 32) >> (2 * plane)) & 3
+        code |= ((load_u8(b + i % 32) >> (i // 32)) & 1) << 2
+        scale = (load_u8(b + 96 + j % 8) >> (4 * (j // 8))) & 15
+        scale |= ((load_u8(b + 104 + j % 4) >> (2 * (j // 4))) & 3) << 4
+        store_f32_at(out, i, d * np.float32(scale - 32) * np.float32(code - 4))
 
 
 @compiled()
@@ -214,6 +237,12 @@ def decode_row(kind: int, row: int, n: int, size: int, table: int, out: int) -> 
     elif kind == Q6_K:
         for g in range(n // GROUP):
             _decode_q6_k(row + g * size, out + g * GROUP * 4)
+    elif kind == Q3_K:
+        for g in range(n // GROUP):
+            _decode_q3_k(row + g * size, out + g * GROUP * 4)
+    elif kind == Q2_K:
+        for g in range(n // GROUP):
+            _decode_q2_k(row + g * size, out + g * GROUP * 4)
     else:
         for g in range(n // 32):
             _decode_block32(kind, row + g * size, table, out + g * 128)

@@ -1,4 +1,4 @@
-"""Dot products of K-quant rows (Q4_K, Q5_K, Q6_K) with int8 activations, four rows at a time.
+"""Dot products of K-quant rows (Q2_K to Q6_K) with int8 activations, four rows at a time.
 
 A block of 256 weights times a group of 256 activations is a sum of integers, computed exactly in any order;
 each block then adds one float32 term to the row's sum, block after block:
@@ -9,22 +9,30 @@ each block then adds one float32 term to the row's sum, block after block:
 So a result depends on nothing but the row and the token: not on neighbours, threads, chunks or the SIMD form.
 Four rows share what is not theirs alone: the activations' loads, and the steps after the integer sums, where
 a row is one lane. Block layouts: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and ggml's
-block_q4_K, block_q5_K, block_q6_K.
+block_q2_K to block_q6_K.
 """
 
 from __future__ import annotations
 
 from localmoe.kernels.ahead import ask, requests
 from localmoe.kernels.dot_k_pair import (
+    Q2_K,
+    Q2_K_D,
+    Q3_K,
+    Q3_K_D,
     Q4_K_BYTES,
     Q5_K_BYTES,
-    Q6_K_BYTES,
+    Q6_K,
+    Q6_K_D,
+    code_offset,
+    codes_16,
     codes_q4_q5,
-    codes_q6,
     in_order,
     in_sub_blocks,
+    k_bytes,
     pair,
-    pair_q6,
+    pair_16,
+    scales_16,
 )
 from localmoe.kernels.geometry import GROUP, SUMS
 from localmoe.kernels.simd import (
@@ -50,6 +58,7 @@ from localmoe.kernels.simd_pairs import (
     pair1_1_3,
     sums_of_pairs,
 )
+from localmoe.kernels.simd_planes import q2_minima
 from localmoe.kernels.simd_quad import (
     NARROW,
     again,
@@ -57,7 +66,6 @@ from localmoe.kernels.simd_quad import (
     dot_shorts,
     gather_halves,
     high_headers,
-    load_i8_i16x16,
     load_sums32,
     low_headers,
     partial_sums,
@@ -69,7 +77,7 @@ from localmoe.kernels.simd_quad import (
     spread_12_to_15,
     start_d,
     start_dmin,
-    times32,
+    times_i32x4,
 )
 from localmoe.kernels.simd_scales import (
     keep_scales,
@@ -175,9 +183,9 @@ def quad_q5_k(r0: int, r1: int, r2: int, r3: int, groups: int, q: int, scales: i
 
 
 @compiled(forceinline=True)
-def _block_q6(b: int, scales, x: int, shared):
-    """One block's sum of scale * (code, 0..63) * activation, as partial sums."""
-    v0, v1, v2, v3 = codes_q6(b)
+def _block_16(kind: int, b: int, scales, x: int, shared):
+    """One block's sum of scale * code * activation, as partial sums."""
+    v0, v1, v2, v3 = codes_16(kind, b)
     x0, x1, x2, x3 = in_order(again(x)) if NARROW else shared
     dot = _scaled(_scaled(zero_i32x16(), v0, x0, spread_0_to_3(scales)), v1, x1, spread_4_to_7(scales))
     dot = _scaled(_scaled(dot, v2, x2, spread_8_to_11(scales)), v3, x3, spread_12_to_15(scales))
@@ -185,39 +193,78 @@ def _block_q6(b: int, scales, x: int, shared):
 
 
 @compiled(forceinline=True)
-def _dots_q6(b0, b1, b2, b3, s0, s1, s2, s3, x, shared, asked):
-    """Four blocks' sums of scale * (code, 0..63) * activation."""
+def _dots_16(kind, b0, b1, b2, b3, s0, s1, s2, s3, x, shared, asked):
+    """Four blocks' sums of scale * code * activation."""
     if IN_PAIRS:
-        first = pair_q6(b0, b1, join_i16x16(s0, s1), shared, shared, asked, 0, TIMES)
-        second = pair_q6(b2, b3, join_i16x16(s2, s3), shared, shared, asked, 2, TIMES)
+        first = pair_16(kind, b0, b1, join_i16x16(s0, s1), shared, shared, asked, 0, TIMES)
+        second = pair_16(kind, b2, b3, join_i16x16(s2, s3), shared, shared, asked, 2, TIMES)
         return sums_of_pairs(first, second)
     ask(asked, 0, TIMES)
-    t0 = _block_q6(b0, s0, x, shared)
+    t0 = _block_16(kind, b0, s0, x, shared)
     ask(asked, 1, TIMES)
-    t1 = _block_q6(b1, s1, x, shared)
+    t1 = _block_16(kind, b1, s1, x, shared)
     ask(asked, 2, TIMES)
-    t2 = _block_q6(b2, s2, x, shared)
+    t2 = _block_16(kind, b2, s2, x, shared)
     ask(asked, 3, TIMES)
-    return row_sums(t0, t1, t2, _block_q6(b3, s3, x, shared))
+    return row_sums(t0, t1, t2, _block_16(kind, b3, s3, x, shared))
+
+
+@compiled(forceinline=True)
+def of_each(kind: int, b0, b1, b2, b3, s0, s1, s2, s3, x0, x1, x2, x3):
+    """Four blocks' minima (Q2_K) or scales, times the sums of their activations."""
+    if kind == Q2_K:
+        s0, s1, s2, s3 = q2_minima(b0), q2_minima(b1), q2_minima(b2), q2_minima(b3)
+    return row_sums8(dot_shorts(s0, x0), dot_shorts(s1, x1), dot_shorts(s2, x2), dot_shorts(s3, x3))
+
+
+@compiled(forceinline=True)
+def value_16(kind: int, b0, b1, b2, b3, total, low):
+    """What four blocks are worth before the activations' scale, of `_dots_16` and `of_each`."""
+    if kind == Q2_K:
+        d = gather_halves(b0 + Q2_K_D, b1 + Q2_K_D, b2 + Q2_K_D, b3 + Q2_K_D)
+        at = Q2_K_D + 2
+        dmin = gather_halves(b0 + at, b1 + at, b2 + at, b3 + at)
+        return fnma4(dmin, to_f32x4(low), mul4(d, to_f32x4(total)))
+    at = Q3_K_D if kind == Q3_K else Q6_K_D
+    d = gather_halves(b0 + at, b1 + at, b2 + at, b3 + at)
+    return mul4(d, to_f32x4(sub_i32x4(total, times_i32x4(low, code_offset(kind)))))
+
+
+@compiled(forceinline=True)
+def _quad_16(kind: int, r0: int, r1: int, r2: int, r3: int, groups: int, q: int, scales: int, sums: int,
+             out: int) -> None:
+    acc, size = zero_f32x4(), k_bytes(kind)
+    for g in range(groups):
+        at = g * size
+        b0, b1, b2, b3 = r0 + at, r1 + at, r2 + at, r3 + at
+        x = q + g * GROUP
+        shared = in_order(x)
+        s = load_i16x16(sums + g * SUMS * 2)
+        s0, s1, s2, s3 = scales_16(kind, b0), scales_16(kind, b1), scales_16(kind, b2), scales_16(kind, b3)
+        asked = requests(r0, at, size, groups * size)
+        total = _dots_16(kind, b0, b1, b2, b3, s0, s1, s2, s3, x, shared, asked)
+        low = of_each(kind, b0, b1, b2, b3, s0, s1, s2, s3, s, s, s, s)
+        value = value_16(kind, b0, b1, b2, b3, total, low)
+        acc = fma4(value, splat_f32x4(load_f32(scales + g * 4)), acc)
+    store_f32x4(out, acc)
 
 
 @compiled_once()
 def quad_q6_k(r0: int, r1: int, r2: int, r3: int, groups: int, q: int, scales: int, sums: int,
               out: int) -> None:
     """The same for Q6_K: 16 int8 scales, weights offset by 32."""
-    acc = zero_f32x4()
-    for g in range(groups):
-        at = g * Q6_K_BYTES
-        b0, b1, b2, b3 = r0 + at, r1 + at, r2 + at, r3 + at
-        x = q + g * GROUP
-        shared = in_order(x)
-        s = load_i16x16(sums + g * SUMS * 2)
-        s0, s1 = load_i8_i16x16(b0 + 192), load_i8_i16x16(b1 + 192)
-        s2, s3 = load_i8_i16x16(b2 + 192), load_i8_i16x16(b3 + 192)
-        asked = requests(r0, at, Q6_K_BYTES, groups * Q6_K_BYTES)
-        total = _dots_q6(b0, b1, b2, b3, s0, s1, s2, s3, x, shared, asked)
-        offset = row_sums8(dot_shorts(s0, s), dot_shorts(s1, s), dot_shorts(s2, s), dot_shorts(s3, s))
-        d = gather_halves(b0 + 208, b1 + 208, b2 + 208, b3 + 208)
-        value = mul4(d, to_f32x4(sub_i32x4(total, times32(offset))))
-        acc = fma4(value, splat_f32x4(load_f32(scales + g * 4)), acc)
-    store_f32x4(out, acc)
+    _quad_16(Q6_K, r0, r1, r2, r3, groups, q, scales, sums, out)
+
+
+@compiled_once()
+def quad_q3_k(r0: int, r1: int, r2: int, r3: int, groups: int, q: int, scales: int, sums: int,
+              out: int) -> None:
+    """The same for Q3_K: 16 scales of six bits, weights offset by 4."""
+    _quad_16(Q3_K, r0, r1, r2, r3, groups, q, scales, sums, out)
+
+
+@compiled_once()
+def quad_q2_k(r0: int, r1: int, r2: int, r3: int, groups: int, q: int, scales: int, sums: int,
+              out: int) -> None:
+    """The same for Q2_K: 16 scales and minima of four bits."""
+    _quad_16(Q2_K, r0, r1, r2, r3, groups, q, scales, sums, out)

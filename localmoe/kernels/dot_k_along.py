@@ -10,15 +10,22 @@ from __future__ import annotations
 
 from localmoe.kernels.ahead import ONCE, requests_along
 from localmoe.kernels.dot_along import AT_ONCE, ROWS, keep, sums_of_rows
-from localmoe.kernels.dot_float import Q4_K, Q5_K, Q6_K
+from localmoe.kernels.dot_k import of_each, value_16
 from localmoe.kernels.dot_k_pair import (
+    Q2_K,
+    Q3_K,
+    Q4_K,
     Q4_K_BYTES,
+    Q5_K,
     Q5_K_BYTES,
-    Q6_K_BYTES,
+    Q6_K,
     codes_q4_q5,
+    has_16_scales,
     in_order,
+    k_bytes,
     pair,
-    pair_q6,
+    pair_16,
+    scales_16,
 )
 from localmoe.kernels.geometry import GROUP, SUMS
 from localmoe.kernels.simd import (
@@ -26,7 +33,6 @@ from localmoe.kernels.simd import (
     load_i16x16,
     mul4,
     store_f32x4,
-    sub_i32x4,
     to_f32x4,
 )
 from localmoe.kernels.simd_pairs import (
@@ -39,16 +45,11 @@ from localmoe.kernels.simd_pairs import (
 )
 from localmoe.kernels.simd_quad import (
     dot_minima_along,
-    dot_shorts,
-    gather_halves,
     high_headers,
-    load_i8_i16x16,
     load_sums32_along,
     low_headers,
-    row_sums8,
     start_d,
     start_dmin,
-    times32,
 )
 from quant.compiled import compiled, compiled_once
 
@@ -72,32 +73,29 @@ def _values_q4_q5(five: bool, b0: int, x: int, sums: int, end: int, then: int):
 
 
 @compiled(forceinline=True)
-def _values_q6(b0: int, x: int, sums: int, end: int, then: int):
-    """The same of Q6_K blocks."""
-    size, apart = Q6_K_BYTES, SUMS * 2
+def _values_16(kind: int, b0: int, x: int, sums: int, end: int, then: int):
+    """The same of blocks with 16 scales."""
+    size, apart = k_bytes(kind), SUMS * 2
     b1, b2, b3 = b0 + size, b0 + 2 * size, b0 + 3 * size
-    s0, s1 = load_i8_i16x16(b0 + 192), load_i8_i16x16(b1 + 192)
-    s2, s3 = load_i8_i16x16(b2 + 192), load_i8_i16x16(b3 + 192)
+    s0, s1, s2, s3 = scales_16(kind, b0), scales_16(kind, b1), scales_16(kind, b2), scales_16(kind, b3)
     asked = requests_along(b0, size, end, then)
-    first = pair_q6(b0, b1, join_i16x16(s0, s1), in_order(x), in_order(x + GROUP), asked, 0, ONCE)
-    second = pair_q6(b2, b3, join_i16x16(s2, s3), in_order(x + 2 * GROUP), in_order(x + 3 * GROUP), asked, 2,
-                     ONCE)  # fmt: skip
-    offset = row_sums8(dot_shorts(s0, load_i16x16(sums)), dot_shorts(s1, load_i16x16(sums + apart)),
-                       dot_shorts(s2, load_i16x16(sums + 2 * apart)),
-                       dot_shorts(s3, load_i16x16(sums + 3 * apart)))  # fmt: skip
-    d = gather_halves(b0 + 208, b1 + 208, b2 + 208, b3 + 208)
-    return mul4(d, to_f32x4(sub_i32x4(sums_of_pairs(first, second), times32(offset))))
+    first = pair_16(kind, b0, b1, join_i16x16(s0, s1), in_order(x), in_order(x + GROUP), asked, 0, ONCE)
+    second = pair_16(kind, b2, b3, join_i16x16(s2, s3), in_order(x + 2 * GROUP), in_order(x + 3 * GROUP),
+                     asked, 2, ONCE)  # fmt: skip
+    low = of_each(kind, b0, b1, b2, b3, s0, s1, s2, s3, load_i16x16(sums), load_i16x16(sums + apart),
+                  load_i16x16(sums + 2 * apart), load_i16x16(sums + 3 * apart))  # fmt: skip
+    return value_16(kind, b0, b1, b2, b3, sums_of_pairs(first, second), low)
 
 
 @compiled(forceinline=True)
-def _rows(kind, size, rows, row_bytes, count, cols, x, scales, sums, out, terms, then) -> None:
-    groups, end = cols // GROUP, rows + count * row_bytes
+def _rows(kind, rows, row_bytes, count, cols, x, scales, sums, out, terms, then) -> None:
+    size, groups, end = k_bytes(kind), cols // GROUP, rows + count * row_bytes
     for first in range(0, count, ROWS):
         for row in range(min(ROWS, count - first)):
             b = rows + (first + row) * row_bytes
             for g in range(0, groups, AT_ONCE):
-                if kind == Q6_K:
-                    values = _values_q6(b + g * size, x + g * GROUP, sums + g * SUMS * 2, end, then)
+                if has_16_scales(kind):
+                    values = _values_16(kind, b + g * size, x + g * GROUP, sums + g * SUMS * 2, end, then)
                 else:
                     values = _values_q4_q5(kind == Q5_K, b + g * size, x + g * GROUP, sums + g * SUMS * 2,
                                            end, then)  # fmt: skip
@@ -111,8 +109,12 @@ def rows_along_k(kind, rows, row_bytes, count, cols, x, scales, sums, out, terms
     them may be written. terms: 16 bytes for each group of a row. then: what is read after these rows.
     """
     if kind == Q4_K:
-        _rows(Q4_K, Q4_K_BYTES, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)
+        _rows(Q4_K, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)
     elif kind == Q5_K:
-        _rows(Q5_K, Q5_K_BYTES, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)
+        _rows(Q5_K, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)
+    elif kind == Q6_K:
+        _rows(Q6_K, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)
+    elif kind == Q3_K:
+        _rows(Q3_K, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)
     else:
-        _rows(Q6_K, Q6_K_BYTES, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)
+        _rows(Q2_K, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)

@@ -24,9 +24,58 @@ from localmoe.kernels.simd_bits import (
     upper_nibbles,
 )
 from localmoe.kernels.simd_pairs import pair_0_to_3, pair_4_to_7, pair_8_to_11, pair_12_to_15, scaled_pair
+from localmoe.kernels.simd_planes import (
+    planes_0_2,
+    planes_4_6,
+    q2_scales,
+    q3_scales,
+    third_0_1,
+    third_2_3,
+    third_4_5,
+    third_6_7,
+)
+from localmoe.kernels.simd_quad import load_i8_i16x16
 from quant.compiled import compiled
 
-Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES = 144, 176, 210
+Q2_K, Q3_K, Q4_K, Q5_K, Q6_K = 10, 11, 12, 13, 14  # ggml's type numbers
+Q2_K_BYTES, Q3_K_BYTES, Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES = 84, 110, 144, 176, 210  # of one block
+Q2_K_D, Q3_K_D, Q6_K_D = 80, 108, 208  # where d stands in it; Q2_K's dmin follows
+
+
+@compiled(forceinline=True)
+def k_bytes(kind: int) -> int:
+    """Bytes of a K-quant's block."""
+    if kind == Q2_K:
+        return Q2_K_BYTES
+    if kind == Q3_K:
+        return Q3_K_BYTES
+    if kind == Q4_K:
+        return Q4_K_BYTES
+    return Q5_K_BYTES if kind == Q5_K else Q6_K_BYTES
+
+
+@compiled(forceinline=True)
+def is_k(kind: int) -> bool:
+    """Whether the type is a K-quant."""
+    return kind >= Q2_K and kind <= Q6_K
+
+
+@compiled(forceinline=True)
+def has_16_scales(kind: int) -> bool:
+    """Whether 16 weights share a scale, and codes come in order; of the other K-quants 32 do."""
+    return kind == Q2_K or kind == Q3_K or kind == Q6_K
+
+
+@compiled(forceinline=True)
+def has_minima(kind: int) -> bool:
+    """Whether sub-blocks have a minimum; the codes of the other K-quants have an offset."""
+    return kind != Q3_K and kind != Q6_K
+
+
+@compiled(forceinline=True)
+def code_offset(kind: int) -> int:
+    """What the codes of Q3_K and Q6_K stand above the weights."""
+    return 4 if kind == Q3_K else 32
 
 
 @compiled(forceinline=True)
@@ -60,8 +109,16 @@ def codes_q4_q5(five: bool, b: int):
 
 
 @compiled(forceinline=True)
-def codes_q6(b: int):
-    """A block's 256 codes, 0..63, in order."""
+def codes_16(kind: int, b: int):
+    """The 256 codes of a block with 16 scales, in order: of two bits, three or six."""
+    if kind == Q2_K:
+        first, second = load_i8x32(b + 16), load_i8x32(b + 48)
+        return planes_0_2(first), planes_4_6(first), planes_0_2(second), planes_4_6(second)
+    if kind == Q3_K:
+        first, second, third = load_i8x32(b + 32), load_i8x32(b + 64), load_i8x32(b)
+        return (or_bytes(planes_0_2(first), third_0_1(third)), or_bytes(planes_4_6(first), third_2_3(third)),
+                or_bytes(planes_0_2(second), third_4_5(third)),
+                or_bytes(planes_4_6(second), third_6_7(third)))  # fmt: skip
     first, second = load_i8x64(b), load_i8x64(b + 64)
     upper0, upper1 = load_i8x32(b + 128), load_i8x32(b + 160)
     return (or_bytes(low_nibbles(first), upper_0_2(upper0)),
@@ -87,7 +144,15 @@ def pair(v, w, x, y, s0, s1, s2, s3, asked, quarter, times):
 
 
 @compiled(forceinline=True)
-def pair_q6(b: int, c: int, scales, x, y, asked, quarter, times):
-    """The same of the Q6_K blocks at b and c; scales: 16 of each."""
-    return pair(codes_q6(b), codes_q6(c), x, y, pair_0_to_3(scales), pair_4_to_7(scales),
+def scales_16(kind: int, b: int):
+    """Their 16 scales, as int16."""
+    if kind == Q2_K:
+        return q2_scales(b)
+    return q3_scales(b + 96) if kind == Q3_K else load_i8_i16x16(b + 192)
+
+
+@compiled(forceinline=True)
+def pair_16(kind: int, b: int, c: int, scales, x, y, asked, quarter, times):
+    """The same of the blocks at b and c, with 16 scales of each."""
+    return pair(codes_16(kind, b), codes_16(kind, c), x, y, pair_0_to_3(scales), pair_4_to_7(scales),
                 pair_8_to_11(scales), pair_12_to_15(scales), asked, quarter, times)  # fmt: skip

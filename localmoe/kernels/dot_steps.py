@@ -22,8 +22,9 @@ from localmoe.kernels.simd_tile import as_i16x32, splat_4_bytes, twice_i16
 from quant.compiled import compiled
 
 IN_RUNS = FORM == "avx2"
-# Steps whose sums of two products stay below 2**15: 2 * 127 * (15, 31 or 63) each.
-RUN_4, RUN_5, RUN_Q6 = 8, 4, 2
+# Steps whose sums of two products stay below 2**15, 2 * 127 * (15, 31 or 63) each; of codes of up to three
+# bits as many as share a scale.
+RUN_3, RUN_4, RUN_5, RUN_Q6 = 4, 8, 4, 2
 
 
 @compiled(forceinline=True)

@@ -11,8 +11,22 @@ the same order.
 from __future__ import annotations
 
 from localmoe.kernels.ahead import prefetch_lines
-from localmoe.kernels.dot_k_pair import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES
-from localmoe.kernels.dot_steps import IN_RUNS, RUN_4, RUN_5, RUN_Q6, scaled4
+from localmoe.kernels.dot_k_pair import (
+    Q2_K,
+    Q2_K_D,
+    Q3_K,
+    Q3_K_D,
+    Q4_K,
+    Q5_K,
+    Q6_K,
+    Q6_K_D,
+    code_offset,
+    codes_16,
+    has_16_scales,
+    has_minima,
+    k_bytes,
+)
+from localmoe.kernels.dot_steps import IN_RUNS, RUN_3, RUN_4, RUN_5, RUN_Q6, scaled4
 from localmoe.kernels.geometry import (
     GROUP,
     LOWS,
@@ -54,6 +68,7 @@ from localmoe.kernels.simd import (
 )
 from localmoe.kernels.simd_dot import dot_pairs
 from localmoe.kernels.simd_formats import bit_planes, k_minima, k_scales, nibbles, two_bits
+from localmoe.kernels.simd_planes import q2_minima32, q2_scales32, q3_scales32
 from localmoe.kernels.simd_quad import again
 from localmoe.kernels.simd_tile import (
     double_lanes,
@@ -62,8 +77,6 @@ from localmoe.kernels.simd_tile import (
     transpose16,
 )
 from quant.compiled import compiled, compiled_once
-
-Q4_K, Q5_K, Q6_K = 12, 13, 14
 
 
 @compiled(forceinline=True)
@@ -89,7 +102,23 @@ def _unpack_k(kind: int, b: int, row: int, tile: int) -> None:
         signed = load_i8_i32x16(b + 192)
         store_i32x16(scales, signed)
         store_i32x16(lows, pack_pairs(mul_i32x16(signed, splat_i32x16(32))))
-        store_f32(tile + D + row * 4, load_f16(b + 208))
+        store_f32(tile + D + row * 4, load_f16(b + Q6_K_D))
+        return
+    if kind == Q3_K:
+        v0, v1, v2, v3 = codes_16(Q3_K, b)
+        store_row(codes, v0, v1, v2, v3)
+        signed = q3_scales32(b + 96)
+        store_i32x16(scales, signed)
+        store_i32x16(lows, pack_pairs(mul_i32x16(signed, splat_i32x16(code_offset(Q3_K)))))
+        store_f32(tile + D + row * 4, load_f16(b + Q3_K_D))
+        return
+    if kind == Q2_K:
+        v0, v1, v2, v3 = codes_16(Q2_K, b)
+        store_row(codes, v0, v1, v2, v3)
+        store_i32x16(scales, q2_scales32(b))
+        store_i32x16(lows, pack_pairs(q2_minima32(b)))
+        store_f32(tile + D + row * 4, load_f16(b + Q2_K_D))
+        store_f32(tile + M + row * 4, -load_f16(b + Q2_K_D + 2))
         return
     if kind == Q4_K:
         at = b + 16
@@ -130,9 +159,9 @@ def _low(lows: int, sums: int):
 
 
 @compiled(forceinline=True)
-def _finish_k(six: bool, tile: int, total, low, scale: int, acc: int, first: bool) -> None:
+def _finish_k(minima: bool, tile: int, total, low, scale: int, acc: int, first: bool) -> None:
     d = load_f32x16(tile + D)
-    if six:
+    if not minima:
         value = mul16(d, to_f32x16(sub_i32x16(total, low)))
     else:
         value = fma16(load_f32x16(tile + M), to_f32x16(low), mul16(d, to_f32x16(total)))
@@ -141,22 +170,22 @@ def _finish_k(six: bool, tile: int, total, low, scale: int, acc: int, first: boo
 
 
 @compiled(forceinline=True)
-def finish4_k(six: bool, tile: int, s0, s1, s2, s3, n0: int, n1: int, n2: int, n3: int, scales: int,
+def finish4_k(minima: bool, tile: int, s0, s1, s2, s3, n0: int, n1: int, n2: int, n3: int, scales: int,
               sums: int, t: int, tokens: int, acc: int, first: bool) -> None:
     """Adds a group's terms to four tokens' sums, `t` the first of them: their integers are s0..s3, their
-    groups n0..n3.
+    groups n0..n3. minima: else the tile's lows are the codes' offset.
     """
     lows, wide = tile + LOWS, SUMS * 2
     low0, low1 = _low(lows, sums + n0 * wide), _low(lows, sums + n1 * wide)
     low2, low3 = _low(lows, sums + n2 * wide), _low(lows, sums + n3 * wide)
     at = acc + t * 64
-    _finish_k(six, tile, s0, low0, scales + n0 * 4, at, first)
+    _finish_k(minima, tile, s0, low0, scales + n0 * 4, at, first)
     if t + 1 < tokens:
-        _finish_k(six, tile, s1, low1, scales + n1 * 4, at + 64, first)
+        _finish_k(minima, tile, s1, low1, scales + n1 * 4, at + 64, first)
     if t + 2 < tokens:
-        _finish_k(six, tile, s2, low2, scales + n2 * 4, at + 128, first)
+        _finish_k(minima, tile, s2, low2, scales + n2 * 4, at + 128, first)
     if t + 3 < tokens:
-        _finish_k(six, tile, s3, low3, scales + n3 * 4, at + 192, first)
+        _finish_k(minima, tile, s3, low3, scales + n3 * 4, at + 192, first)
 
 
 @compiled(forceinline=True)
@@ -171,10 +200,10 @@ def four_groups(index: int, t: int, tokens: int, groups: int, g: int):
 
 
 @compiled(forceinline=True)
-def _tokens_k(six: bool, run: int, tile: int, groups: int, g: int, q: int, scales: int, sums: int, index: int,
+def _tokens_k(kind: int, run: int, tile: int, groups: int, g: int, q: int, scales: int, sums: int, index: int,
               tokens: int, acc: int):
     """Multiplies the panel with every token's group g, four tokens at a time. run: as for `scaled4`."""
-    subs, steps = (16, 4) if six else (8, 8)
+    subs, steps = (16, 4) if has_16_scales(kind) else (8, 8)
     for t in range(0, tokens, 4):
         n0, n1, n2, n3 = four_groups(index, t, tokens, groups, g)
         q0, q1, q2, q3 = q + n0 * GROUP, q + n1 * GROUP, q + n2 * GROUP, q + n3 * GROUP
@@ -183,22 +212,24 @@ def _tokens_k(six: bool, run: int, tile: int, groups: int, g: int, q: int, scale
             at, scale = sub * steps * 4, tile + SCALES + sub * 64
             s0, s1, s2, s3 = scaled4(run, tile + PANEL + at * TILE, steps, q0 + at, q1 + at, q2 + at, q3 + at,
                                      scale, s0, s1, s2, s3)  # fmt: skip
-        finish4_k(six, tile, s0, s1, s2, s3, n0, n1, n2, n3, scales, sums, t, tokens, acc, g == 0)
+        finish4_k(has_minima(kind), tile, s0, s1, s2, s3, n0, n1, n2, n3, scales, sums, t, tokens, acc,
+                  g == 0)  # fmt: skip
 
 
 @compiled_once()
 def tile_k(kind, rows, row_bytes, count, cols, q, scales, sums, index, tokens, acc, tile) -> None:
-    """acc [tokens, 16] = rows · x[index]: `count` ≤ 16 rows of Q4_K, Q5_K or Q6_K. `tile`: TILE_BYTES of
-    scratch.
-    """
-    groups = cols // GROUP
-    size = Q6_K_BYTES if kind == Q6_K else (Q5_K_BYTES if kind == Q5_K else Q4_K_BYTES)
+    """acc [tokens, 16] = rows · x[index]: `count` ≤ 16 rows of a K-quant. `tile`: TILE_BYTES of scratch."""
+    groups, size = cols // GROUP, k_bytes(kind)
     for g in range(groups):
         prefetch_lines(rows + TILE * row_bytes + g * TILE * size, TILE * size)  # of the next sixteen rows
         build_k(kind, rows, row_bytes, count, g * size, tile)
         if kind == Q6_K:
-            _tokens_k(True, RUN_Q6, tile, groups, g, q, scales, sums, index, tokens, acc)
+            _tokens_k(Q6_K, RUN_Q6, tile, groups, g, q, scales, sums, index, tokens, acc)
+        elif kind == Q3_K:
+            _tokens_k(Q3_K, RUN_3, tile, groups, g, q, scales, sums, index, tokens, acc)
+        elif kind == Q2_K:
+            _tokens_k(Q2_K, RUN_3, tile, groups, g, q, scales, sums, index, tokens, acc)
         elif IN_RUNS and kind == Q5_K:
-            _tokens_k(False, RUN_5, tile, groups, g, q, scales, sums, index, tokens, acc)
+            _tokens_k(Q5_K, RUN_5, tile, groups, g, q, scales, sums, index, tokens, acc)
         else:
-            _tokens_k(False, RUN_4, tile, groups, g, q, scales, sums, index, tokens, acc)
+            _tokens_k(Q4_K, RUN_4, tile, groups, g, q, scales, sums, index, tokens, acc)

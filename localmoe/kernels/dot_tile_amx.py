@@ -11,8 +11,8 @@ tokens meet sixteen rows in one instruction. The float32 steps that follow are `
 from __future__ import annotations
 
 from localmoe.kernels.ahead import prefetch_lines
-from localmoe.kernels.dot_k_pair import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES
-from localmoe.kernels.dot_tile import Q5_K, Q6_K, build_k, finish4_k, four_groups
+from localmoe.kernels.dot_k_pair import has_16_scales, has_minima, k_bytes
+from localmoe.kernels.dot_tile import build_k, finish4_k, four_groups
 from localmoe.kernels.geometry import (
     AMX_CONFIG,
     AMX_TOKENS,
@@ -80,7 +80,7 @@ def _configure(at: int) -> None:
 def _build(kind: int, rows: int, row_bytes: int, count: int, offset: int, tile: int, high: int) -> None:
     """As `dot_tile.build_k`, but with scale * code: low bytes in the panel, the bytes above in `high`."""
     build_k(kind, rows, row_bytes, count, offset, tile)
-    steps = 4 if kind == Q6_K else 8  # of four codes with one scale
+    steps = 4 if has_16_scales(kind) else 8  # of four codes with one scale
     for sub in range(64 // steps):
         scales = twice_i16(load_i32x16(tile + SCALES + sub * 64))
         for step in range(sub * steps, (sub + 1) * steps):
@@ -130,7 +130,7 @@ def _total(at: int):
 
 
 @compiled(forceinline=True)
-def _tokens(six: bool, tile: int, groups: int, g: int, q: int, scales: int, sums: int, index: int,
+def _tokens(minima: bool, tile: int, groups: int, g: int, q: int, scales: int, sums: int, index: int,
             tokens: int, acc: int, other: int) -> None:
     second, more = tile + TILE_BYTES, tile + 2 * TILE_BYTES
     for first in range(0, tokens, TILE):
@@ -140,10 +140,10 @@ def _tokens(six: bool, tile: int, groups: int, g: int, q: int, scales: int, sums
         for t in range(first, min(first + TILE, tokens), 4):
             n0, n1, n2, n3 = four_groups(index, t, tokens, groups, g)
             at = more + AMX_TOTALS + (t - first) * 64
-            finish4_k(six, tile, _total(at), _total(at + 64), _total(at + 128), _total(at + 192), n0, n1, n2,
-                      n3, scales, sums, t, tokens, acc, g == 0)  # fmt: skip
+            finish4_k(minima, tile, _total(at), _total(at + 64), _total(at + 128), _total(at + 192), n0, n1,
+                      n2, n3, scales, sums, t, tokens, acc, g == 0)  # fmt: skip
             at += 2048
-            finish4_k(six, second, _total(at), _total(at + 64), _total(at + 128), _total(at + 192), n0, n1,
+            finish4_k(minima, second, _total(at), _total(at + 64), _total(at + 128), _total(at + 192), n0, n1,
                       n2, n3, scales, sums, t, tokens, other, g == 0)  # fmt: skip
 
 
@@ -151,8 +151,7 @@ def _tokens(six: bool, tile: int, groups: int, g: int, q: int, scales: int, sums
 def tile_k_amx(kind, rows, count, second, second_count, row_bytes, cols, q, scales, sums, index, tokens, acc,
                other, tile) -> None:
     """As `dot_tile_pair.tile_k_pair`. `tile`: 2 * TILE_BYTES + AMX_BYTES of scratch."""
-    groups = cols // GROUP
-    size = Q6_K_BYTES if kind == Q6_K else (Q5_K_BYTES if kind == Q5_K else Q4_K_BYTES)
+    groups, size = cols // GROUP, k_bytes(kind)
     tile_bytes = TILE * row_bytes
     following = 2 * tile_bytes if second == rows + tile_bytes else tile_bytes  # to the tiles of the next call
     more = tile + 2 * TILE_BYTES
@@ -162,7 +161,7 @@ def tile_k_amx(kind, rows, count, second, second_count, row_bytes, cols, q, scal
         prefetch_lines(second + following + g * TILE * size, TILE * size)
         _build(kind, rows, row_bytes, count, g * size, tile, more + HIGH_PANELS)
         _build(kind, second, row_bytes, second_count, g * size, tile + TILE_BYTES, more + HIGH_PANELS + 4096)
-        if kind == Q6_K:
+        if has_minima(kind):
             _tokens(True, tile, groups, g, q, scales, sums, index, tokens, acc, other)
         else:
             _tokens(False, tile, groups, g, q, scales, sums, index, tokens, acc, other)

@@ -7,8 +7,8 @@ each tile's operations and their order are those of `dot_tile`, so the bits are 
 from __future__ import annotations
 
 from localmoe.kernels.ahead import prefetch_lines
-from localmoe.kernels.dot_k_pair import Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES
-from localmoe.kernels.dot_tile import Q5_K, Q6_K, build_k, finish4_k, four_groups
+from localmoe.kernels.dot_k_pair import Q2_K, Q3_K, Q4_K, Q6_K, has_16_scales, has_minima, k_bytes
+from localmoe.kernels.dot_tile import build_k, finish4_k, four_groups
 from localmoe.kernels.geometry import GROUP, PANEL, SCALES, TILE, TILE_BYTES
 from localmoe.kernels.simd import (
     AVX512,
@@ -31,10 +31,10 @@ def _scaled(total, dots, scale):
 
 
 @compiled(forceinline=True)
-def _tokens_k(six: bool, tile: int, groups: int, g: int, q: int, scales: int, sums: int, index: int,
+def _tokens_k(kind: int, tile: int, groups: int, g: int, q: int, scales: int, sums: int, index: int,
               tokens: int, acc: int, other: int) -> None:
     """Multiplies both panels with every token's group g, four tokens at a time."""
-    subs, steps = (16, 4) if six else (8, 8)
+    subs, steps = (16, 4) if has_16_scales(kind) else (8, 8)
     for t in range(0, tokens, 4):
         n0, n1, n2, n3 = four_groups(index, t, tokens, groups, g)
         q0, q1, q2, q3 = q + n0 * GROUP, q + n1 * GROUP, q + n2 * GROUP, q + n3 * GROUP
@@ -58,19 +58,19 @@ def _tokens_k(six: bool, tile: int, groups: int, g: int, q: int, scales: int, su
             scale = load_i32x16(tile + TILE_BYTES + SCALES + sub * 64)
             s0, s1 = _scaled(s0, b0, scale), _scaled(s1, b1, scale)
             s2, s3 = _scaled(s2, b2, scale), _scaled(s3, b3, scale)
-        finish4_k(six, tile, r0, r1, r2, r3, n0, n1, n2, n3, scales, sums, t, tokens, acc, g == 0)
-        finish4_k(six, tile + TILE_BYTES, s0, s1, s2, s3, n0, n1, n2, n3, scales, sums, t, tokens, other,
+        finish4_k(has_minima(kind), tile, r0, r1, r2, r3, n0, n1, n2, n3, scales, sums, t, tokens, acc,
                   g == 0)  # fmt: skip
+        finish4_k(has_minima(kind), tile + TILE_BYTES, s0, s1, s2, s3, n0, n1, n2, n3, scales, sums, t,
+                  tokens, other, g == 0)  # fmt: skip
 
 
 @compiled_once()
 def tile_k_pair(kind, rows, count, second, second_count, row_bytes, cols, q, scales, sums, index, tokens, acc,
                 other, tile) -> None:
     """acc [tokens, 16] = `count` rows · x[index], other [tokens, 16] = `second_count` other rows · x[index],
-    all of one type: Q4_K, Q5_K or Q6_K. `tile`: 2 * TILE_BYTES of scratch.
+    all of one K-quant. `tile`: 2 * TILE_BYTES of scratch.
     """
-    groups = cols // GROUP
-    size = Q6_K_BYTES if kind == Q6_K else (Q5_K_BYTES if kind == Q5_K else Q4_K_BYTES)
+    groups, size = cols // GROUP, k_bytes(kind)
     tile_bytes = TILE * row_bytes
     following = 2 * tile_bytes if second == rows + tile_bytes else tile_bytes  # to the tiles of the next call
     for g in range(groups):
@@ -79,6 +79,10 @@ def tile_k_pair(kind, rows, count, second, second_count, row_bytes, cols, q, sca
         build_k(kind, rows, row_bytes, count, g * size, tile)
         build_k(kind, second, row_bytes, second_count, g * size, tile + TILE_BYTES)
         if kind == Q6_K:
-            _tokens_k(True, tile, groups, g, q, scales, sums, index, tokens, acc, other)
+            _tokens_k(Q6_K, tile, groups, g, q, scales, sums, index, tokens, acc, other)
+        elif kind == Q3_K:
+            _tokens_k(Q3_K, tile, groups, g, q, scales, sums, index, tokens, acc, other)
+        elif kind == Q2_K:
+            _tokens_k(Q2_K, tile, groups, g, q, scales, sums, index, tokens, acc, other)
         else:
-            _tokens_k(False, tile, groups, g, q, scales, sums, index, tokens, acc, other)
+            _tokens_k(Q4_K, tile, groups, g, q, scales, sums, index, tokens, acc, other)

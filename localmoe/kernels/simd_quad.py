@@ -21,6 +21,7 @@ from localmoe.kernels.simd import (
     _load,
     _pointer,
     _shuffle,
+    _splat,
     _split,
     define,
     f32x4,
@@ -284,5 +285,5 @@ def _sums32_along(builder: Any, address: Any) -> Any:
 load_sums32 = define(i16x8(types.int64), _sums32)
 load_sums32_along = define(i16x32(types.int64), _sums32_along)
 dot_shorts = define(i32x8(i16x16, i16x16), _dot_shorts)
-times32 = define(i32x4(i32x4), lambda b, v: b.shl(v, _constant(v.type, 5)))
+times_i32x4 = define(i32x4(i32x4, types.int64), lambda b, v, n: b.mul(v, _splat(b, b.trunc(n, _I32), 4)))
 gather_halves = define(f32x4(*_four_addresses), lambda b, *rows: _f16_to_f32(b, _gather(b, _I16, list(rows))))

@@ -31,11 +31,10 @@ def random_blocks(name: str, rows: int, cols: int, rng: np.random.Generator) -> 
     if name in FLOAT_TYPES:
         return kind.encode(rng.standard_normal((rows, cols)).astype(np.float32))
     blocks = rng.integers(0, 256, (rows, cols // kind.block_size, kind.block_bytes), dtype=np.uint8)
-    halves = {"q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,), "q4_1": (0, 2), "q5_1": (0, 2)}.get(name, (0,))
     if name == "mxfp4":
         blocks[..., 0] = rng.integers(118, 125, blocks.shape[:2])
         return blocks.reshape(rows, -1)
-    for at in halves:
+    for at in kind.halves:
         scales = (rng.standard_normal(blocks.shape[:2]) * 0.01).astype(np.float16)
         blocks[..., at : at + 2] = scales[..., None].view(np.uint8)
     return blocks.reshape(rows, -1)

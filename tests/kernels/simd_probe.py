@@ -16,7 +16,9 @@ from localmoe.kernels.orders import LONE, ORDERS, int8_rows
 from quant.blocks import FORMATS
 
 INSTRUCTIONS = ("vpdpbusd", "vpmaddubsw", "pmaddubsw", "zmm", "ymm", "{vex}")
-QUANTIZED = ("q4_k", "q5_k", "q6_k", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "mxfp4")
+QUANTIZED = (
+    "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "mxfp4",
+)  # fmt: skip
 
 
 def address(array: np.ndarray) -> int:
@@ -85,7 +87,7 @@ def random_blocks(name: str, cols: int, rng: np.random.Generator) -> np.ndarray:
     if name == "mxfp4":
         blocks[..., 0] = rng.integers(0, 125, blocks.shape[:2])  # subnormal too
         return blocks.reshape(8, -1)
-    for at in {"q6_k": (208,), "q4_0": (0,), "q5_0": (0,), "q8_0": (0,), "iq4_nl": (0,)}.get(name, (0, 2)):
+    for at in kind.halves:
         scales = (rng.standard_normal(blocks.shape[:2]) * 0.01).astype(np.float16)
         blocks[..., at : at + 2] = scales[..., None].view(np.uint8)
     return blocks.reshape(8, -1)

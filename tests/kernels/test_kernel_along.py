@@ -9,8 +9,9 @@ from kernel_rows import QUANTIZED, address, quantized_activations, random_blocks
 from localmoe.kernels.ahead import ALONG
 from localmoe.kernels.dot import reads_along
 from localmoe.kernels.dot_blocks_along import rows_along_blocks
-from localmoe.kernels.dot_float import F32, Q4_K, Q5_K, Q6_K
+from localmoe.kernels.dot_float import F32
 from localmoe.kernels.dot_k_along import rows_along_k
+from localmoe.kernels.dot_k_pair import Q4_K, is_k
 from localmoe.kernels.geometry import LEVELS, SUMS
 from localmoe.kernels.orders import HALVES, LONE, ORDERS, PLACES, SUB_BLOCKS, int8_rows, reorder
 from quant.blocks import FORMATS
@@ -21,7 +22,7 @@ link(rows_along_k, rows_along_blocks)
 
 @compiled("void(" + ", ".join(["int64"] * 12) + ")")
 def _along(kind, rows, row_bytes, count, cols, table, x, scales, sums, out, terms, then):
-    if kind in (Q4_K, Q5_K, Q6_K):
+    if is_k(kind):
         rows_along_k(kind, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)
     else:
         rows_along_blocks(kind, rows, row_bytes, count, cols, table, x, scales, sums, out, terms, then)
@@ -29,7 +30,7 @@ def _along(kind, rows, row_bytes, count, cols, table, x, scales, sums, out, term
 
 def in_order_of(name, memory, row):
     """A row's activations as a type meets them."""
-    if name in ("q6_k", "q8_0"):
+    if name in ("q2_k", "q3_k", "q6_k", "q8_0"):
         return int8_rows(memory)[row]
     order = SUB_BLOCKS if name in ("q4_k", "q5_k") else HALVES
     return memory[LONE * ORDERS - 1 - (row * ORDERS + order)]

@@ -97,9 +97,8 @@ def test_largest_codes_and_activations_do_not_overflow(name, rng):
     x = np.ones((2, cols), np.float32)
     x[1] = -1
     blocks = random_blocks(name, 3, cols, rng).reshape(3, -1, FORMATS[name].block_bytes)
-    with_minimum = name in ("q4_k", "q5_k", "q4_1", "q5_1")
-    size = 4 if with_minimum else 1 if name == "mxfp4" else 2
-    scales = slice(208, 210) if name == "q6_k" else slice(0, size)
+    first, *_ = halves = FORMATS[name].halves or (0,)
+    scales = slice(first, first + (1 if name == "mxfp4" else 2 * len(halves)))
     kept = blocks[..., scales].copy()
     blocks[0], blocks[1], blocks[2] = 0xFF, 0x7F, 0x80
     blocks[..., scales] = kept

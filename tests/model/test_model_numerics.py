@@ -29,7 +29,7 @@ def in_pieces(decoder: Decoder, ids: list[int], sizes: list[int]) -> np.ndarray:
     return np.concatenate([decoder.extend_all(part.tolist()) for part in parts])
 
 
-@pytest.mark.parametrize("kind", ["q4_k", "q4_0", "dense", "windowed", "qwen3", "gpt-oss"])
+@pytest.mark.parametrize("kind", ["q4_k", "small", "q4_0", "dense", "windowed", "qwen3", "gpt-oss"])
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
 def test_chunks_and_threads_change_nothing(kind, kv_type, tiny):
     ids = ids_of(LONG)
@@ -43,7 +43,7 @@ def test_chunks_and_threads_change_nothing(kind, kv_type, tiny):
             np.testing.assert_array_equal(in_pieces(model.decoder(), ids, sizes), whole)
 
 
-@pytest.mark.parametrize("kind", ["q4_k", "windowed", "qwen3", "gpt-oss"])
+@pytest.mark.parametrize("kind", ["q4_k", "small", "windowed", "qwen3", "gpt-oss"])
 def test_decoding_is_prefill_one_token_at_a_time(kind, tiny):
     ids = ids_of(LONG, 1)
     with localmoe.load(tiny(kind), threads=2) as model:

@@ -60,14 +60,18 @@ def test_logits_are_those_of_transformers(kind, saved, tmp_path):
     agree(converted(directory, tmp_path / "m.gguf", "f32"), expected, 1e-4)
 
 
-@pytest.mark.parametrize("kind", ["qwen3moe", "qwen3"])
-def test_logits_of_qwen3_are_those_of_transformers(kind, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "types"),
+    [("qwen3moe", {"": "q8_0", "ffn_down": "q6_k"}), ("qwen3", {"": "q8_0", "ffn_down": "q6_k"}),
+     ("qwen3moe", {"": "q3_k", "ffn_down": "q2_k", "embd": "q2_k"})],
+)  # fmt: skip
+def test_logits_of_qwen3_are_those_of_transformers(kind, types, tmp_path):
     """Quantized weights which transformers gets dequantized; the routing of 40 experts is a job."""
     experts = {"expert_count": 40, "expert_used_count": 5, "expert_feed_forward_length": 256}
     if kind == "qwen3":
         experts = {"expert_count": None, "expert_used_count": None}
     values = metadata(kind, key_length=128, value_length=128, dimension_count=128, **experts)
-    path = write_model(tmp_path / "m.gguf", values, {"": "q8_0", "ffn_down": "q6_k"})
+    path = write_model(tmp_path / "m.gguf", values, types)
     model = transformers_model(kind)
     load_weights(model, path)
     expected, _ = transformers_logits(model, IDS)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quant.block_format import BlockFormat
 from quant.blocks import FORMATS
 from quant.families import FAMILIES
 from quant.gguf import GGUFFile, GGUFWriter
@@ -129,8 +130,22 @@ def write_model(
                 spread = 1.5 if "ffn_gate_inp" in name or "embd" in name else 3.0
                 x = rng.standard_normal(shape) * spread / np.sqrt(shape[-1])
                 x = (1 + 0.1 * x if "norm" in name else x).astype(np.float32)
-            file.write(name, FORMATS[kind_of(name, shape, types)].encode(x.reshape(-1, shape[-1])))
+            file.write(name, rows_of(FORMATS[kind_of(name, shape, types)], x.reshape(-1, shape[-1]), rng))
     return path
+
+
+def rows_of(kind: BlockFormat, x: Floats, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """x in that format; random blocks of as large weights where it can only be read."""
+    if kind.writable:
+        return kind.encode(x)
+    blocks = rng.integers(0, 256, (x.size // kind.block_size, kind.block_bytes), dtype=np.uint8)
+    for place, factor in zip(kind.halves, (1.0, 1.5), strict=False):  # Q2_K's minima, to be around zero
+        blocks[:, place : place + 2] = np.full(len(blocks), factor, np.float16)[:, None].view(np.uint8)
+    spread = kind.decode(blocks).std()
+    for place, factor in zip(kind.halves, (1.0, 1.5), strict=False):
+        scale = np.full(len(blocks), factor * x.std() / spread, np.float16)
+        blocks[:, place : place + 2] = scale[:, None].view(np.uint8)
+    return blocks.reshape(len(x), -1)
 
 
 def split_model(path: Path, *starts: int, stem: Path | None = None) -> list[Path]:
