@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from localmoe.cgroups import free_in_groups
 from localmoe.errors import UsageError
 from localmoe.experts.layout import ExpertLayout, SizeClass
 from localmoe.experts.sizes import format_size, round_up_setting
@@ -228,7 +229,14 @@ def spread(layout: ExpertLayout, nbytes: int) -> tuple[int, ...]:
 
 
 def available_memory() -> int | None:
-    """Bytes of memory that this machine could give without swapping; None where the system does not say."""
+    """Bytes of memory that this process could get without swapping: of the machine's, and of what its
+    control groups (a container's, say) may use; None where the system does not say.
+    """
+    known = [free for free in (_free_of_machine(), free_in_groups()) if free is not None]
+    return min(known, default=None)
+
+
+def _free_of_machine() -> int | None:
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
