@@ -8,6 +8,7 @@ Source: the kernel's Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -53,10 +54,10 @@ def hierarchies(proc: Path = PROC) -> Iterator[Hierarchy]:
              if number == "0" or "memory" in controllers.split(",")}  # fmt: skip
     for line in mounts:
         place, _, kind = line.partition(" - ")
-        root, mount = place.split()[3:5]
-        system, _, options = kind.split(None, 2)
+        system, *_, options = kind.split() or ["", ""]
         controller = {"cgroup": "memory", "cgroup2": ""}.get(system)
         if controller in paths and (not controller or controller in options.split(",")):
+            root, mount = place.split()[3:5]
             yield Hierarchy(Path(mount), _inside(Path(mount), root, paths[controller]), not controller)
 
 
@@ -67,7 +68,7 @@ def _inside(mount: Path, root: str, path: str) -> Path:
     group = PurePosixPath(path)
     below = group.relative_to(root) if group.is_relative_to(root) else group.relative_to("/")
     own = mount / below
-    return own if ".." not in below.parts and own.is_dir() else mount
+    return own if ".." not in below.parts and os.path.isdir(own) else mount
 
 
 def _room(group: Path, unified: bool) -> int | None:

@@ -40,6 +40,7 @@ def process(tmp_path: Path, unified: bool, own: str, root: str = "/") -> tuple[P
         "23 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw",
         f"35 31 0:32 {root} {mount} rw,relatime shared:9 - {kind}",
         f"36 31 0:33 / {tmp_path} rw,relatime - cgroup cgroup rw,cpu,cpuacct",
+        "37 31 0:34 / /nameless rw - tmpfs  rw",
     ]
     (proc / "mountinfo").write_text("\n".join(lines) + "\n")
     groups = "0::" + own if unified else f"4:memory:{own}\n1:cpu,cpuacct:/elsewhere\n0::/"
