@@ -3,9 +3,12 @@
     PEER/bin/python benchmarks/llama_cpp_peer.py speed FILE --prompt 512 --generate 32 --threads 2 --repack 0
     PEER/bin/python benchmarks/llama_cpp_peer.py grammar FILE RULES.gbnf --prompt 64 --threads 2 --repack 0
     PEER/bin/python benchmarks/llama_cpp_peer.py logits FILE IDS.npy OUT.npy
+    PEER/bin/python benchmarks/llama_cpp_peer.py tokens FILE IDS.npy --prompt 16 --threads 2
 
 `speed` and `grammar` answer requests on standard input, one line each, so that both sides stay loaded and
-take turns: each line is answered with one JSON object. `logits` saves float32 [tokens, vocab].
+take turns: each line is answered with one JSON object. `logits` saves float32 [tokens, vocab]. `tokens` loads a
+file that is mapped and not repacked, reads the first ids at once and the others one by one, and prints one JSON
+object: seconds, and bytes read from the disk, as `release_residency.measure` names them.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 import llama_cpp
 import numpy as np
@@ -103,6 +107,42 @@ def logits(a: argparse.Namespace) -> None:
     np.save(a.out, np.asarray(model.scores[: len(ids)], np.float32))
 
 
+def tokens(a: argparse.Namespace) -> None:
+    ids = [int(i) for i in np.load(a.ids)]
+    start, at_start = time.monotonic(), disk_bytes()
+    model = load(a.file, len(ids) + 8, a.threads, repack=False)
+    loaded, at_load = time.monotonic(), disk_bytes()
+    model.eval(ids[: a.prompt])
+    seconds, last, at_prompt = [], time.monotonic(), disk_bytes()
+    prefill = last - loaded
+    for token in ids[a.prompt :]:
+        model.eval([token])
+        now = time.monotonic()
+        seconds.append(round(now - last, 3))
+        last = now
+    result = {
+        "load_s": round(loaded - start, 2), "prompt_tokens": a.prompt, "prefill_s": round(prefill, 2),
+        "tokens": len(seconds), "tokens_per_s": len(seconds) / sum(seconds), "seconds_per_token": seconds,
+        "load_disk_bytes": at_load - at_start,
+        "disk_bytes_per_token": round((disk_bytes() - at_prompt) / len(seconds)),
+        "anonymous_bytes": kept("RssAnon"), "file_bytes": kept("RssFile"), "context": model.n_ctx(),
+        "threads": a.threads, "version": llama_cpp.__version__,
+    }  # fmt: skip
+    print(json.dumps(result))
+
+
+def disk_bytes() -> int:
+    """Bytes that this process caused to be read from a disk: by page faults too, not from the page cache."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))
+
+
+def kept(name: str) -> int:
+    """Bytes of this process in memory: RssAnon its own, RssFile those of mapped files."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = p.add_subparsers(required=True)
@@ -124,6 +164,12 @@ def main() -> None:
     for name in ("file", "ids", "out"):
         two.add_argument(name)
     two.set_defaults(run=logits)
+    three = commands.add_parser("tokens")
+    three.add_argument("file")
+    three.add_argument("ids")
+    three.add_argument("--prompt", type=int, required=True, help="how many of the ids are read at once")
+    three.add_argument("--threads", type=int, required=True)
+    three.set_defaults(run=tokens)
     arguments = p.parse_args()
     arguments.run(arguments)
     sys.stdout.flush()

@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import synthetic
 
 import localmoe
@@ -35,6 +36,7 @@ from quant.gguf import GGUFFile
 
 AT_ONCE = 8 << 20  # bytes per read
 ADVICE = 128 << 10  # bytes of a range that the kernel is asked for in advance
+SPARE = 8  # positions of a context beyond the ids
 COMPUTE_LAYERS = 2  # of the model that tells how fast the arithmetic is
 ROUTING = (
     "random weights and random tokens: no trained router. Uniform routing would hit as often as experts have "
@@ -157,16 +159,24 @@ def decode(path: Path, ram: str | None, prompt: int, tokens: int, threads: int |
     return result
 
 
-def measure(path: Path, ram: str | None, prompt: int, tokens: int, threads: int | None) -> dict[str, Any]:
-    """Prefills `prompt` random tokens and decodes `tokens` more; rates, hit rate, bytes, memory."""
+def measure(
+    path: Path, ram: str | None, prompt: int, tokens: int, threads: int | None, given: Path | None = None
+) -> dict[str, Any]:
+    """Prefills `prompt` random tokens and decodes `tokens` more; rates, hit rate, bytes, memory. Of a file of
+    `given` ids the first are the prompt and all others decoded, with a context just long enough.
+    """
     with localmoe.load("demo", threads=threads, learn=False) as model:  # imports and kernels take memory too
         model.decoder().extend(random_ids(model, 64))
         model.decoder().extend(random_ids(model, 1))
     base, notices = memory("RssAnon") + memory("RssFile"), list[str]()
+    ids = [int(i) for i in np.load(given)] if given else []
+    context, tokens = (len(ids) + SPARE, len(ids) - prompt) if given else (None, tokens)
     start = time.monotonic()
-    with localmoe.load(path, ram=ram, threads=threads, learn=False, notice=notices.append) as model:
+    with localmoe.load(
+        path, ram=ram, threads=threads, context=context, learn=False, notice=notices.append
+    ) as model:
         load_s, decoder = time.monotonic() - start, model.decoder()
-        ids = random_ids(model, prompt + tokens)
+        ids = ids or random_ids(model, prompt + tokens)
         prefill_s = timed(lambda: decoder.extend(ids[:prompt])) if prompt else 0.0
         disk, read = disk_bytes(), model.status().get("bytes_read", 0)
         residency = model._engine.residency
@@ -286,8 +296,9 @@ def main() -> None:
     for name in ("prompt", "tokens", "threads"):
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--ram")
+    parser.add_argument("--ids", type=Path, help=".npy: the prompt and the tokens to decode")
     a = parser.parse_args()
-    print(json.dumps(measure(a.file, a.ram, a.prompt, a.tokens, a.threads)))
+    print(json.dumps(measure(a.file, a.ram, a.prompt, a.tokens, a.threads, a.ids)))
 
 
 if __name__ == "__main__":
