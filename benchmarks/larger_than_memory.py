@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -229,6 +230,7 @@ def main() -> None:
             parser().error(f"--{name}: give 1 or more")
     if a.tokens < 2:
         parser().error("--tokens: give 2 or more")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # removes the group too
     try:
         result = measure(a)
     except LocalMoeError as error:
