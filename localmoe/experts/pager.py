@@ -71,8 +71,7 @@ class ExpertFile:
             while done < part.nbytes:
                 count = self._read_at(file, part.data[done : done + _AT_ONCE], start + done)
                 if count == 0:
-                    path = self.layout.files.paths[number]
-                    raise ReadError(f"{path}: ends early; was it replaced while the model ran?")
+                    raise _ends_early(self.layout.files.paths[number])
                 done += count
         except OSError as error:
             raise _unreadable(self.layout.files.paths[number], error) from error
@@ -99,21 +98,37 @@ def _opened(path: Path) -> FileIO:
     return file
 
 
+def _ends_early(path: Path) -> ReadError:
+    return ReadError(f"{path}: ends early; was it replaced while the model ran?")
+
+
 def _unreadable(path: Path, error: OSError) -> ReadError:
     return ReadError(f"{path}: cannot be read: {error.strerror or error}")
 
 
-def read_ahead(files: PartFiles, ranges: Iterable[tuple[int, int]]) -> None:
-    """Let the kernel read (offset, size) of a model into its cache; returns while the disk is at it.
-
-    For what is used where the file is mapped: page faults there would wait for one window of read-ahead each,
-    and most of a window at the edge of a tensor is a neighbour that nobody asked for.
-    """
-    with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
-        handles = [opened.enter_context(open(path, "rb", buffering=0)) for path in files.paths]
-        for offset, size in ranges:
+def read_into(files: PartFiles, targets: Sequence[tuple[int, NDArray[np.uint8]]]) -> None:
+    """Read each (offset, uint8 array) of a model's files, past the mapping. ReadError where that fails."""
+    with contextlib.ExitStack() as opened:
+        handles = [opened.enter_context(_opened(path)) for path in files.paths]
+        for turn, (offset, part) in enumerate(targets):
+            for ahead, asked in targets[turn + 1 : turn + 2] if turn else targets[:2]:
+                number, start = files.locate(ahead)  # so that the disk always has the next one to work on
+                _advise(handles[number], start, asked.nbytes)
             number, start = files.locate(offset)
-            _advise(handles[number], start, size)
+            _fill_from(handles[number], start, part, files.paths[number])
+
+
+def _fill_from(file: FileIO, start: int, part: NDArray[np.uint8], path: Path) -> None:
+    done = 0
+    try:
+        file.seek(start)
+        while done < part.nbytes:
+            count = file.readinto(part.data[done : done + _AT_ONCE])
+            if not count:
+                raise _ends_early(path)
+            done += count
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _advise(file: RawIOBase, offset: int, size: int) -> None:

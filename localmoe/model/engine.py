@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from localmoe.experts.layout import ExpertLayout
-from localmoe.experts.pager import read_ahead
 from localmoe.experts.plan import Plan
 from localmoe.experts.residency import Residency
 from localmoe.experts.statistics import ExpertStatistics
@@ -16,6 +15,7 @@ from localmoe.experts.store import StatisticsStore
 from localmoe.kernels.cpu import Cpu
 from localmoe.kernels.simd import FORM
 from localmoe.model.config import ModelConfig
+from localmoe.model.copies import with_own_copies
 from localmoe.model.decoder import Decoder, checked_context
 from localmoe.model.experts import LayerExperts
 from localmoe.model.kv_cache import KVCache
@@ -44,12 +44,10 @@ class Engine:
     ) -> None:
         self.config, self.plan, self.threads, self.kv_type = config, plan, threads, kv_type
         context = plan.needs.context
+        if plan.slots is not None and plan.needs.layout is not None:
+            file = with_own_copies(file, plan.needs.layout)
         self.weights = bind(file, config)
-        if plan.slots is not None and plan.needs.layout is not None:  # the experts have readers of their own
-            layout = plan.needs.layout
-            experts = set(layout.offsets.ravel().tolist())
-            others = [t for t in file.tensors.values() if t.offset not in experts]
-            read_ahead(layout.files, [(t.offset, t.nbytes) for t in others])
+        self._file = file  # keeps the memory of such copies, which weights know by address
         self.residency = _residency(plan, config, store)
         rope = rope_table(config, context, self.weights.rope_factors)
         shape = shape_of(config, file, exact)

@@ -12,11 +12,16 @@ import pytest
 
 import localmoe
 from localmoe.errors import UsageError
+from localmoe.experts.layout import ExpertLayout
+from localmoe.experts.pager import ReadError, read_into
 from localmoe.experts.plan import smallest
 from localmoe.experts.simulate import simulate
 from localmoe.model import engine
+from localmoe.model.config import ModelConfig
+from localmoe.model.copies import with_own_copies
 from localmoe.model.weights import bind
 from quant.gguf import GGUFFile
+from quant.parts import PartFiles
 
 ROOT = Path(__file__).parents[2]
 PROMPT = [1, *(3 + byte for byte in b"One line of text, long enough to reach every expert of every layer.")]
@@ -125,6 +130,32 @@ def test_what_every_token_needs_is_read_ahead_and_no_expert_with_it(tiny_model, 
             )
     assert advised == needed
     assert experts
+
+
+def test_what_every_token_needs_is_copied_into_memory_that_the_kernel_cannot_drop(tiny_model):
+    with GGUFFile.open(tiny_model) as file:
+        config = ModelConfig.from_gguf(file)
+        copied = with_own_copies(file, ExpertLayout.of(file, config.layers, config.experts))
+        for name, tensor in file.tensors.items():
+            copy = copied.tensors[name]
+            assert (copy.address == tensor.address) == ("_exps" in name), "experts have slots of their own"
+            assert (copy.offset, copy.shape, copy.type) == (tensor.offset, tensor.shape, tensor.type)
+            np.testing.assert_array_equal(copy.data, tensor.data)
+            assert "_exps" in name or copy.address % 64 == 0
+    with localmoe.load(tiny_model, context=320, threads=2, ram=bound(tiny_model, 3)) as model:
+        weights, mapped = model._engine.weights, model._file.tensors["output.weight"]
+        start = mapped.address - mapped.offset
+        for each in (weights.output, weights.embedding, *(layer.q for layer in weights.layers)):
+            assert not start <= each.address < start + model._file.size
+
+
+def test_a_file_that_is_shorter_than_it_was_is_an_error_that_says_so(tmp_path):
+    file = tmp_path / "short.gguf"
+    file.write_bytes(bytes(range(100)))
+    whole, beyond = np.zeros(60, np.uint8), np.zeros(60, np.uint8)
+    with pytest.raises(ReadError, match=r"short\.gguf: ends early"):
+        read_into(PartFiles((file,)), [(30, whole), (50, beyond)])
+    assert whole.tolist() == list(range(30, 90))
 
 
 MEMORY = """
