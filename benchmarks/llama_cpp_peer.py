@@ -6,9 +6,9 @@
     PEER/bin/python benchmarks/llama_cpp_peer.py tokens FILE IDS.npy --prompt 16 --threads 2
 
 `speed` and `grammar` answer requests on standard input, one line each, so that both sides stay loaded and
-take turns: each line is answered with one JSON object. `logits` saves float32 [tokens, vocab]. `tokens` loads a
-file that is mapped and not repacked, reads the first ids at once and the others one by one, and prints one JSON
-object: seconds, and bytes read from the disk, as `release_residency.measure` names them.
+take turns: each line is answered with one JSON object. `logits` saves float32 [tokens, vocab]. `tokens`
+loads a file that is mapped and not repacked, reads the first ids at once and the others one by one, and
+prints one JSON object: seconds, and bytes read from the disk, as `release_residency.measure` names them.
 """
 
 from __future__ import annotations

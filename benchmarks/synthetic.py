@@ -51,6 +51,9 @@ def random_blocks(rng: np.random.Generator, rows: int, cols: int, kind: str, dev
     if kind == "q3_k":  # scales of -32 to 31 and codes of -4 to 3, all as likely: 18.5 and 2.3 from zero
         put(108, deviation / 42.5)
         return blocks.reshape(rows, -1)
+    if kind == "iq4_xs":  # scales likewise, and levels of 69
+        put(0, deviation / (18.5 * 69))
+        return blocks.reshape(rows, -1)
     if kind == "q2_k":  # a minimum of 1.5 scales, and of these 11.7
         blocks[:, :16] = rng.integers(8, 16, (count, 16), dtype=np.uint8) * 17
         put(80, deviation / (11.7 * 1.12))
@@ -195,7 +198,8 @@ def parser() -> argparse.ArgumentParser:
     for name, default in sizes.items():
         p.add_argument(f"--{name}", type=int, default=default)
     p.add_argument("--architecture", default="llama", choices=["llama", "qwen3moe", "gpt-oss"])
-    p.add_argument("--type", default="q4_k", choices=[*LEVELS, "q2_k", "q3_k", "mxfp4", "f16", "f32"])
+    other = ["q2_k", "q3_k", "iq4_xs", "mxfp4", "f16", "f32"]
+    p.add_argument("--type", default="q4_k", choices=[*LEVELS, *other])
     p.add_argument("--recipe", choices=["q4_k_m", "mxfp4"], help="mix the types as that recipe does")
     p.add_argument("--repeat", action="store_true", help="draw large matrices once: much faster")
     return p

@@ -41,7 +41,7 @@ from localmoe.measure import (
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "cpu.json"
 SYNTHETIC = {
-    "3b-q2_k": ["--type", "q2_k"], "3b-q3_k": ["--type", "q3_k"],
+    "3b-q2_k": ["--type", "q2_k"], "3b-q3_k": ["--type", "q3_k"], "3b-iq4_xs": ["--type", "iq4_xs"],
     "3b-q4_k": ["--type", "q4_k"], "3b-q5_k": ["--type", "q5_k"], "3b-q6_k": ["--type", "q6_k"],
     "3b-q4_0": ["--type", "q4_0"], "3b-q8_0": ["--type", "q8_0"], "3b-q4_k_m": ["--recipe", "q4_k_m"],
     "wide-q4_k_m": ["--recipe", "q4_k_m", "--hidden", "4096", "--ffn", "14336", "--layers", "2",

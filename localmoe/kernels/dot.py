@@ -11,11 +11,22 @@ from localmoe.kernels.dot_blocks_along import rows_along_blocks
 from localmoe.kernels.dot_float import BF16, F16, F32, Q8_0, float_rows
 from localmoe.kernels.dot_k import quad_q2_k, quad_q3_k, quad_q4_k, quad_q5_k, quad_q6_k
 from localmoe.kernels.dot_k_along import rows_along_k
-from localmoe.kernels.dot_k_pair import Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, has_16_scales, is_k
+from localmoe.kernels.dot_k_pair import (
+    IQ4_XS,
+    Q2_K,
+    Q3_K,
+    Q4_K,
+    Q5_K,
+    Q6_K,
+    has_16_scales,
+    in_blocks_of_256,
+    is_k,
+)
 from localmoe.kernels.dot_tile import tile_k
 from localmoe.kernels.dot_tile_amx import AMX, AMX_FEW, tile_k_amx
 from localmoe.kernels.dot_tile_blocks import tile_blocks
 from localmoe.kernels.dot_tile_pair import PAIRED, tile_k_pair
+from localmoe.kernels.dot_xs import quad_iq4_xs
 from localmoe.kernels.elementwise import store_f32_at
 from localmoe.kernels.geometry import GROUP, SUMS, TILE
 from localmoe.kernels.orders import HALVES, LONE, SUB_BLOCKS, ordered
@@ -23,7 +34,8 @@ from localmoe.kernels.simd import load_f32, load_f32x16, load_i32, store_f32x16
 from quant.compiled import compiled, compiled_once, link
 
 FEW = 6  # tokens from which unpacking a tile of sixteen rows pays
-link(quad_q2_k, quad_q3_k, quad_q4_k, quad_q5_k, quad_q6_k, quad_blocks, tile_k, tile_blocks, float_rows)
+link(quad_q2_k, quad_q3_k, quad_q4_k, quad_q5_k, quad_q6_k, quad_iq4_xs, quad_blocks)
+link(tile_k, tile_blocks, float_rows)
 if ALONG:
     link(rows_along_k, rows_along_blocks)
 if AMX:
@@ -45,6 +57,8 @@ def _quad(kind, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch) -> N
         quad_q3_k(r0, r1, r2, r3, cols // GROUP, q, scales, sums, out)
     elif kind == Q2_K:
         quad_q2_k(r0, r1, r2, r3, cols // GROUP, q, scales, sums, out)
+    elif kind == IQ4_XS:
+        quad_iq4_xs(r0, r1, r2, r3, cols // GROUP, table, q, scales, sums, out)
     else:
         quad_blocks(kind, r0, r1, r2, r3, cols, table, q, scales, sums, out, scratch)
 
@@ -74,16 +88,16 @@ def _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, 
     """See `dot_rows`."""
     if exact or kind == F32 or kind == F16 or kind == BF16:
         float_rows(exact, kind, rows, row_bytes, count, cols, size, table, x, index, tokens, out, scratch)
-    elif tokens >= FEW and is_k(kind):
-        tile_k(kind, rows, row_bytes, count, cols, q, scales, sums, index, tokens, out, scratch)
+    elif tokens >= FEW and in_blocks_of_256(kind):
+        tile_k(kind, rows, row_bytes, count, cols, table, q, scales, sums, index, tokens, out, scratch)
     elif tokens >= FEW:
         tile_blocks(kind, rows, row_bytes, count, cols, table, q, scales, sums, index, tokens, out, scratch)
     elif ALONG and reads_along(exact, kind, cols, index, tokens):
         row = load_i32(index)
         x, at = _in_order_of(kind, q, cols, row), row * (cols // GROUP)
-        if is_k(kind):
-            rows_along_k(kind, rows, row_bytes, count, cols, x, scales + at * 4, sums + at * SUMS * 2, out,
-                         scratch, then)  # fmt: skip
+        if in_blocks_of_256(kind):
+            rows_along_k(kind, rows, row_bytes, count, cols, table, x, scales + at * 4, sums + at * SUMS * 2,
+                         out, scratch, then)  # fmt: skip
         else:
             rows_along_blocks(kind, rows, row_bytes, count, cols, table, x, scales + at * 4,
                               sums + at * SUMS * 2, out, scratch, then)  # fmt: skip
@@ -106,9 +120,9 @@ def _two(exact, kind, rows, count, second, second_count, row_bytes, cols, size, 
     if AMX and not exact and tokens >= AMX_FEW and is_k(kind):
         tile_k_amx(kind, rows, count, second, second_count, row_bytes, cols, q, scales, sums, index, tokens,
                    out, other, scratch)  # fmt: skip
-    elif PAIRED and not exact and tokens >= FEW and is_k(kind):
-        tile_k_pair(kind, rows, count, second, second_count, row_bytes, cols, q, scales, sums, index, tokens,
-                    out, other, scratch)  # fmt: skip
+    elif PAIRED and not exact and tokens >= FEW and in_blocks_of_256(kind):
+        tile_k_pair(kind, rows, count, second, second_count, row_bytes, cols, table, q, scales, sums, index,
+                    tokens, out, other, scratch)  # fmt: skip
     else:
         _rows(exact, kind, rows, row_bytes, count, cols, size, table, x, q, scales, sums, index, tokens,
               out, scratch, second)  # fmt: skip

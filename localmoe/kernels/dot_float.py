@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from localmoe.kernels.dot_k_pair import Q2_K, Q2_K_D, Q3_K, Q3_K_D, Q4_K, Q5_K, Q6_K, Q6_K_D
+from localmoe.kernels.dot_k_pair import IQ4_XS, Q2_K, Q2_K_D, Q3_K, Q3_K_D, Q4_K, Q5_K, Q6_K, Q6_K_D
 from localmoe.kernels.elementwise import store_f32_at
 from localmoe.kernels.geometry import GROUP, MXFP4_AT, TILE
 from localmoe.kernels.simd import (
@@ -195,6 +195,17 @@ def _decode_q3_k(b: int, out: int) -> None:
 
 
 @compiled()
+def _decode_iq4_xs(b: int, table: int, out: int) -> None:
+    d, upper, lower = load_f16(b), load_u8(b + 2) | (load_u8(b + 3) << 8), np.int64(load_u32(b + 4))
+    for j in range(8):
+        scale = ((lower >> (4 * j)) & 15) | (((upper >> (2 * j)) & 3) << 4)
+        for i in range(32):
+            code = (load_u8(b + 8 + j * 16 + i % 16) >> (4 * (i // 16))) & 15
+            level = np.float32(load_u8(table + code) - 127)
+            store_f32_at(out, j * 32 + i, d * np.float32(scale - 32) * level)
+
+
+@compiled()
 def _decode_block32(kind: int, b: int, table: int, out: int) -> None:
     if kind == MXFP4:
         e = load_u8(b)
@@ -243,6 +254,9 @@ def decode_row(kind: int, row: int, n: int, size: int, table: int, out: int) -> 
     elif kind == Q2_K:
         for g in range(n // GROUP):
             _decode_q2_k(row + g * size, out + g * GROUP * 4)
+    elif kind == IQ4_XS:
+        for g in range(n // GROUP):
+            _decode_iq4_xs(row + g * size, table, out + g * GROUP * 4)
     else:
         for g in range(n // 32):
             _decode_block32(kind, row + g * size, table, out + g * 128)

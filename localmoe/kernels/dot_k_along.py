@@ -1,4 +1,5 @@
-"""K-quant rows read one after another: not a block each of four rows but four neighbouring blocks of one row.
+"""Rows of K-quants and IQ4_XS read one after another: not a block each of four rows but four neighbouring
+blocks of one row.
 
 Then a core reads one stretch of memory from end to end, which its own prefetchers follow, and each line is
 asked for once: what a Zen 5 reads fastest (docs/decisions/070). The four blocks meet the activations of four
@@ -12,6 +13,8 @@ from localmoe.kernels.ahead import ONCE, requests_along
 from localmoe.kernels.dot_along import AT_ONCE, ROWS, keep, sums_of_rows
 from localmoe.kernels.dot_k import of_each, value_16
 from localmoe.kernels.dot_k_pair import (
+    IQ4_XS,
+    IQ4_XS_BYTES,
     Q2_K,
     Q3_K,
     Q4_K,
@@ -27,6 +30,7 @@ from localmoe.kernels.dot_k_pair import (
     pair_16,
     scales_16,
 )
+from localmoe.kernels.dot_xs import activations_xs, values_xs
 from localmoe.kernels.geometry import GROUP, SUMS
 from localmoe.kernels.simd import (
     fnma4,
@@ -88,13 +92,25 @@ def _values_16(kind: int, b0: int, x: int, sums: int, end: int, then: int):
 
 
 @compiled(forceinline=True)
-def _rows(kind, rows, row_bytes, count, cols, x, scales, sums, out, terms, then) -> None:
+def _values_xs(b0: int, table: int, x: int, sums: int, end: int, then: int):
+    """The same of IQ4_XS blocks."""
+    size, apart = IQ4_XS_BYTES, SUMS * 2
+    return values_xs(b0, b0 + size, b0 + 2 * size, b0 + 3 * size, table, activations_xs(x, True),
+                     activations_xs(x + GROUP, True), activations_xs(x + 2 * GROUP, True),
+                     activations_xs(x + 3 * GROUP, True), sums, sums + apart, sums + 2 * apart,
+                     sums + 3 * apart, requests_along(b0, size, end, then), ONCE)  # fmt: skip
+
+
+@compiled(forceinline=True)
+def _rows(kind, rows, row_bytes, count, cols, table, x, scales, sums, out, terms, then) -> None:
     size, groups, end = k_bytes(kind), cols // GROUP, rows + count * row_bytes
     for first in range(0, count, ROWS):
         for row in range(min(ROWS, count - first)):
             b = rows + (first + row) * row_bytes
             for g in range(0, groups, AT_ONCE):
-                if has_16_scales(kind):
+                if kind == IQ4_XS:
+                    values = _values_xs(b + g * size, table, x + g * GROUP, sums + g * SUMS * 2, end, then)
+                elif has_16_scales(kind):
                     values = _values_16(kind, b + g * size, x + g * GROUP, sums + g * SUMS * 2, end, then)
                 else:
                     values = _values_q4_q5(kind == Q5_K, b + g * size, x + g * GROUP, sums + g * SUMS * 2,
@@ -104,17 +120,20 @@ def _rows(kind, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)
 
 
 @compiled_once()
-def rows_along_k(kind, rows, row_bytes, count, cols, x, scales, sums, out, terms, then) -> None:
+def rows_along_k(kind, rows, row_bytes, count, cols, table, x, scales, sums, out, terms, then) -> None:
     """out [count] = so many rows times one token's activations x, in this type's order; three floats behind
-    them may be written. terms: 16 bytes for each group of a row. then: what is read after these rows.
+    them may be written. table: IQ4_XS's levels. terms: 16 bytes for each group of a row. then: what is read
+    after these rows.
     """
     if kind == Q4_K:
-        _rows(Q4_K, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)
+        _rows(Q4_K, rows, row_bytes, count, cols, table, x, scales, sums, out, terms, then)
     elif kind == Q5_K:
-        _rows(Q5_K, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)
+        _rows(Q5_K, rows, row_bytes, count, cols, table, x, scales, sums, out, terms, then)
     elif kind == Q6_K:
-        _rows(Q6_K, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)
+        _rows(Q6_K, rows, row_bytes, count, cols, table, x, scales, sums, out, terms, then)
     elif kind == Q3_K:
-        _rows(Q3_K, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)
+        _rows(Q3_K, rows, row_bytes, count, cols, table, x, scales, sums, out, terms, then)
+    elif kind == Q2_K:
+        _rows(Q2_K, rows, row_bytes, count, cols, table, x, scales, sums, out, terms, then)
     else:
-        _rows(Q2_K, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)
+        _rows(IQ4_XS, rows, row_bytes, count, cols, table, x, scales, sums, out, terms, then)

@@ -38,13 +38,17 @@ from localmoe.kernels.simd_quad import load_i8_i16x16
 from quant.compiled import compiled
 
 Q2_K, Q3_K, Q4_K, Q5_K, Q6_K = 10, 11, 12, 13, 14  # ggml's type numbers
+IQ4_XS = 23
 Q2_K_BYTES, Q3_K_BYTES, Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES = 84, 110, 144, 176, 210  # of one block
+IQ4_XS_BYTES = 136
 Q2_K_D, Q3_K_D, Q6_K_D = 80, 108, 208  # where d stands in it; Q2_K's dmin follows
 
 
 @compiled(forceinline=True)
 def k_bytes(kind: int) -> int:
-    """Bytes of a K-quant's block."""
+    """Bytes of a block of 256 weights."""
+    if kind == IQ4_XS:
+        return IQ4_XS_BYTES
     if kind == Q2_K:
         return Q2_K_BYTES
     if kind == Q3_K:
@@ -61,6 +65,12 @@ def is_k(kind: int) -> bool:
 
 
 @compiled(forceinline=True)
+def in_blocks_of_256(kind: int) -> bool:
+    """Whether the type is a K-quant or IQ4_XS, which has their kind of scales."""
+    return is_k(kind) or kind == IQ4_XS
+
+
+@compiled(forceinline=True)
 def has_16_scales(kind: int) -> bool:
     """Whether 16 weights share a scale, and codes come in order; of the other K-quants 32 do."""
     return kind == Q2_K or kind == Q3_K or kind == Q6_K
@@ -69,7 +79,7 @@ def has_16_scales(kind: int) -> bool:
 @compiled(forceinline=True)
 def has_minima(kind: int) -> bool:
     """Whether sub-blocks have a minimum; the codes of the other K-quants have an offset."""
-    return kind != Q3_K and kind != Q6_K
+    return kind != Q3_K and kind != Q6_K and kind != IQ4_XS
 
 
 @compiled(forceinline=True)

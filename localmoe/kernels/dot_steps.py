@@ -25,6 +25,7 @@ IN_RUNS = FORM == "avx2"
 # Steps whose sums of two products stay below 2**15, 2 * 127 * (15, 31 or 63) each; of codes of up to three
 # bits as many as share a scale.
 RUN_3, RUN_4, RUN_5, RUN_Q6 = 4, 8, 4, 2
+LEVELS_RUN = 0  # weights of eight bits, as `dot_levels` takes them, are in no runs
 
 
 @compiled(forceinline=True)
@@ -73,11 +74,11 @@ def _by_step(wide: bool, panel: int, steps: int, q0: int, q1: int, q2: int, q3: 
 def scaled4(run: int, panel: int, steps: int, q0: int, q1: int, q2: int, q3: int, scales: int,
             s0, s1, s2, s3):  # fmt: skip
     """Adds the rows' scales (int32 [16]) times the dots of `steps` panel rows to four tokens' sums."""
-    if IN_RUNS:
+    if IN_RUNS and run != LEVELS_RUN:
         pairs = twice_i16(load_i32x16(scales))
         return _in_runs(run, panel, steps, q0, q1, q2, q3, pairs, s0, s1, s2, s3)
     z = zero_i32x16()
-    a0, a1, a2, a3 = _by_step(False, panel, steps, q0, q1, q2, q3, z, z, z, z)
+    a0, a1, a2, a3 = _by_step(run == LEVELS_RUN, panel, steps, q0, q1, q2, q3, z, z, z, z)
     scale = load_i32x16(scales)
     s0, s1 = add_i32x16(s0, mul_i32x16(a0, scale)), add_i32x16(s1, mul_i32x16(a1, scale))
     return s0, s1, add_i32x16(s2, mul_i32x16(a2, scale)), add_i32x16(s3, mul_i32x16(a3, scale))

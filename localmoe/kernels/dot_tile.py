@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from localmoe.kernels.ahead import prefetch_lines
 from localmoe.kernels.dot_k_pair import (
+    IQ4_XS,
     Q2_K,
     Q2_K_D,
     Q3_K,
@@ -26,7 +27,8 @@ from localmoe.kernels.dot_k_pair import (
     has_minima,
     k_bytes,
 )
-from localmoe.kernels.dot_steps import IN_RUNS, RUN_3, RUN_4, RUN_5, RUN_Q6, scaled4
+from localmoe.kernels.dot_steps import IN_RUNS, LEVELS_RUN, RUN_3, RUN_4, RUN_5, RUN_Q6, scaled4
+from localmoe.kernels.dot_xs import XS_OFFSET, levels_of_64
 from localmoe.kernels.geometry import (
     GROUP,
     LOWS,
@@ -68,10 +70,11 @@ from localmoe.kernels.simd import (
 )
 from localmoe.kernels.simd_dot import dot_pairs
 from localmoe.kernels.simd_formats import bit_planes, k_minima, k_scales, nibbles, two_bits
-from localmoe.kernels.simd_planes import q2_minima32, q2_scales32, q3_scales32
+from localmoe.kernels.simd_planes import q2_minima32, q2_scales32, q3_scales32, xs_scales8
 from localmoe.kernels.simd_quad import again
 from localmoe.kernels.simd_tile import (
     double_lanes,
+    first_of_pairs,
     pack_pairs,
     splat_2_shorts,
     transpose16,
@@ -88,8 +91,8 @@ def store_row(at: int, v0, v1, v2, v3) -> None:
 
 
 @compiled()
-def _unpack_k(kind: int, b: int, row: int, tile: int) -> None:
-    """One row's K-quant block into the tile's row buffers, its d and dmin into place."""
+def _unpack_k(kind: int, b: int, row: int, table: int, tile: int) -> None:
+    """One row's block of 256 into the tile's row buffers, its d and dmin into place."""
     codes, scales, lows = tile + ROWS + row * GROUP, tile + ROW_SCALES + row * 64, tile + ROW_LOWS + row * 64
     if kind == Q6_K:
         first, second = load_i8x64(b), load_i8x64(b + 64)
@@ -103,6 +106,14 @@ def _unpack_k(kind: int, b: int, row: int, tile: int) -> None:
         store_i32x16(scales, signed)
         store_i32x16(lows, pack_pairs(mul_i32x16(signed, splat_i32x16(32))))
         store_f32(tile + D + row * 4, load_f16(b + Q6_K_D))
+        return
+    if kind == IQ4_XS:
+        store_row(codes, levels_of_64(b + 8, table), levels_of_64(b + 40, table),
+                  levels_of_64(b + 72, table), levels_of_64(b + 104, table))  # fmt: skip
+        eight = double_lanes(xs_scales8(b + 2))
+        store_i32x16(scales, first_of_pairs(eight))
+        store_i32x16(lows, pack_pairs(mul_i32x16(eight, splat_i32x16(XS_OFFSET))))
+        store_f32(tile + D + row * 4, load_f16(b))
         return
     if kind == Q3_K:
         v0, v1, v2, v3 = codes_16(Q3_K, b)
@@ -137,12 +148,12 @@ def _unpack_k(kind: int, b: int, row: int, tile: int) -> None:
 
 
 @compiled()
-def build_k(kind: int, rows: int, row_bytes: int, count: int, offset: int, tile: int) -> None:
+def build_k(kind: int, rows: int, row_bytes: int, count: int, offset: int, table: int, tile: int) -> None:
     """Unpacks block `offset` bytes into each of `count` rows (≤ 16; the last stands in for missing ones)
     into the panel.
     """
     for row in range(TILE):
-        _unpack_k(kind, rows + min(row, count - 1) * row_bytes + offset, row, tile)
+        _unpack_k(kind, rows + min(row, count - 1) * row_bytes + offset, row, table, tile)
     for part in range(4):
         transpose16(tile + ROWS + part * 64, GROUP, tile + PANEL + part * 1024)
     transpose16(tile + ROW_SCALES, 64, tile + SCALES)
@@ -217,18 +228,22 @@ def _tokens_k(kind: int, run: int, tile: int, groups: int, g: int, q: int, scale
 
 
 @compiled_once()
-def tile_k(kind, rows, row_bytes, count, cols, q, scales, sums, index, tokens, acc, tile) -> None:
-    """acc [tokens, 16] = rows · x[index]: `count` ≤ 16 rows of a K-quant. `tile`: TILE_BYTES of scratch."""
+def tile_k(kind, rows, row_bytes, count, cols, table, q, scales, sums, index, tokens, acc, tile) -> None:
+    """acc [tokens, 16] = rows · x[index]: `count` ≤ 16 rows of a K-quant or IQ4_XS, whose levels `table` has.
+    `tile`: TILE_BYTES of scratch.
+    """
     groups, size = cols // GROUP, k_bytes(kind)
     for g in range(groups):
         prefetch_lines(rows + TILE * row_bytes + g * TILE * size, TILE * size)  # of the next sixteen rows
-        build_k(kind, rows, row_bytes, count, g * size, tile)
+        build_k(kind, rows, row_bytes, count, g * size, table, tile)
         if kind == Q6_K:
             _tokens_k(Q6_K, RUN_Q6, tile, groups, g, q, scales, sums, index, tokens, acc)
         elif kind == Q3_K:
             _tokens_k(Q3_K, RUN_3, tile, groups, g, q, scales, sums, index, tokens, acc)
         elif kind == Q2_K:
             _tokens_k(Q2_K, RUN_3, tile, groups, g, q, scales, sums, index, tokens, acc)
+        elif kind == IQ4_XS:
+            _tokens_k(IQ4_XS, LEVELS_RUN, tile, groups, g, q, scales, sums, index, tokens, acc)
         elif IN_RUNS and kind == Q5_K:
             _tokens_k(Q5_K, RUN_5, tile, groups, g, q, scales, sums, index, tokens, acc)
         else:

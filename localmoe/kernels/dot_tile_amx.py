@@ -79,7 +79,7 @@ def _configure(at: int) -> None:
 @compiled(forceinline=True)
 def _build(kind: int, rows: int, row_bytes: int, count: int, offset: int, tile: int, high: int) -> None:
     """As `dot_tile.build_k`, but with scale * code: low bytes in the panel, the bytes above in `high`."""
-    build_k(kind, rows, row_bytes, count, offset, tile)
+    build_k(kind, rows, row_bytes, count, offset, 0, tile)
     steps = 4 if has_16_scales(kind) else 8  # of four codes with one scale
     for sub in range(64 // steps):
         scales = twice_i16(load_i32x16(tile + SCALES + sub * 64))

@@ -7,7 +7,7 @@ each tile's operations and their order are those of `dot_tile`, so the bits are 
 from __future__ import annotations
 
 from localmoe.kernels.ahead import prefetch_lines
-from localmoe.kernels.dot_k_pair import Q2_K, Q3_K, Q4_K, Q6_K, has_16_scales, has_minima, k_bytes
+from localmoe.kernels.dot_k_pair import IQ4_XS, Q2_K, Q3_K, Q4_K, Q6_K, has_16_scales, has_minima, k_bytes
 from localmoe.kernels.dot_tile import build_k, finish4_k, four_groups
 from localmoe.kernels.geometry import GROUP, PANEL, SCALES, TILE, TILE_BYTES
 from localmoe.kernels.simd import (
@@ -65,10 +65,10 @@ def _tokens_k(kind: int, tile: int, groups: int, g: int, q: int, scales: int, su
 
 
 @compiled_once()
-def tile_k_pair(kind, rows, count, second, second_count, row_bytes, cols, q, scales, sums, index, tokens, acc,
-                other, tile) -> None:
+def tile_k_pair(kind, rows, count, second, second_count, row_bytes, cols, table, q, scales, sums, index,
+                tokens, acc, other, tile) -> None:
     """acc [tokens, 16] = `count` rows · x[index], other [tokens, 16] = `second_count` other rows · x[index],
-    all of one K-quant. `tile`: 2 * TILE_BYTES of scratch.
+    all of one K-quant, or of IQ4_XS. `tile`: 2 * TILE_BYTES of scratch.
     """
     groups, size = cols // GROUP, k_bytes(kind)
     tile_bytes = TILE * row_bytes
@@ -76,12 +76,14 @@ def tile_k_pair(kind, rows, count, second, second_count, row_bytes, cols, q, sca
     for g in range(groups):
         prefetch_lines(rows + following + g * TILE * size, TILE * size)
         prefetch_lines(second + following + g * TILE * size, TILE * size)
-        build_k(kind, rows, row_bytes, count, g * size, tile)
-        build_k(kind, second, row_bytes, second_count, g * size, tile + TILE_BYTES)
+        build_k(kind, rows, row_bytes, count, g * size, table, tile)
+        build_k(kind, second, row_bytes, second_count, g * size, table, tile + TILE_BYTES)
         if kind == Q6_K:
             _tokens_k(Q6_K, tile, groups, g, q, scales, sums, index, tokens, acc, other)
         elif kind == Q3_K:
             _tokens_k(Q3_K, tile, groups, g, q, scales, sums, index, tokens, acc, other)
+        elif kind == IQ4_XS:
+            _tokens_k(IQ4_XS, tile, groups, g, q, scales, sums, index, tokens, acc, other)
         elif kind == Q2_K:
             _tokens_k(Q2_K, tile, groups, g, q, scales, sums, index, tokens, acc, other)
         else:

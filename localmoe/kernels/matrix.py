@@ -13,7 +13,7 @@ Floats = NDArray[np.float32]
 
 # The types whose rows the CPU kernels multiply.
 KERNEL_TYPES = ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k",
-                "q5_k", "q6_k", "iq4_nl", "mxfp4")
+                "q5_k", "q6_k", "iq4_nl", "iq4_xs", "mxfp4")
 
 
 @dataclass(frozen=True, slots=True)

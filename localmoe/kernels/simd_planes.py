@@ -1,5 +1,5 @@
 """Intrinsics for Q2_K and Q3_K, whose codes lie in planes: two bits of a byte each for four stretches of 32
-weights, and a third bit in bytes of its own; and for their sixteen scales.
+weights, and a third bit in bytes of its own; and for the scales of these and of IQ4_XS.
 """
 
 from __future__ import annotations
@@ -9,10 +9,21 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from localmoe.kernels.simd import _constant, _pointer, _shuffle, define, i8x16, i8x32, i8x64, i16x16, i32x16
+from localmoe.kernels.simd import (
+    _constant,
+    _pointer,
+    _shuffle,
+    define,
+    i8x16,
+    i8x32,
+    i8x64,
+    i16x16,
+    i32x8,
+    i32x16,
+)
 from localmoe.kernels.simd_bits import _shifted, _twice
 
-_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _NIBBLES = 0x0F0F0F0F0F0F0F0F
 
 
@@ -79,3 +90,36 @@ def _wide(emit: Any) -> tuple[Any, Any]:
 q3_scales, q3_scales32 = _wide(_q3_scales)
 q2_scales, q2_scales32 = _wide(_q2_nibbles(False))
 q2_minima, q2_minima32 = _wide(_q2_nibbles(True))
+
+
+def _xs_scales(builder: Any, address: Any) -> Any:
+    """IQ4_XS's eight scales, -32 to 31, as int32: scale j's lower four bits are the jth nibble of the word
+    after the first two bytes, its upper two the jth two bits of these.
+    """
+    eight = i32x8.llvm
+
+    def field(word: Any, bits: int) -> Any:
+        one = builder.insert_element(ir.Constant(eight, ir.Undefined), word, ir.Constant(_I32, 0))
+        shift = ir.Constant(eight, [bits * j for j in range(8)])
+        moved = builder.lshr(_shuffle(builder, one, one, [0] * 8), shift)
+        return builder.and_(moved, _constant(eight, (1 << bits) - 1))
+
+    upper = builder.shl(field(builder.zext(_word(builder, address, 0, _I16), _I32), 2), _constant(eight, 4))
+    return builder.sub(builder.or_(field(_word(builder, address, 2, _I32), 4), upper), _constant(eight, 32))
+
+
+def _xs_doubled(builder: Any, address: Any) -> Any:
+    """Each of the eight twice, as int16: beside the sums of 16 activations."""
+    eight = _xs_scales(builder, address)
+    return builder.trunc(_shuffle(builder, eight, eight, [j // 2 for j in range(16)]), i16x16.llvm)
+
+
+def _xs_four(first: int) -> Any:
+    """Of sixteen such, four scales from number `first` on, four times each, as int32."""
+    order = [2 * (first + j) for j in range(4) for _ in range(4)]
+    return define(i32x16(i16x16), lambda b, v: b.sext(_shuffle(b, v, v, order), i32x16.llvm))
+
+
+xs_scales = define(i16x16(types.int64), _xs_doubled)
+xs_scales8 = define(i32x8(types.int64), _xs_scales)
+xs_first_scales, xs_second_scales = _xs_four(0), _xs_four(4)

@@ -71,6 +71,9 @@ def _double_lanes(builder: Any, v: Any) -> Any:
 
 
 double_lanes = define(i32x16(i32x8), _double_lanes)
+first_of_pairs = define(  # the eight again, in front
+    i32x16(i32x16), lambda b, v: _shuffle(b, v, v, list(range(0, 16, 2)) * 2)
+)
 
 
 def _transpose(builder: Any, source: Any, stride: Any, target: Any) -> None:

@@ -17,7 +17,8 @@ from quant.blocks import FORMATS
 
 INSTRUCTIONS = ("vpdpbusd", "vpmaddubsw", "pmaddubsw", "zmm", "ymm", "{vex}")
 QUANTIZED = (
-    "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "mxfp4",
+    "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "iq4_xs",
+    "mxfp4",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from localmoe.kernels.dot import reads_along
 from localmoe.kernels.dot_blocks_along import rows_along_blocks
 from localmoe.kernels.dot_float import F32
 from localmoe.kernels.dot_k_along import rows_along_k
-from localmoe.kernels.dot_k_pair import Q4_K, is_k
+from localmoe.kernels.dot_k_pair import Q4_K, in_blocks_of_256
 from localmoe.kernels.geometry import LEVELS, SUMS
 from localmoe.kernels.orders import HALVES, LONE, ORDERS, PLACES, SUB_BLOCKS, int8_rows, reorder
 from quant.blocks import FORMATS
@@ -22,8 +22,8 @@ link(rows_along_k, rows_along_blocks)
 
 @compiled("void(" + ", ".join(["int64"] * 12) + ")")
 def _along(kind, rows, row_bytes, count, cols, table, x, scales, sums, out, terms, then):
-    if is_k(kind):
-        rows_along_k(kind, rows, row_bytes, count, cols, x, scales, sums, out, terms, then)
+    if in_blocks_of_256(kind):
+        rows_along_k(kind, rows, row_bytes, count, cols, table, x, scales, sums, out, terms, then)
     else:
         rows_along_blocks(kind, rows, row_bytes, count, cols, table, x, scales, sums, out, terms, then)
 
