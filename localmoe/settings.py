@@ -115,6 +115,7 @@ class Settings:
     kv_disk: int = _setting(2 * 2**30, SIZE, "disk space for saved KV states (0: none)", low=0, live=False)
 
 
+RIVALS = {"json_schema": "grammar", "grammar": "json_schema"}  # the one that is said nearer at hand counts
 FIELDS: Mapping[str, Field[Any]] = {one.name: one for one in fields(Settings)}
 
 
@@ -254,6 +255,10 @@ def resolve(
                 warnings.append(f"{where}: unknown key {key!r}{suggestion(name, FIELDS)}")
             elif value is not None:
                 values[name] = parse(name, value, where)
+                rival = RIVALS.get(name, "")
+                if values[name] and rival in values and origins[rival] != origin:
+                    del values[rival]
+                    origins[rival] = "default"
                 origins[name] = origin
 
     take(recommended or {}, "catalogue", "models.toml")

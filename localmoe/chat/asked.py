@@ -16,8 +16,6 @@ from localmoe.text.thinking import OPEN
 if TYPE_CHECKING:
     from localmoe.text.grammar import Grammar
 
-FORMS = ("json_schema", "grammar")  # the settings that `grammar_of` reads
-
 
 def sampling_of(settings: Settings) -> Sampling:
     """How tokens are chosen."""
@@ -48,7 +46,11 @@ def grammar_of(settings: Settings) -> Grammar | None:
     from localmoe.text.grammar import Grammar, GrammarError
 
     file = "" if schema.startswith("{") else schema or grammar
-    text = read_attachment(file).text if file else schema
+    try:
+        text = read_attachment(file).text if file else schema
+    except UsageError as error:
+        hint = "; a schema itself begins with {" if schema else ""
+        raise UsageError(f"{error}{hint}") from error
     try:
         return Grammar.from_json_schema(text) if schema else Grammar.from_text(text)
     except GrammarError as error:

@@ -17,7 +17,7 @@ from localmoe.chat.attachments import read_attachment
 from localmoe.chat.output import DIM, is_terminal, status_line
 from localmoe.errors import UsageError
 from localmoe.experts.sizes import format_size
-from localmoe.settings import FIELDS, Settings, canonical, parse, shown, suggestion
+from localmoe.settings import FIELDS, RIVALS, Settings, canonical, parse, shown, suggestion
 from localmoe.text.safe import safe
 
 if TYPE_CHECKING:
@@ -49,10 +49,11 @@ def change(repl: Repl, argument: str) -> None:
     if name not in live:
         flag = name.replace("_", "-")
         raise UsageError(f"{name} is fixed once the model is loaded; start with: localmoe chat --{flag} …")
-    chosen = parse(name, _plain(value.strip()))
+    chosen = parse(name, _plain(value.strip(), breaks=name != "json_schema"))
     if name == "theme":
         _check_theme(chosen)
-    repl.session.set(**{name: chosen})
+    other = {RIVALS[name]: ""} if name in RIVALS and chosen else {}
+    repl.session.set(**{name: chosen}, **other)
     repl.notices(f"{name} is now {shown(name, getattr(repl.session.settings, name))}.")
     if name in ("effort", "think"):
         _tell_without_effect(repl)
@@ -62,11 +63,11 @@ def _about(name: str, now: Settings) -> str:
     return f"{shown(name, getattr(now, name)):12} {FIELDS[name].metadata['summary']}"
 
 
-def _plain(value: str) -> str:
-    """A value without quotes around it; \\n in it is a line break."""
+def _plain(value: str, *, breaks: bool) -> str:
+    """A value without quotes around it; with `breaks`, \\n in it is a line break."""
     if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
         value = value[1:-1]
-    return value.replace("\\n", "\n")
+    return value.replace("\\n", "\n") if breaks else value
 
 
 def show(repl: Repl, _argument: str) -> None:

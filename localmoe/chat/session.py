@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from localmoe.chat.asked import FORMS, grammar_of, sampling_of
+from localmoe.chat.asked import grammar_of, sampling_of
 from localmoe.chat.conversation import Conversation, Turn
 from localmoe.chat.kv_store import KVStore
 from localmoe.chat.paced import CancelledError, ChatModel, PacedDecoder
@@ -23,7 +23,7 @@ from localmoe.chat.window import ContextFullError, Window, announcements, decide
 from localmoe.errors import UsageError
 from localmoe.generate.loop import Answer, stream
 from localmoe.generate.sampling import Sampling
-from localmoe.settings import Settings
+from localmoe.settings import RIVALS, Settings
 from localmoe.text.constraint import Constraint
 from localmoe.text.grammar import Grammar
 from localmoe.text.thinking import Thoughts
@@ -289,7 +289,7 @@ class Session:
         cannot be used.
         """
         changed = replace(self.settings, **values)
-        if not values.keys().isdisjoint(FORMS):
+        if not values.keys().isdisjoint(RIVALS):
             self.form = grammar_of(changed)
         self.settings = changed
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localmoe import catalogue
+from localmoe.chat.asked import grammar_of, without_effect
 from localmoe.chat.attachments import Attachment, decoded, read_attachment, with_attachments
 from localmoe.chat.conversation import Conversation
 from localmoe.chat.kv_store import KVStore
@@ -17,7 +18,7 @@ from localmoe.chat.recorder import Recorder
 from localmoe.errors import UsageError
 from localmoe.history.database import HistoryError
 from localmoe.history.store import Summary
-from localmoe.settings import FIELDS, Resolved, Settings, data_directory, resolve
+from localmoe.settings import FIELDS, RIVALS, Resolved, Settings, data_directory, resolve
 
 if TYPE_CHECKING:
     from localmoe.chat.session import Session
@@ -42,6 +43,9 @@ def start(model: str | None, options: Mapping[str, Any]) -> int:
         raise UsageError("--jsonl takes its prompts from stdin, without -p, -f or -c")
     if options["prompt"] is not None and not options["prompt"].strip():
         raise UsageError("-p needs a text")
+    for name in RIVALS:
+        if options[name] is not None and not options[name].strip():
+            raise UsageError(f"--{name.replace('_', '-')} is empty; leave it out for an answer in any form")
     attachments = [read_attachment(path) for path in options["files"]]
     prompt = None if options["jsonl"] or options["plan"] else _prompt(options["prompt"])
     elsewhere = options["jsonl"] or options["plan"] or options["dry_run"]
@@ -84,6 +88,7 @@ def _run(
     for warning in resolved.warnings:
         notices(warning)
     settings = resolved.settings
+    form = grammar_of(settings)  # before the model is loaded, which takes longer
     conversation = _conversation(summary, recorder, settings, options["system"])
     if options["dry_run"]:
         from localmoe.chat.dry_run import show_prompt
@@ -95,10 +100,8 @@ def _run(
 
         return show_plan(found.path, settings, options["as_json"], notices)
 
-    from localmoe.chat.asked import grammar_of, without_effect
     from localmoe.chat.session import Session
 
-    form = grammar_of(settings)  # before the model is loaded, which takes longer
     states = KVStore(states_directory(), settings.kv_disk)
     session = Session(  # the model has no name here: /model must be able to let go of it
         load_model(found, settings, notices, learn=not options["no_history"]),

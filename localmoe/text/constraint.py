@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from localmoe.errors import LocalMoeError
-from localmoe.text.grammar import Grammar, GrammarError
+from localmoe.text.grammar import Grammar, GrammarError, one_line
 from localmoe.text.harmony import CHANNEL, END, MESSAGE, START, HarmonyStream, is_harmony
-from localmoe.text.thinking import CLOSE, OPEN, Thoughts, Where
+from localmoe.text.thinking import CLOSE, OPEN, Thoughts, Where, ends_with
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _SPECIAL = b"\xff"  # begins what llguidance takes for a special token; no UTF-8 does
 _TEXT = "TEXT: /(.|\\n)*/"
+ITEMS = 100_000  # that the parser may hold after a token: 2,000 is its own limit, some hundred optional keys
 
 
 class ConstraintError(LocalMoeError):
@@ -37,6 +38,7 @@ class Constraints:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._made: LLTokenizer | None = None
+        self._tried: Grammar | None = None  # the last one that some text is known to be of
 
     def start(
         self, grammar: Grammar, prompt: Sequence[int], *, whole: str | None = None, answer: str = ""
@@ -45,22 +47,41 @@ class Constraints:
         all (`Turn.whole`), and `answer` what of it is answer.
 
         Raises:
-            GrammarError: `answer` does not begin a text of that form.
+            GrammarError: no text is of that form, or `answer` does not begin one.
         """
-        from llguidance import LLMatcher
-
         made = self._llguidance()
+        self._try(grammar)
         before = _before(self._tokenizer, prompt, whole)
         entries = [{"lark_grammar": before}, {**json.loads(grammar.entry), "name": "answer"}]
-        matcher = LLMatcher(made, json.dumps({"grammars": entries}), log_level=0)
-        if matcher.is_error():
-            raise GrammarError(f"the grammar cannot be used: {_reason(matcher)}")
+        matcher = self._matcher(entries)
         if answer and not matcher.consume_tokens(made.greedy_tokenize(answer)):
             raise GrammarError(
                 "the answer so far is not of the form that is asked for: ask again instead of going on, or "
                 "ask for no form"
             )
         return Constraint(matcher, self._tokenizer.vocab_size)
+
+    def _try(self, grammar: Grammar) -> None:
+        """GrammarError where the form's first token cannot be told: before a prompt is evaluated for it."""
+        if grammar == self._tried:
+            return
+        alone = Constraint(self._matcher([json.loads(grammar.entry)]), self._tokenizer.vocab_size)
+        try:
+            alone.forced()
+            alone.allowed()
+        except ConstraintError as error:
+            raise GrammarError(str(error)) from error
+        self._tried = grammar
+
+    def _matcher(self, entries: Sequence[object]) -> LLMatcher:
+        from llguidance import LLMatcher, LLParserLimits
+
+        limits = LLParserLimits(max_items_in_row=ITEMS, step_max_items=10 * ITEMS)
+        whole = json.dumps({"grammars": entries})
+        matcher = LLMatcher(self._llguidance(), whole, log_level=0, limits=limits)
+        if matcher.is_error():
+            raise GrammarError(f"the grammar cannot be used: {_reason(matcher)}")
+        return matcher
 
     def _llguidance(self) -> LLTokenizer:
         from llguidance import LLTokenizer, TokenizerWrapper
@@ -78,6 +99,7 @@ class Constraint:
 
     def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
         self._matcher, self._vocab_size = matcher, vocab_size
+        self._ahead: list[int] = []  # what is known to come, the next one last
 
     @property
     def done(self) -> bool:
@@ -98,11 +120,15 @@ class Constraint:
 
     def forced(self) -> int | None:
         """The next token where the form leaves only one text, in the vocabulary's own way of writing it."""
-        tokens = self._matcher.compute_ff_tokens()
-        return tokens[0] if tokens else None
+        if not self._ahead:
+            self._ahead = self._matcher.compute_ff_tokens()[::-1]
+        return self._ahead[-1] if self._ahead else None
 
     def accept(self, token: int) -> None:
         """One of `allowed` was chosen. Raises ConstraintError where it was not."""
+        expected = self._ahead.pop() if self._ahead else token
+        if expected != token:
+            self._ahead.clear()
         if not self._matcher.consume_token(token):
             raise ConstraintError(f"the answer cannot be held to its form: {_reason(self._matcher)}")
 
@@ -145,8 +171,8 @@ class _Pieces:
         while at < len(text):
             lengths = range(min(self._longest, len(text) - at), 0, -1)
             length = next((n for n in lengths if text[at : at + n] in self._ids), None)
-            if length is None:
-                raise ConstraintError(f"no piece of the vocabulary writes the byte {text[at]}")
+            if length is None:  # no piece writes this byte; the parser will find that it cannot go on
+                break
             ids.append(self._ids[text[at : at + length]])
             at += length
         return ids
@@ -166,8 +192,8 @@ def _before(tokenizer: Tokenizer, prompt: Sequence[int], whole: str | None) -> s
             return f"start: TEXT {again} {thoughts} @answer\n{_TEXT}\n"
         return "start: @answer\n"
     space = '" "? ' if whole is None and _writes_a_space(tokenizer) else ""
-    where = Thoughts(tokenizer, prompt, whole).where
-    if where is Where.ANSWER:
+    where, close = Thoughts(tokenizer, prompt, whole).where, markers.get(CLOSE)
+    if where is Where.ANSWER or (close is not None and ends_with(tokenizer, prompt, close)):
         return f"start: {space}@answer\n"
     opened, closed = f"<[{markers[OPEN]}]>", f"<[{markers[CLOSE]}]>"
     gap = "GAP: /\\n{0,2}/"
@@ -183,4 +209,5 @@ def _writes_a_space(tokenizer: Tokenizer) -> bool:
 
 
 def _reason(matcher: LLMatcher) -> str:
-    return matcher.get_error().strip().partition("\n")[0] or "no token can follow"
+    told = matcher.get_error()
+    return one_line(told) if told and "NoExtension" not in told else "no text can follow"

@@ -19,6 +19,9 @@ from localmoe.text.strict_json import parse_json
 # white space as it likes sometimes writes nothing else.
 _WHITE_SPACE = r"( |\n{1,2}[ \t]{0,20})"
 
+MOST_REFERENCES = 1000
+LONGEST = 200  # characters of what llguidance says that are told
+
 
 class GrammarError(UsageError):
     """A schema or grammar cannot be used, or the text so far is not of its form."""
@@ -35,19 +38,21 @@ class Grammar:
         """JSON that a schema describes; `{}`: any JSON. Raises GrammarError: what is wrong or unsupported."""
         from llguidance import LLMatcher
 
-        if isinstance(schema, str):
-            try:
-                schema = parse_json(schema)
-            except ValueError as error:
-                raise GrammarError(f"the JSON schema is not JSON: {error}") from error
-        if not isinstance(schema, Mapping):
+        try:
+            text = schema if isinstance(schema, str) else json.dumps(schema)  # circles and depth are refused
+            read = parse_json(text)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise GrammarError(f"the JSON schema is not JSON: {error}") from error
+        if not isinstance(read, dict):
             raise GrammarError("a JSON schema must be an object, such as {} or {\"type\": \"object\"}")
+        if text.count('"$ref"') > MOST_REFERENCES:  # a chain of several thousand overflows the parser's stack
+            raise GrammarError(f"the JSON schema has more than {MOST_REFERENCES:,} $ref")
         try:
             whole = LLMatcher.grammar_from_json_schema(
-                dict(schema), defaults={"whitespace_pattern": _WHITE_SPACE}
+                read, defaults={"whitespace_pattern": _WHITE_SPACE}
             )
         except (TypeError, ValueError, RecursionError) as error:
-            raise GrammarError(f"the JSON schema cannot be used: {_first_line(str(error))}") from error
+            raise GrammarError(f"the JSON schema cannot be used: {one_line(str(error))}") from error
         return cls(_checked(json.loads(whole)["grammars"][0], "the JSON schema"))
 
     @classmethod
@@ -60,7 +65,7 @@ class Grammar:
         try:
             lark = any_to_lark(text)
         except Exception as error:  # the converter names no class of its own for all that it raises
-            raise GrammarError(f"the grammar cannot be used: {_first_line(str(error))}") from error
+            raise GrammarError(f"the grammar cannot be used: {one_line(str(error))}") from error
         return cls(_checked({"lark_grammar": lark}, "the grammar"))
 
 
@@ -70,9 +75,13 @@ def _checked(entry: Mapping[str, Any], what: str) -> str:
     whole = json.dumps({"grammars": [entry]})
     failed, messages = LLMatcher.validate_grammar_with_warnings(whole)
     if failed:
-        raise GrammarError(f"{what} cannot be used: {_first_line(messages[0])}")
+        raise GrammarError(f"{what} cannot be used: {one_line(messages[0])}")
     return json.dumps(entry)
 
 
-def _first_line(message: str) -> str:
-    return message.strip().partition("\n")[0] or "it is not understood"
+def one_line(message: str) -> str:
+    """The beginning of what llguidance says, and the last of its errors where it names several."""
+    first, *rest = message.strip().splitlines() or ["it is not understood"]
+    causes = [line.strip() for line in rest if line.strip().startswith("error:")]
+    text = " ".join([first, *causes[-1:]])
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -38,7 +38,7 @@ class Thoughts:
         if first is None or last is None:
             self.where = Where.ANSWER
         elif continues is None:
-            self.where = Where.THOUGHTS if _ends_with(tokenizer, prompt, first) else Where.BEFORE
+            self.where = Where.THOUGHTS if ends_with(tokenizer, prompt, first) else Where.BEFORE
         else:  # the prompt may have closed them all the same: it shall not think
             within = continues.startswith(OPEN) and CLOSE not in continues
             latest = next((token for token in reversed(prompt) if token in (first, last)), first)
@@ -51,7 +51,7 @@ class Thoughts:
         thought, self._held = "", self._held + text
         if self.where is Where.BEFORE:
             begun = self._held.lstrip()
-            if OPEN.startswith(begun):
+            if OPEN.startswith(begun) and begun != OPEN:
                 return "", ""
             self.where = Where.ANSWER
             if begun.startswith(OPEN):
@@ -76,7 +76,7 @@ class Thoughts:
         return (rest, "") if self.where is Where.THOUGHTS else ("", rest)
 
 
-def _ends_with(tokenizer: Tokenizer, prompt: Sequence[int], marker: int) -> bool:
+def ends_with(tokenizer: Tokenizer, prompt: Sequence[int], marker: int) -> bool:
     """Whether the marker is the last of a prompt, but for white space."""
     for token in reversed(prompt):
         if token == marker:

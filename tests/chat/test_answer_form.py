@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from fake_model import FakeModel, HarmonyModel
 
+from localmoe.chat import model_commands
 from localmoe.chat.asked import grammar_of
 from localmoe.chat.conversation import Conversation
 from localmoe.chat.oneshot import answer_lines
+from localmoe.chat.output import Notices
 from localmoe.chat.recorder import Recorder
+from localmoe.chat.repl import Repl
 from localmoe.chat.session import Session
 from localmoe.cli.main import run
 from localmoe.errors import UsageError
@@ -174,9 +177,51 @@ def test_options_and_the_environment(
     (tmp_path / "turin.lark").write_text(r"start: /\{.*\}/")
     monkeypatch.setenv("LOCALMOE_GRAMMAR", str(tmp_path / "turin.lark"))
     assert line(capsys, "-p", "where") == (0, TURIN + "\n", "")
-    code, out, err = line(capsys, "-p", "where", "--json-schema", "{}")
+    code, out, err = line(capsys, "-p", "where", "--json-schema", "{}", "--grammar", "x.gbnf")
     assert (code, out) == (2, "")
     assert "both say what form" in err
+
+
+def test_the_form_that_is_said_nearer_at_hand_counts(
+    fake: FakeModel, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("LOCALMOE_CONFIG_DIR", str(tmp_path))
+    (tmp_path / "turin.lark").write_text(r"start: /\{.*\}/")
+    (tmp_path / "config.toml").write_text(f"grammar = {json.dumps(str(tmp_path / 'turin.lark'))}\n")
+    fake.answers["where"] = '"Rome"'
+    assert line(capsys, "-p", "where", "--json-schema", '{"enum": ["Rome"]}') == (0, '"Rome"\n', "")
+    monkeypatch.setenv("LOCALMOE_JSON_SCHEMA", '{"enum": ["Rome"]}')
+    assert line(capsys, "-p", "where") == (0, '"Rome"\n', "")
+
+
+def test_in_a_conversation_the_last_one_said_counts(session: Session, tmp_path: Path) -> None:
+    repl = Repl(session, Notices(quiet=True), [])
+    (tmp_path / "yes.gbnf").write_text('root ::= "yes" | "no"')
+    model_commands.change(repl, f"grammar {tmp_path / 'yes.gbnf'}")
+    model_commands.change(repl, r'json_schema {"enum": ["a\nb"]}')
+    assert session.settings.grammar == ""
+    assert ask(session, "where") == r'"a\nb"'
+    model_commands.change(repl, "json_schema none")
+    assert session.form is None
+
+
+@pytest.mark.parametrize("option", ["--json-schema=", "--grammar= "])
+def test_an_empty_form_is_a_mistake(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = line(capsys, "-p", "x", option)
+    assert (code, out) == (2, "")
+    assert "is empty; leave it out" in err
+
+
+@pytest.mark.parametrize("instead", ["--plan", "--dry-run"])
+def test_a_bad_form_is_told_where_nothing_is_answered(
+    instead: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    code, _, err = line(capsys, "-p", "x", instead, "--json-schema", "true")
+    assert code == 2
+    assert "cannot read true" in err
+    assert "begins with {" in err
 
 
 def test_a_bad_form_is_found_before_the_model_is_loaded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -122,6 +123,7 @@ def test_a_prompt_may_have_opened_the_thoughts():
     write(constraint, "Hm", CLOSE, "\n\nno")
     assert constraint.done
     closed = started(YES, THINK, [1, OPEN, 10, 10, CLOSE, 10, 10])  # it shall not think
+    assert allowed(closed) == {"y", "n"}
     write(closed, "no")
     assert closed.done
 
@@ -182,9 +184,54 @@ def test_what_is_not_allowed_and_what_can_never_be_are_errors():
     constraint = started(SCHEMA, {})
     with pytest.raises(ConstraintError, match="cannot be held to its form"):
         constraint.accept(ord("x"))
-    endless = started(Grammar.from_text('root ::= root "a"'), {})
-    with pytest.raises(ConstraintError, match="cannot be held to its form"):
-        endless.allowed()
+
+
+@pytest.mark.parametrize("markers", [{}, THINK])
+@pytest.mark.parametrize(
+    "form", [Grammar.from_json_schema({"$ref": "#"}), Grammar.from_text('start: start "a"')],
+    ids=["schema", "lark"],
+)  # fmt: skip
+def test_a_form_that_no_text_has_is_refused_at_once(form, markers):
+    """Not after the prompt was read; and where a model thinks, its thoughts would never end."""
+    with pytest.raises(GrammarError, match="no text can follow"):
+        started(form, markers)
+
+
+def test_forms_of_many_keys_are_followed():
+    keys = {f"key{i}": {"type": "integer"} for i in range(600)}
+    constraint = started(Grammar.from_json_schema({"type": "object", "properties": keys}), {})
+    write(constraint, '{"key7":1,"key599":2}')
+    assert constraint.done
+
+
+def test_a_long_text_that_must_come_is_computed_once():
+    text = "x" * 5000
+    constraint = started(Grammar.from_json_schema({"const": text}), {})
+    written = []
+    while (token := constraint.forced()) is not None:
+        written.append(token)
+        constraint.accept(token)
+    assert bytes(written) == json.dumps(text).encode()
+
+
+def test_a_token_beside_the_forced_one_is_refused_and_nothing_is_kept():
+    constraint = started(Grammar.from_json_schema({"const": "ab"}), {})
+    assert constraint.forced() == ord('"')
+    with pytest.raises(ConstraintError):
+        constraint.accept(ord("x"))
+    assert constraint.forced() is None
+
+
+def test_a_byte_that_no_piece_writes_ends_in_a_line():
+    tokenizer = Bytes()
+    tokenizer.token_bytes = lambda token, first=False: (  # type: ignore[method-assign]
+        bytes((token,)) if token < 128 else b""
+    )
+    constraint = Constraints(tokenizer).start(Grammar.from_json_schema({"const": "é"}), [])
+    write(constraint, '"')
+    assert constraint.forced() is None
+    with pytest.raises(ConstraintError, match="no text can follow"):
+        constraint.allowed()
 
 
 def test_a_vocabulary_without_an_end_is_refused():

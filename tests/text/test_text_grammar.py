@@ -28,6 +28,9 @@ def test_a_schema_may_be_text_or_an_object():
         ('{"$ref": "#/$defs/none"}', "does not exist"),
         ('{"$ref": "https://example.org/schema.json"}', "not fetch"),  # nothing opens a network socket
         ('{"type": "array", "uniqueItems": true}', "uniqueItems"),  # not ignored: it would not hold
+        ('{"type": "string", "pattern": "("}', "error: unclosed group"),
+        (json.dumps({"$ref": "#/" + "x" * 10000}), "…"),
+        (json.dumps({"anyOf": [{"$ref": "#/$defs/a"}] * 1001, "$defs": {"a": {}}}), "more than 1,000"),
         ('{"allOf": [{"type": "string"}, {"type": "integer"}]}', "nsatisfiable"),
     ],
 )
@@ -35,6 +38,15 @@ def test_a_schema_that_cannot_be_used_is_one_line(schema, what):
     with pytest.raises(GrammarError, match=what) as caught:
         Grammar.from_json_schema(schema)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_an_object_that_holds_itself_is_no_schema():
+    """It used to end the interpreter."""
+    schema: dict[str, object] = {}
+    schema["items"] = schema
+    with pytest.raises(GrammarError, match="not JSON: Circular"):
+        Grammar.from_json_schema(schema)
 
 
 def test_a_grammar_may_be_gbnf_or_lark():

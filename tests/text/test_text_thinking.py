@@ -33,6 +33,7 @@ def split(text: str, size: int, prompt=(), markers=MARKERS, continues=None) -> t
         ("No <think>such</think> thing", "", "No <think>such</think> thing"),
         ("  plain", "", "  plain"),
         ("<thin", "", "<thin"),
+        ("<think>", "", ""),
         ("<think>never done </thi", "never done </thi", ""),
         ("", "", ""),
     ],
