@@ -78,10 +78,8 @@ def tile_k_pair(kind, rows, count, second, second_count, row_bytes, cols, table,
         prefetch_lines(second + following + g * TILE * size, TILE * size)
         build_k(kind, rows, row_bytes, count, g * size, table, tile)
         build_k(kind, second, row_bytes, second_count, g * size, table, tile + TILE_BYTES)
-        if kind == Q6_K:
+        if kind == Q6_K or kind == Q3_K:  # unpacked they are alike
             _tokens_k(Q6_K, tile, groups, g, q, scales, sums, index, tokens, acc, other)
-        elif kind == Q3_K:
-            _tokens_k(Q3_K, tile, groups, g, q, scales, sums, index, tokens, acc, other)
         elif kind == IQ4_XS:
             _tokens_k(IQ4_XS, tile, groups, g, q, scales, sums, index, tokens, acc, other)
         elif kind == Q2_K:

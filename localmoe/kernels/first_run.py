@@ -16,12 +16,12 @@ from pathlib import Path
 
 from quant.compiled import cache_directory
 
-# Modules that compile much and import none that does, and how long that takes (seconds on a Zen 4; what
+# Modules that compile much and import none that does, and how long that takes (seconds on a Zen 5; what
 # matters is how they compare).
-MODULES = {"dot_blocks": 5.2, "dot_tile_blocks": 4.3, "dot_float": 3.2, "attention_block": 2.3, "dot_k": 2.2,
-           "dot_tile": 1.7, "program": 1.4, "kv_append": 0.8}  # fmt: skip
-PAIR_SECONDS, AMX_SECONDS = 0.9, 1.5  # those that only some CPUs need
-ALONG_SECONDS = (4.2, 2.0)  # likewise; as they compare with `dot_blocks` and `dot_k` on a Zen 5
+MODULES = {"dot_blocks": 5.2, "dot_tile_blocks": 3.3, "dot_float": 2.9, "dot_k": 2.2, "dot_tile": 2.0,
+           "attention_block": 1.5, "kv_append": 1.3, "program": 1.2, "dot_xs": 0.6}  # fmt: skip
+PAIR_SECONDS, AMX_SECONDS = 1.9, 1.5  # those that only some CPUs need
+ALONG_SECONDS = (4.5, 4.3)  # likewise
 CALLERS = {"tasks": 2.4, "tasks_experts": 2.4, "attention": 1.5}  # modules that call what those compiled
 _CODE = """
 import sys
