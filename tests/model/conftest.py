@@ -14,7 +14,7 @@ import localmoe.kernels.cpu  # noqa: F401  # compiles on a first run, before the
 KINDS: dict[str, tuple[dict[str, Any], Any]] = {
     "float": ({}, "f32"),
     "q4_k": ({}, {"": "q4_k", "ffn_down": "q6_k", "attn_v": "q8_0"}),
-    "small": ({}, {"": "q3_k", "ffn_down": "q2_k", "token_embd": "q2_k", "attn": "iq4_xs"}),
+    "small": ({}, {"": "q3_k", "ffn_down": "q2_k", "token_embd": "q2_k", "attn_output": "iq4_xs"}),
     "q4_0": ({"feed_forward_length": 288}, {"": "q4_0", "ffn_down": "q5_1", "attn_k": "q4_1"}),
     "dense": ({"expert_count": None, "expert_used_count": None}, {"": "q5_k", "ffn_up": "q5_0"}),
     "windowed": ({"sliding_window": 300}, "q8_0"),
