@@ -1,18 +1,20 @@
 """Answers of a given form: what a user may ask for, a JSON schema or a grammar, checked.
 
 llguidance (https://github.com/guidance-ai/llguidance) parses both: a large part of JSON Schema 2020-12, and
-context-free grammars in its variant of Lark's syntax. GBNF, llama.cpp's, is converted to that by its own
-converter. Which tokens a form allows is for `constraint.py`.
+context-free grammars in its variant of Lark's syntax. GBNF, llama.cpp's, is converted to that by `gbnf.py`.
+Which tokens a form allows is for `constraint.py`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from localmoe.errors import UsageError
+from localmoe.text.gbnf import MAX_CHARACTERS, MAX_RULES, GbnfError, to_lark
 from localmoe.text.strict_json import parse_json
 
 # Between JSON's parts: nothing, a space, or a new line and its indentation. A model that may write as much
@@ -21,6 +23,13 @@ _WHITE_SPACE = r"( |\n{1,2}[ \t]{0,20})"
 
 MOST_REFERENCES = 1000
 LONGEST = 200  # characters of what llguidance says that are told
+
+# Lark's literals, regular expressions and comments, and GBNF's. (GBNF's classes may hold a lone quote, but
+# come after the first `::=`.) A missing end is taken as read: none is searched for again and again.
+_QUOTED = re.compile(
+    r'"(?:[^"\\]|\\.?)*(?:"|\Z)|/(?:[^/\\\n]|\\.?)+(?:/|$)|(?:#|//)[^\r\n]*', re.DOTALL | re.MULTILINE
+)
+_LARK_RULE = re.compile(r"^[ \t]*[?!]?\w+[^:\n]*:", re.MULTILINE)
 
 
 class GrammarError(UsageError):
@@ -60,13 +69,23 @@ class Grammar:
         """What a grammar in GBNF (with a rule `root`) or in Lark's syntax (`start`) derives. Raises
         GrammarError.
         """
-        from llguidance.gbnf_to_lark import any_to_lark
-
+        if len(text) > MAX_CHARACTERS:
+            raise GrammarError(f"the grammar cannot be used: it is longer than {MAX_CHARACTERS:,} characters")
+        bare = _QUOTED.sub('""', text)
+        if "::=" not in bare:
+            _bound(bare)
+            return cls(_checked({"lark_grammar": text}, "the grammar"))
         try:
-            lark = any_to_lark(text)
-        except Exception as error:  # the converter names no class of its own for all that it raises
-            raise GrammarError(f"the grammar cannot be used: {one_line(str(error))}") from error
-        return cls(_checked({"lark_grammar": lark}, "the grammar"))
+            return cls(_checked({"lark_grammar": to_lark(text)}, "the grammar"))
+        except GbnfError as error:
+            raise GrammarError(f"the grammar cannot be used: {error}") from error
+
+
+def _bound(bare: str) -> None:
+    """Lark's rules and groups: llguidance follows them by recursion; thousands overflow its stack."""
+    rules, groups = len(_LARK_RULE.findall(bare)), bare.count("(") + bare.count("[")
+    if max(rules, groups) > MAX_RULES:
+        raise GrammarError(f"the grammar cannot be used: it has more than {MAX_RULES:,} rules or groups")
 
 
 def _checked(entry: Mapping[str, Any], what: str) -> str:

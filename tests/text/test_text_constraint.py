@@ -266,6 +266,12 @@ def test_every_allowed_token_continues_a_text_of_that_form(demo):
     assert set(Constraints(demo).start(YES, [1]).allowed()) == set(np.flatnonzero(fits))
 
 
+def test_a_grammar_of_single_characters_has_room_for_a_vocabulary(demo):
+    """llguidance's own bound on the parser's items, 50,000 for one mask, is too low for it."""
+    anywhere = Grammar.from_text("root ::= " + " | ".join(f'.* "{letter}" .*' for letter in "abcde"))
+    assert len(Constraints(demo).start(anywhere, [1]).allowed()) > 1900
+
+
 def test_texts_in_the_middle_of_others_are_written_byte_for_byte(demo):
     pieces, rng = _Pieces(demo), random.Random(5)
     letters = ['"name": ', "city", "{", "}", " ", "  ", "\n", "é", "🦀", "\x00", "The ", "capital", "\u2047"]

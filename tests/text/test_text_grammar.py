@@ -59,13 +59,13 @@ def test_a_grammar_may_be_gbnf_or_lark():
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("", "root"),
+        ("", "start"),
         ("\0", "cannot be used"),
         ("root ::= word", "word"),
-        ('root := "a"', "Expected ::="),
+        ('x ::= "b"\nroot := "a"', "line 2: expected ::= after"),
         ("start: word", 'unknown name: "word"'),
         ("start: /[/", "regex"),
-        ("root ::= " + "(" * 5000 + '"a"' + ")" * 5000, "recursion"),
+        ("root ::= " + "(" * 5000 + '"a"' + ")" * 5000, "nested more than 100 deep"),
     ],
 )
 def test_a_grammar_that_cannot_be_used_is_one_line(text, what):
