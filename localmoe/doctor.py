@@ -18,7 +18,8 @@ from localmoe.experts.plan import available_memory
 from localmoe.experts.sizes import format_size
 from localmoe.settings import cache_directory, config_path, data_directory, resolve
 
-_PACKAGES = ("torch", "triton", "numba", "numpy", "safetensors", "sentencepiece", "llguidance", "prompt_toolkit", "rich")
+_PACKAGES = ("torch", "triton", "numba", "numpy", "safetensors", "sentencepiece", "llguidance",
+             "prompt_toolkit", "rich")  # fmt: skip
 
 
 def examine() -> dict[str, Any]:
