@@ -1,11 +1,7 @@
 """Dot products of quantized rows with one token's float32 activations, for Triton matvec kernels.
 
-A lane takes a *piece* of a row: 64 weights of a K-quant, or a block of 32; `gpu_words` says how it reads.
-
-Codes become float32 without a conversion: the bits of byte s, masked where they are and read as a float32,
-are the denormal code * 2**(8 s - 149), which multiplies at full speed and exactly (byte 3 is moved to byte
-2 before). Activations have been lifted by 2**(100 - 8 s), so that sums of code * x come out as 2**-49 of
-themselves: one mask and one multiply-add per weight.
+A lane takes a *piece* of a row: 64 weights of a K-quant, or a block of 32; `gpu_words` says how it reads,
+`gpu_codes` how it multiplies.
 """
 
 from __future__ import annotations
@@ -13,6 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from localmoe.kernels.gpu_codes import UNIT, dot16, half_of
 from localmoe.kernels.gpu_dot_mx import piece_mxfp4
 from localmoe.kernels.gpu_formats import half_at
 from localmoe.kernels.gpu_words import (
@@ -25,40 +22,7 @@ from localmoe.kernels.gpu_words import (
     quad,
     sum_pieces,
     two_words,
-    x_quads,
 )
-
-_UNIT = tl.constexpr(2.0**49)
-
-
-@triton.jit
-def _dot4(total: tl.tensor, codes: tl.tensor, x0: tl.tensor, x1: tl.tensor, x2: tl.tensor, x3: tl.tensor,
-          CODE: tl.constexpr) -> tl.tensor:
-    """`total` and 2**-49 of the dot product of a word's four codes with lifted activations; CODE: their
-    bits in each byte, whatever their place (16 times the codes where these are the upper nibbles).
-    """
-    total += (codes & CODE).to(tl.float32, bitcast=True) * x0
-    total += (codes & (CODE << 8)).to(tl.float32, bitcast=True) * x1
-    total += (codes & (CODE << 16)).to(tl.float32, bitcast=True) * x2
-    return total + ((codes >> 8) & (CODE << 16)).to(tl.float32, bitcast=True) * x3
-
-
-@triton.jit
-def _dot16(
-    dot: tl.tensor, q0: tl.tensor, q1: tl.tensor, q2: tl.tensor, q3: tl.tensor, x: tl.tensor, at: tl.tensor,
-    inside: tl.tensor, PLANE: tl.constexpr, CODE: tl.constexpr,
-) -> tl.tensor:  # fmt: skip
-    """`_dot4` of four words' codes with the 16 activations from `at`, and these activations' sum."""
-    a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3, total = x_quads(x, at, inside, PLANE)
-    dot = _dot4(dot, q0, a0, b0, c0, d0, CODE)
-    dot = _dot4(dot, q1, a1, b1, c1, d1, CODE)
-    dot = _dot4(dot, q2, a2, b2, c2, d2, CODE)
-    return _dot4(dot, q3, a3, b3, c3, d3, CODE), total
-
-
-@triton.jit
-def _half_of(word: tl.tensor) -> tl.tensor:
-    return (word & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
 
 
 @triton.jit
@@ -72,8 +36,8 @@ def _half_of_64(
     """
     q0, q1, q2, q3 = quad(row, codes_at, mask)
     if KIND == 12:
-        low, sum0 = _dot16(low, q0, q1, q2, q3, x, at, inside, PLANE, 0x0F)
-        high, sum1 = _dot16(high, q0, q1, q2, q3, x, at + PLANE // 2, inside, PLANE, 0xF0)
+        low, sum0 = dot16(low, q0, q1, q2, q3, x, at, inside, PLANE, 0x0F)
+        high, sum1 = dot16(high, q0, q1, q2, q3, x, at + PLANE // 2, inside, PLANE, 0xF0)
     else:
         f0, f1, f2, f3 = quad(row, fifth_at, mask)
         f0, f1, f2, f3 = f0 >> up, f1 >> up, f2 >> up, f3 >> up
@@ -81,12 +45,12 @@ def _half_of_64(
         l1 = (q1 & 0x0F0F0F0F) | ((f1 << 4) & 0x10101010)
         l2 = (q2 & 0x0F0F0F0F) | ((f2 << 4) & 0x10101010)
         l3 = (q3 & 0x0F0F0F0F) | ((f3 << 4) & 0x10101010)
-        low, sum0 = _dot16(low, l0, l1, l2, l3, x, at, inside, PLANE, 0x1F)
+        low, sum0 = dot16(low, l0, l1, l2, l3, x, at, inside, PLANE, 0x1F)
         h0 = ((q0 >> 4) & 0x0F0F0F0F) | ((f0 << 3) & 0x10101010)
         h1 = ((q1 >> 4) & 0x0F0F0F0F) | ((f1 << 3) & 0x10101010)
         h2 = ((q2 >> 4) & 0x0F0F0F0F) | ((f2 << 3) & 0x10101010)
         h3 = ((q3 >> 4) & 0x0F0F0F0F) | ((f3 << 3) & 0x10101010)
-        high, sum1 = _dot16(high, h0, h1, h2, h3, x, at + PLANE // 2, inside, PLANE, 0x1F)
+        high, sum1 = dot16(high, h0, h1, h2, h3, x, at + PLANE // 2, inside, PLANE, 0x1F)
     return low, high, sum0, sum1
 
 
@@ -114,7 +78,7 @@ def _piece_k45(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.te
     value = (scales & 0xFF).to(tl.float32) * low + (scales >> 8 & 0xFF).to(tl.float32) * upper * high
     least = (minima & 0xFF).to(tl.float32) * (sum0 + sum2)
     least += (minima >> 8 & 0xFF).to(tl.float32) * (sum1 + sum3)
-    return _half_of(halves) * _UNIT * value - _half_of(halves >> 16) * least
+    return half_of(halves) * UNIT * value - half_of(halves >> 16) * least
 
 
 @triton.jit
@@ -128,9 +92,9 @@ def _group_q6_k(low: tl.tensor, q0: tl.tensor, q1: tl.tensor, q2: tl.tensor, q3:
     u1 = (q1 & 0x0F0F0F0F) | (t1 & 0x30303030)
     u2 = (q2 & 0x0F0F0F0F) | (t2 & 0x30303030)
     u3 = (q3 & 0x0F0F0F0F) | (t3 & 0x30303030)
-    dot, total = _dot16(tl.zeros(mask.shape, tl.float32), u0, u1, u2, u3, x, at, inside, PLANE, 0x3F)
+    dot, total = dot16(tl.zeros(mask.shape, tl.float32), u0, u1, u2, u3, x, at, inside, PLANE, 0x3F)
     signed = (scale & 0xFF).to(tl.uint8).to(tl.int8, bitcast=True).to(tl.float32)
-    return low + signed * (dot * _UNIT - 32.0 * total)
+    return low + signed * (dot * UNIT - 32.0 * total)
 
 
 @triton.jit
@@ -183,16 +147,16 @@ def _piece_nibbles(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: t
         bits, _ = two_words(row, start + head, mask)
         l0, l1 = _with_fifth(q0, bits), _with_fifth(q1, bits >> 4)
         l2, l3 = _with_fifth(q2, bits >> 8), _with_fifth(q3, bits >> 12)
-        low, sum0 = _dot16(none, l0, l1, l2, l3, x, at, inside, PLANE, 0x1F)
+        low, sum0 = dot16(none, l0, l1, l2, l3, x, at, inside, PLANE, 0x1F)
         h0, h1 = _with_fifth(q0 >> 4, bits >> 16), _with_fifth(q1 >> 4, bits >> 20)
         h2, h3 = _with_fifth(q2 >> 4, bits >> 24), _with_fifth(q3 >> 4, bits >> 28)
-        high, sum1 = _dot16(none, h0, h1, h2, h3, x, at + PLANE // 4, inside, PLANE, 0x1F)
+        high, sum1 = dot16(none, h0, h1, h2, h3, x, at + PLANE // 4, inside, PLANE, 0x1F)
     else:
-        low, sum0 = _dot16(none, q0, q1, q2, q3, x, at, inside, PLANE, 0x0F)
-        high, sum1 = _dot16(none, q0, q1, q2, q3, x, at + PLANE // 4, inside, PLANE, 0xF0)
+        low, sum0 = dot16(none, q0, q1, q2, q3, x, at, inside, PLANE, 0x0F)
+        high, sum1 = dot16(none, q0, q1, q2, q3, x, at + PLANE // 4, inside, PLANE, 0xF0)
         high *= 0.0625
     block = by_row(row) + by_piece(start)
-    dot, total = (low + high) * _UNIT, sum0 + sum1
+    dot, total = (low + high) * UNIT, sum0 + sum1
     if head == 4:
         return half_at(block, mask) * dot + half_at(block + 2, mask) * total
     return half_at(block, mask) * (dot - (16.0 if five else 8.0) * total)
@@ -207,10 +171,10 @@ def _piece_q8_0(row: tl.tensor, piece: tl.tensor, mask: tl.tensor, x: tl.tensor,
     sign: tl.constexpr = 0x80808080
     at = piece // 2 * 4 + piece % 2 * (PLANE // 2)
     dot = tl.zeros(mask.shape, tl.float32)
-    dot, sum0 = _dot16(dot, q0 ^ sign, q1 ^ sign, q2 ^ sign, q3 ^ sign, x, at, inside, PLANE, 0xFF)
-    dot, sum1 = _dot16(dot, r0 ^ sign, r1 ^ sign, r2 ^ sign, r3 ^ sign, x, at + PLANE // 4, inside, PLANE,
+    dot, sum0 = dot16(dot, q0 ^ sign, q1 ^ sign, q2 ^ sign, q3 ^ sign, x, at, inside, PLANE, 0xFF)
+    dot, sum1 = dot16(dot, r0 ^ sign, r1 ^ sign, r2 ^ sign, r3 ^ sign, x, at + PLANE // 4, inside, PLANE,
                        0xFF)
-    dot = dot * _UNIT - 128.0 * (sum0 + sum1)
+    dot = dot * UNIT - 128.0 * (sum0 + sum1)
     return half_at(by_row(row) + by_piece(piece * 34), mask) * dot
 
 
