@@ -24,6 +24,8 @@ CHECKS = ROOT / "tests/gpu/kernel_checks.py"
 GIB = 1 << 30
 PIECE = 32 << 20  # bytes of a copy whose end is looked for
 SHAPES = ((4096, 14336), (14336, 4096))  # columns and rows of Mixtral 8x7B's expert matrices
+DOWN_TYPES = ("q4_k", "q6_k")
+MATVEC_TYPES = ("q2_k", "q3_k", *DOWN_TYPES)
 ALTERNATIVES = [
     Tiles(rows, {}, linear_warps=warps, gate_up_warps=warps, down_warps=warps, few_warps={})
     for rows in (4, 8) for warps in (1, 2, 4)
@@ -40,9 +42,10 @@ class Kernels(Suite):
             right = process.returncode == 0
             self.note("kernels", f"check {name}", "right" if right else said[-600:])
         self.bandwidths()
-        for kind in ("q4_k", "q6_k"):
+        for kind in MATVEC_TYPES:
             for cols, rows in [(256, 512)] if self.dry else SHAPES:
                 self.note("kernels", f"matvec {kind} {rows}x{cols} GB/s", self.matvec(kind, rows, cols))
+        for kind in DOWN_TYPES:
             self.note("kernels", f"experts with {kind} down GB/s", self.experts(kind))
 
     def start_checks(self) -> dict[str, subprocess.Popen[str]]:
@@ -209,7 +212,7 @@ def expert_shape(cols: int, ffn: int, down: str) -> ExpertShape:
 def compile_tiles(number: int) -> None:
     """Compiles the matvecs of one set of tiles by running them once."""
     launch = Launcher(False, ALTERNATIVES[number])
-    for down in ("q4_k", "q6_k"):
+    for down in DOWN_TYPES:
         shape = expert_shape(*SHAPES[0], down)
         where = torch.zeros(2, dtype=torch.int64, device="cuda")
         none = torch.zeros(2, dtype=torch.int32, device="cuda")  # rows: nothing is read
@@ -217,7 +220,7 @@ def compile_tiles(number: int) -> None:
         inner, weights = torch.zeros(2, shape.gate.rows, device="cuda"), torch.zeros(2, device="cuda")
         launch.gate_up(x, inner, shape, None, where, where, none)
         launch.down(inner, y, weights, shape, None, where, where, none)
-    for kind in ("q4_k", "q6_k"):
+    for kind in MATVEC_TYPES:
         for cols, rows in SHAPES:
             data = torch.from_numpy(synthetic.random_rows(rows, cols, kind, np.random.default_rng(0))).cuda()
             x, y = torch.randn(cols, device="cuda"), torch.empty(rows, device="cuda")

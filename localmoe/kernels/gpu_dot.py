@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from localmoe.kernels.gpu_codes import UNIT, dot16, half_of
+from localmoe.kernels.gpu_dot_k2 import piece_q2_k, piece_q3_k
 from localmoe.kernels.gpu_dot_mx import piece_mxfp4
 from localmoe.kernels.gpu_formats import half_at
 from localmoe.kernels.gpu_words import (
@@ -213,6 +214,10 @@ def piece_dots(KIND: tl.constexpr, row: tl.tensor, piece: tl.tensor, mask: tl.te
         return _piece_k45(KIND, row, piece, mask, x, inside, PLANE)
     elif KIND == 14:
         return _piece_q6_k(row, piece, mask, x, inside, PLANE)
+    elif KIND == 10:
+        return piece_q2_k(row, piece, mask, x, inside, PLANE)
+    elif KIND == 11:
+        return piece_q3_k(row, piece, mask, x, inside, PLANE)
     elif KIND == 8:
         return _piece_q8_0(row, piece, mask, x, inside, PLANE)
     elif KIND == 39:

@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 
 F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 = 0, 1, 2, 3, 6, 7, 8
-Q4_K, Q5_K, Q6_K, BF16, MXFP4 = 12, 13, 14, 30, 39
-GPU_TYPES = ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k",
-             "mxfp4")
+Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, BF16, MXFP4 = 10, 11, 12, 13, 14, 30, 39
+GPU_TYPES = ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k",
+             "q4_k", "q5_k", "q6_k", "mxfp4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ GEOMETRY = {
     Q5_0: Geometry(32, 32, 22),
     Q5_1: Geometry(32, 32, 24),
     Q8_0: Geometry(32, 32, 34),
+    Q2_K: Geometry(64, 256, 84),
+    Q3_K: Geometry(64, 256, 110),
     Q4_K: Geometry(64, 256, 144),
     Q5_K: Geometry(64, 256, 176),
     Q6_K: Geometry(64, 256, 210),
@@ -93,6 +95,19 @@ def _five_bits(KIND: tl.constexpr, block: tl.tensor, mask: tl.tensor, lane: tl.t
 
 
 @triton.jit
+def _two_or_three_bits(KIND: tl.constexpr, block: tl.tensor, j: tl.tensor, mask: tl.tensor,
+                       lane: tl.tensor) -> tl.tensor:
+    """The codes of 32 weights, number j (0..7) of Q2_K or Q3_K blocks at uint8 pointers [n, 1]; lane
+    [1, 32].
+    """
+    codes: tl.constexpr = 16 if KIND == 10 else 32
+    q = (tl.load(block + codes + j // 4 * 32 + lane, mask=mask, other=0).to(tl.int32) >> (j % 4 * 2)) & 3
+    if KIND == 11:
+        q = q | (((tl.load(block + lane, mask=mask, other=0).to(tl.int32) >> j) & 1) << 2)
+    return q
+
+
+@triton.jit
 def decode32(KIND: tl.constexpr, row: tl.tensor, sub: tl.tensor, mask: tl.tensor) -> tl.tensor:
     """32 weights of each row: uint8 pointers to row starts [n], number of the 32 within the row [n] →
     float32 [n, 32].
@@ -126,6 +141,20 @@ def decode32(KIND: tl.constexpr, row: tl.tensor, sub: tl.tensor, mask: tl.tensor
         scale = tl.load((block + 192 + sub % 8 * 2 + lane // 16).to(tl.pointer_type(tl.int8)), mask=mask,
                         other=0)
         return half_at(block + 208, mask) * scale.to(tl.float32) * q.to(tl.float32)
+    elif KIND == 10:
+        block, j = row + sub // 8 * 84, sub % 8
+        scale = tl.load(block + j * 2 + lane // 16, mask=mask, other=0).to(tl.int32)
+        q = _two_or_three_bits(KIND, block, j, mask, lane)
+        least = half_at(block + 82, mask) * (scale >> 4).to(tl.float32)
+        return half_at(block + 80, mask) * (scale & 15).to(tl.float32) * q.to(tl.float32) - least
+    elif KIND == 11:
+        block, j = row + sub // 8 * 110, sub % 8
+        of = j * 2 + lane // 16
+        low = tl.load(block + 96 + of % 8, mask=mask, other=0).to(tl.int32) >> (of // 8 * 4)
+        high = tl.load(block + 104 + of % 4, mask=mask, other=0).to(tl.int32) >> (of // 4 * 2)
+        scale = ((low & 15) | ((high & 3) << 4)) - 32
+        q = _two_or_three_bits(KIND, block, j, mask, lane) - 4
+        return half_at(block + 108, mask) * scale.to(tl.float32) * q.to(tl.float32)
     elif KIND == 8:
         block = row + sub * 34
         q = tl.load((block + 2 + lane).to(tl.pointer_type(tl.int8)), mask=mask, other=0)

@@ -21,9 +21,10 @@ class Tiles:
     linear_warps: int = 2
     gate_up_warps: int = 1
     down_warps: int = 4
-    # of down, by type: Q6_K was faster so on the GPU measured, the others spill registers with more
+    # of down, by type: Q6_K was faster so on the GPU measured, Q3_K reads as it does (not measured), the
+    # others spill registers with more
     few_warps: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("q6_k", "q4_0", "q4_1", "q5_0", "q5_1", "mxfp4"), 1)
+        default_factory=lambda: dict.fromkeys(("q3_k", "q6_k", "q4_0", "q4_1", "q5_0", "q5_1", "mxfp4"), 1)
     )
     # rows and warps of a program of the router's logits, where experts are many: not measured yet
     router_rows: int = 1

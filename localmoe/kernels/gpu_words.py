@@ -2,12 +2,12 @@
 
 A tile is [pieces, rows], pieces along the lanes, and everything in it has one layout: no exchange between
 lanes until the sums of rows. Codes are loaded 16 bytes at a time where the format is aligned for it (Q4_K,
-Q5_K), else 8 bytes at a time, shifted together where a block may begin between two words (Q4_0, Q5_0, Q6_K,
-Q8_0).
+Q5_K), else 8 bytes at a time, shifted together where a block may begin between two words (Q4_0, Q5_0, Q3_K,
+Q6_K, Q8_0), or word by word where blocks are aligned to no more (Q2_K, Q4_1).
 
 Activations come in *planes* (`planar`): a word of four codes meets plane s with its byte s, and each plane
 is cut again by which four of a piece's sixteen words a value belongs to, so that neighbouring lanes read
-neighbouring 16 bytes. Plane s is multiplied by 2**(100 - 8 s) (`plane_lift`; `gpu_dot` says why), plane 3
+neighbouring 16 bytes. Plane s is multiplied by 2**(100 - 8 s) (`plane_lift`; `gpu_codes` says why), plane 3
 as plane 2.
 """
 

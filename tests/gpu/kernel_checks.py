@@ -66,13 +66,13 @@ def random_blocks(rng, rows, cols, kind):
     if f.block_size == 1:
         return f.encode((rng.standard_normal((rows, cols)) / np.sqrt(cols)).astype(np.float32))
     blocks = rng.integers(0, 256, (rows * cols // f.block_size, f.block_bytes), dtype=np.uint8)
-    step = 1 / np.sqrt(cols) / {"q4_k": 300, "q5_k": 600, "q6_k": 1500, "q8_0": 70, "q5_0": 9,
-        "q5_1": 9}.get(kind, 4)
+    step = 1 / np.sqrt(cols) / {"q2_k": 15, "q3_k": 40, "q4_k": 300, "q5_k": 600, "q6_k": 1500, "q8_0": 70,
+        "q5_0": 9, "q5_1": 9}.get(kind, 4)
     if kind == "mxfp4":  # levels up to 12
         blocks[:, 0] = 125 - round(np.log2(cols) / 2) + rng.integers(-1, 2, len(blocks))
+    of_minima = -4 if kind[-1] == "1" else 1.5 if kind == "q2_k" else 8
     for at in f.halves:
-        scale = step * rng.uniform(0.5, 1.5, len(blocks)) * (1 if at == 0 or kind == "q6_k" else -4 if kind[
-            -1] == "1" else 8)
+        scale = step * rng.uniform(0.5, 1.5, len(blocks)) * (1 if at == f.halves[0] else of_minima)
         blocks[:, at : at + 2] = scale.astype(np.float16).view(np.uint8).reshape(-1, 2)
     return blocks.reshape(rows, -1)
 
@@ -117,7 +117,7 @@ def check_qkv(lab):
     """Three matrices of different types in one launch, without and with biases; rows that are no multiple of
     a tile's.
     """
-    for kinds in (("q4_k", "q8_0", "q6_k"), ("f16", "q5_0", "q4_k")):
+    for kinds in (("q4_k", "q8_0", "q6_k"), ("f16", "q5_0", "q4_k"), ("q3_k", "q2_k", "q4_k")):
         cols, rows = 512, (150, 37, 37)
         x = lab.normal(cols)
         made = [lab.weights(r, cols, kind) for r, kind in zip(rows, kinds, strict=True)]
@@ -161,7 +161,7 @@ def check_linear_many(lab):
 
 def check_expert_many(lab):
     """One expert of many tokens, its weights widened in parts."""
-    for kinds in (("q4_k", "q4_k", "q6_k"), ("mxfp4", "mxfp4", "mxfp4")):
+    for kinds in (("q4_k", "q4_k", "q6_k"), ("q2_k", "q2_k", "q3_k"), ("mxfp4", "mxfp4", "mxfp4")):
         hidden, inner, tokens, pairs, experts, expert = 256, 512, 90, 70, 3, 2
         shape = expert_shape(kinds, hidden, inner)
         shape, biases = with_biases(lab, shape, experts) if kinds[0] == "mxfp4" else (shape, None)
@@ -229,6 +229,7 @@ def check_experts(lab):
     wide = 512 if lab.device == "cpu" else 1536
     shapes = [(q, q, q, wide, 256) for q in QUANTIZED] + [("q5_k", "q5_k", "q8_0", wide, 256)]
     shapes += [("q4_k", "q4_k", "q6_k", wide, 256), ("q4_k", "q4_k", "q6_k", 768, 256)]  # rows of 630 bytes
+    shapes += [("q2_k", "q2_k", "q3_k", 768, 256), ("q3_k", "q3_k", "q2_k", 768, 256)]  # of 330 and 252
     shapes += [("mxfp4", "mxfp4", "mxfp4", 544, 288)]  # of 153 and 289 bytes; as gpt-oss's
     for *kinds, inner, hidden in shapes:
         k, experts = 4, 7
@@ -332,7 +333,7 @@ def check_norm_and_embed(lab):
 
 
 def check_embed_k_quants(lab):
-    for kind in ("q4_k", "q5_k", "q6_k", "q4_1", "q5_0", "q5_1", "mxfp4", "f32", "bf16"):
+    for kind in ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q4_1", "q5_0", "q5_1", "mxfp4", "f32", "bf16"):
         data, w = lab.weights(5, 512, kind)
         rows = [4, 0, 2]
         if kind == "mxfp4":  # every code at the least scales and at a large one

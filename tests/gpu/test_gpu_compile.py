@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 # Halves that take equally long, for two processes: compiling is one thread's work.
-TYPES = "q4_0,q4_1,q5_0,q5_1,q8_0,f16", "q4_k,q5_k,q6_k,mxfp4,bf16,f32"
+TYPES = "q4_0,q4_1,q5_0,q5_1,q8_0,q3_k,f16", "q2_k,q4_k,q5_k,q6_k,mxfp4,bf16,f32"
 
 
 def compile_for(arches, types, *flags):
