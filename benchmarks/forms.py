@@ -15,11 +15,12 @@ import argparse
 import json
 import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from peer_process import Peer
 
 import localmoe
 from localmoe.generate.loop import Answer, stream
@@ -44,30 +45,6 @@ paid ::= "true" | "false"
 '''.replace("\n  ", " ").lstrip()
 
 
-class Peer:
-    """llama.cpp in a process of its own."""
-
-    def __init__(self, python: str, file: Path, rules: Path, threads: int, repack: int) -> None:
-        command = [python, str(HERE / "llama_cpp_peer.py"), "grammar", str(file), str(rules)]
-        options = {"prompt": PROMPT, "threads": threads, "repack": repack}
-        self._process = subprocess.Popen(
-            [*command, *(f"--{name}={value}" for name, value in options.items())],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-
-    def measure(self) -> dict[str, Any]:
-        if self._process.stdin is None or self._process.stdout is None:
-            raise RuntimeError("the peer has no pipes")
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return answer
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-
 def measure_ours(model: localmoe.Model, grammar: Grammar | None, tokens: int | None = None) -> dict[str, Any]:
     """A record, or as many `tokens` in no form; the prompt is evaluated before."""
     decoder, ids = model.decoder(), random_ids(model, PROMPT)
@@ -90,8 +67,8 @@ def compare(python: str, file: Path, threads: int, pairs: int) -> dict[str, Any]
     with tempfile.TemporaryDirectory() as folder, localmoe.load(file, threads=threads, learn=False) as model:
         rules = Path(folder) / "record.gbnf"
         rules.write_text(RULES)
-        peers = {name: Peer(python, file, rules, threads, flag) for name, flag in
-                 (("repack", 1), ("no_repack", 0))}  # fmt: skip
+        peers = {name: Peer(python, "grammar", file, rules, prompt=PROMPT, threads=threads, repack=flag)
+                 for name, flag in (("repack", 1), ("no_repack", 0))}  # fmt: skip
         try:
             for turn in range(pairs + 1):
                 rows["ours"].append(measure_ours(model, grammar))

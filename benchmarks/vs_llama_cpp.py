@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peer_process import Peer
 
 import localmoe
 from localmoe.kernels.bandwidth import ReadProbe, read_bandwidth
@@ -52,33 +53,6 @@ SYNTHETIC = {
                   "--experts", "32", "--used", "4", "--heads", "64", "--head", "64", "--kv", "8",
                   "--repeat"],  # 8 layers of gpt-oss-20b
 }  # fmt: skip
-
-
-class Peer:
-    """llama.cpp in a process of its own, measured on request."""
-
-    def __init__(
-        self, python: str, file: Path, prompt: int, generate: int, threads: int, repack: int
-    ) -> None:
-        command = [python, str(HERE / "llama_cpp_peer.py"), "speed", str(file)]
-        options = {"prompt": prompt, "generate": generate, "threads": threads, "repack": repack}
-        for name, value in options.items():
-            command += [f"--{name}", str(value)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-
-    def measure(self) -> dict[str, float]:
-        if self._process.stdin is None or self._process.stdout is None:
-            raise RuntimeError("the peer has no pipes")
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        answer: dict[str, float] = json.loads(self._process.stdout.readline())
-        return answer
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
 
 
 def measure_ours(
@@ -116,8 +90,9 @@ def compare_speed(
         ids = random_ids(model, prompt + generate)
         read, probe = bytes_read(model, prompt, generate), ReadProbe(model.compute.pool)
         prefill_seconds(model.decoder(), ids[:prompt])  # reads the whole file, before anybody else does
-        peers = {name: Peer(python, file, prompt, generate, threads, flag) for name, flag in
-                 (("repack", 1), ("no_repack", 0))}  # fmt: skip
+        peers = {name: Peer(python, "speed", file, prompt=prompt, generate=generate, threads=threads,
+                            repack=flag)
+                 for name, flag in (("repack", 1), ("no_repack", 0))}  # fmt: skip
         try:
             for turn in range(pairs + 1):
                 ours, decoded = measure_ours(model, ids, prompt, probe)
