@@ -1,7 +1,7 @@
 """Dot products of Q2_K and Q3_K rows with one token's float32 activations, for Triton matvec kernels.
 
 A lane takes 64 weights: 16 bytes of two bits are 16 neighbouring weights of each quarter of half a block,
-which have a scale of their own. Codes are multiplied where they lie in the byte, as 4, 16 or 64 times
+which have a scale of their own. Codes are multiplied where they lie in the byte, as up to 64 times
 themselves.
 """
 
