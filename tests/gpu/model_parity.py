@@ -44,9 +44,9 @@ class Case:
     device = "cpu"
     through = None  # a file to save and restore the state through, before the steps
 
-    def __init__(self, directory, **metadata):
+    def __init__(self, directory, types=TYPES, **metadata):
         values = tiny_models.metadata(context_length=512, feed_forward_length=512, **metadata)
-        types = {"": "q8_0", "exps": "mxfp4"} if metadata.get("architecture") == "gpt-oss" else TYPES
+        types = {"": "q8_0", "exps": "mxfp4"} if metadata.get("architecture") == "gpt-oss" else types
         self.path = tiny_models.write_model(Path(directory) / "tiny.gguf", values, types)
         self.file = GGUFFile.open(self.path)
         self.config = ModelConfig.from_gguf(self.file)
@@ -167,6 +167,23 @@ def gpt_oss(directory):
     print("gpt_oss: right")
 
 
+def few_bits(directory):
+    """Types of two and three bits: prefill, a step, and a token with few slots in each mode."""
+    case = Case(directory, {"": "q3_k", "ffn_down": "q2_k", "attn_v": "q4_k", "output.weight": "q6_k"},
+                block_count=1)  # fmt: skip
+    resident, _ = case.run(IDS[:2], STEPS[:1])
+    close(resident, case.reference(IDS[:2], STEPS[:1]), 2e-2)
+    few, _ = case.run(IDS[:2], [], slots=2)
+    assert np.array_equal(few, resident[:1]), "residency changed the result of prefill"
+    first = case.reference(IDS[:2], [])
+    for mode, bound in (("stream", 4e-3), ("cpu", 5e-2), ("split", 5e-2)):
+        got, status = case.run(IDS[:2], [], slots=1, mode=mode, prefill=False)
+        assert status["mode"] == mode
+        assert status["misses"] > 0, status
+        close(got[1:], first, bound)
+    print("few_bits: right")
+
+
 def prefill(directory):
     """Prefill with all resident and with few slots: the same bits, close to the CPU, then decoding goes
     on.
@@ -220,4 +237,5 @@ def many(directory):
 
 
 if __name__ == "__main__":
-    {f.__name__: f for f in (modes, prefill, file_only, dense, many, qwen, gpt_oss)}[sys.argv[2]](sys.argv[1])
+    cases = (modes, prefill, file_only, dense, many, qwen, gpt_oss, few_bits)
+    {case.__name__: case for case in cases}[sys.argv[2]](sys.argv[1])

@@ -2,10 +2,10 @@
 
 import pytest
 
-DENSE, QWEN = (pytest.param(case, marks=pytest.mark.slow) for case in ("dense", "qwen"))
+SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in ("dense", "qwen", "few_bits")]
 
 
-@pytest.mark.parametrize("case", ["prefill", DENSE, QWEN, "gpt_oss"])
+@pytest.mark.parametrize("case", ["prefill", "gpt_oss", *SLOW])
 def test_the_gpu_path_agrees_with_the_cpu(run_interpreted, tmp_path, case):
     assert f"{case}: right" in run_interpreted("model_parity.py", str(tmp_path), case)
 
