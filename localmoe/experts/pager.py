@@ -65,26 +65,19 @@ class ExpertFile:
     def _fill(self, part: NDArray[np.uint8], offset: int) -> None:
         """Read exactly `part` at `offset`."""
         number, start = self.layout.files.locate(offset)
-        file, done = self._files[number], 0
-        try:
-            _advise(file, start, part.nbytes)
-            while done < part.nbytes:
-                count = self._read_at(file, part.data[done : done + _AT_ONCE], start + done)
-                if count == 0:
-                    raise _ends_early(self.layout.files.paths[number])
-                done += count
-        except OSError as error:
-            raise _unreadable(self.layout.files.paths[number], error) from error
-        finally:
-            with self._lock:
-                self.bytes_read += done
+        file = self._files[number]
+        _advise(file, start, part.nbytes)
+        _fill(part, start, partial(self._read_at, file), self.layout.files.paths[number])
 
     def _read_at(self, file: FileIO, target: memoryview, offset: int) -> int:
         if hasattr(os, "preadv"):
-            return os.preadv(file.fileno(), [target], offset)
-        with self._lock:  # Windows: one position for all threads
-            file.seek(offset)
-            return file.readinto(target) or 0
+            count = os.preadv(file.fileno(), [target], offset)
+        else:  # Windows: one position for all threads
+            with self._lock:
+                count = _read_from(file, target, offset)
+        with self._lock:
+            self.bytes_read += count
+        return count
 
 
 def _opened(path: Path) -> FileIO:
@@ -96,10 +89,6 @@ def _opened(path: Path) -> FileIO:
         with contextlib.suppress(OSError):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
     return file
-
-
-def _ends_early(path: Path) -> ReadError:
-    return ReadError(f"{path}: ends early; was it replaced while the model ran?")
 
 
 def _unreadable(path: Path, error: OSError) -> ReadError:
@@ -115,20 +104,27 @@ def read_into(files: PartFiles, targets: Sequence[tuple[int, NDArray[np.uint8]]]
                 number, start = files.locate(ahead)  # so that the disk always has the next one to work on
                 _advise(handles[number], start, asked.nbytes)
             number, start = files.locate(offset)
-            _fill_from(handles[number], start, part, files.paths[number])
+            _fill(part, start, partial(_read_from, handles[number]), files.paths[number])
 
 
-def _fill_from(file: FileIO, start: int, part: NDArray[np.uint8], path: Path) -> None:
+def _fill(
+    part: NDArray[np.uint8], start: int, read_at: Callable[[memoryview, int], int], path: Path
+) -> None:
+    """Read exactly `part` at `start`; `read_at` reads some bytes at an offset and says how many."""
     done = 0
     try:
-        file.seek(start)
         while done < part.nbytes:
-            count = file.readinto(part.data[done : done + _AT_ONCE])
-            if not count:
-                raise _ends_early(path)
+            count = read_at(part.data[done : done + _AT_ONCE], start + done)
+            if count == 0:
+                raise ReadError(f"{path}: ends early; was it replaced while the model ran?")
             done += count
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def _read_from(file: FileIO, target: memoryview, offset: int) -> int:
+    file.seek(offset)
+    return file.readinto(target) or 0
 
 
 def _advise(file: RawIOBase, offset: int, size: int) -> None:

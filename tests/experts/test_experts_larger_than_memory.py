@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from localmoe.cgroups import Hierarchy
+from localmoe.cgroups import Hierarchy, hierarchies
 from localmoe.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,15 +149,25 @@ def test_a_group_bounds_what_a_program_takes_and_the_pages_of_what_it_reads(grou
                 group.run([sys.executable, "-c", "bytearray(1 << 27)"])
         assert not group.path.exists()
     except groups.NoGroup as missing:
+        if any(not one.unified and os.access(one.own, os.W_OK) for one in hierarchies()):
+            raise  # version 1 asks for no more than that; version 2 also that nobody else is in the group
         pytest.skip(str(missing))
+
+
+def file_system(file: Path) -> str:
+    """The type of the one that the file is on."""
+    mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    inside = [(len(place), kind) for place, kind in mounts if file.is_relative_to(place)]
+    return max(inside)[1]
 
 
 @linux
 def test_what_is_dropped_from_the_page_cache_is_seen_to_be_gone(groups, tmp_path):
     file = tmp_path / "file"
     file.write_bytes(bytes(MIB + 1))
-    if groups.drop_file(file):
-        pytest.skip("this file system keeps its files in memory")
+    if file_system(file) in ("tmpfs", "ramfs"):
+        pytest.skip("this file system keeps its files in memory: none of their pages can be dropped")
+    assert groups.drop_file(file) == 0
     file.read_bytes()
     assert groups.cached_bytes(file) >= MIB
 

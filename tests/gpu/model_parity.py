@@ -111,6 +111,18 @@ def close(got, wanted, bound):
     assert (got.argmax(1) == wanted.argmax(1))[clear].all()
 
 
+def in_each_mode(case, ids, slots, bound, with_cpu):
+    """The ids one by one with few slots, hits and misses among their experts: as close to the CPU engine as
+    `bound` says in `stream`, and `with_cpu` where the CPU computes a share, with int8 activations.
+    """
+    wanted = case.reference(ids, [])
+    for mode in ("stream", "cpu", "split"):
+        got, status = case.run(ids, [], slots=slots, mode=mode, prefill=False)
+        assert status["mode"] == mode
+        assert min(status["hits"], status["misses"]) > 0, status
+        close(got[-1:], wanted, bound if mode == "stream" else with_cpu)
+
+
 def modes(directory):
     """All resident, then a few slots in each mode: close to the CPU; in `stream` equal to the last bit."""
     case = Case(directory)
@@ -142,12 +154,7 @@ def qwen(directory):
     close(resident, wanted, 2e-2)
     few, _ = case.run(IDS[:2], [], slots=3)
     assert np.array_equal(few, resident[:1]), "residency changed the result of prefill"
-    first = case.reference(IDS[:1], [])
-    for mode, bound in (("stream", 2e-3), ("cpu", 3e-2), ("split", 3e-2)):
-        got, status = case.run(IDS[:1], [], slots=3, mode=mode, prefill=False)
-        assert status["mode"] == mode
-        assert min(status["hits"], status["misses"]) > 0, status
-        close(got, first, bound)
+    in_each_mode(case, IDS[:1], 3, 2e-3, 3e-2)
     print("qwen: right")
 
 
@@ -158,12 +165,7 @@ def gpt_oss(directory):
     close(resident, case.reference(IDS, STEPS[:1]), 4e-2)
     few, _ = case.run(IDS, [], slots=3)
     assert np.array_equal(few, resident[:1]), "residency changed the result of prefill"
-    wanted = case.reference(IDS[:2], [])
-    for mode, bound in (("stream", 2e-3), ("cpu", 5e-2), ("split", 5e-2)):
-        got, status = case.run(IDS[:2], [], slots=4, mode=mode, prefill=False)
-        assert status["mode"] == mode
-        assert min(status["hits"], status["misses"]) > 0, status
-        close(got[1:], wanted, bound)
+    in_each_mode(case, IDS[:2], 4, 2e-3, 5e-2)
     print("gpt_oss: right")
 
 
@@ -175,12 +177,7 @@ def few_bits(directory):
     close(resident, case.reference(IDS[:2], STEPS[:1]), 2e-2)
     few, _ = case.run(IDS[:2], [], slots=2)
     assert np.array_equal(few, resident[:1]), "residency changed the result of prefill"
-    first = case.reference(IDS[:2], [])
-    for mode, bound in (("stream", 4e-3), ("cpu", 5e-2), ("split", 5e-2)):
-        got, status = case.run(IDS[:2], [], slots=1, mode=mode, prefill=False)
-        assert status["mode"] == mode
-        assert status["misses"] > 0, status
-        close(got[1:], first, bound)
+    in_each_mode(case, IDS[:2], 3, 4e-3, 5e-2)
     print("few_bits: right")
 
 
